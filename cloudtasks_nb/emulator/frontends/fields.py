@@ -32,7 +32,7 @@ def fields_of(descriptor: Any) -> dict[str, Any]:
 
 
 def parse_fields(mask: str, descriptor: Any) -> list[FieldPath]:
-    """Return the fields that a mask selects.
+    """Return the fields that a mask selects; none, which stands for all, for an empty mask.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def parse_fields(mask: str, descriptor: Any) -> list[FieldPath]:
     tokens = _TOKEN.findall(mask)[::-1]  # the next one is the last
     if "".join(tokens[::-1]) != "".join(mask.split()):
         raise _refused(mask, "The parameter has characters that no path has.")
-    paths = list(_paths(mask, tokens, ()))
+    paths = list(_paths(mask, tokens, ())) if mask else []
     if tokens:
         raise _refused(mask, f"'{tokens[-1]}' is not expected here.")
     return [_checked(mask, path, descriptor) for path in paths]

@@ -18,7 +18,7 @@ from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IM
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.dispatch.request import overridden
 from cloudtasks_nb.emulator.frontends.bodies import error_document, json_body, read_body
-from cloudtasks_nb.emulator.frontends.fields import FieldPath, fields_of, parse_fields, select_fields
+from cloudtasks_nb.emulator.frontends.fields import fields_of, parse_fields, select_fields
 from cloudtasks_nb.emulator.model.apis import POOL, beta, v2, well_known
 from cloudtasks_nb.emulator.model.methods import Method, find_method
 from cloudtasks_nb.emulator.model.refusal import RefusedError, bad_request, invalid_argument
@@ -101,24 +101,19 @@ class Rest:
         """Return the response as JSON, with the fields of it that the request asks for."""
         enums_as_numbers = _enums_as_numbers(request)
         api, path = request.match_info.get("api", "v2"), request.match_info["path"]
-        message, fields = await self._response(request, api, path)
+        mask = _system_parameter(request, "fields") or request.headers.get("X-Goog-FieldMask", "")
+        if request.method == "POST" and (buffer := _BUFFER.fullmatch(path)):
+            fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR)
+            message = await self._buffer_task(request, api, buffer[1], buffer[2])
+        elif found := find_method(request.method, api, path):
+            method, resource = found
+            fields = parse_fields(mask, method.response.DESCRIPTOR)
+            given = parsed(await _document(request, method, resource), method.request)
+            message = method.response.FromString(await self._calls[method.path](given))
+        else:
+            raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
         document = json_format.MessageToDict(message, use_integers_for_enums=enums_as_numbers, descriptor_pool=POOL)
         return select_fields(document, fields)
-
-    async def _response(self, request: web.Request, api: str, path: str) -> tuple[Any, list[FieldPath]]:
-        """Return the response message, and the fields of it that the request asks for."""
-        mask = _system_parameter(request, "fields") or request.headers.get("X-Goog-FieldMask", "")
-        buffer = _BUFFER.fullmatch(path)
-        if buffer and request.method == "POST":
-            fields = parse_fields(mask, v2.CreateTaskRequest.DESCRIPTOR) if mask else []
-            return await self._buffer_task(request, api, buffer[1], buffer[2]), fields
-        match = find_method(request.method, api, path)
-        if match is None:
-            raise RefusedError("NOT_FOUND", f"The requested URL {request.path} was not found on this server.")
-        method, resource = match
-        fields = parse_fields(mask, method.response.DESCRIPTOR) if mask else []
-        message = parsed(await _document(request, method, resource), method.request)
-        return method.response.FromString(await self._calls[method.path](message)), fields
 
     async def _buffer_task(self, request: web.Request, api: str, name: str, task_id: str | None) -> Any:
         queue = self._engine.store.queue(name)
@@ -169,7 +164,10 @@ async def _document(request: web.Request, method: Method, resource: str) -> dict
         document = body if method.body == "*" else {method.body: body}
     for key in request.query:
         if not key.startswith("$") and key not in _STANDARD:
-            _set(document, key, _query_value(request.query[key], _query_field(method.request.DESCRIPTOR, key)))
+            value, field = request.query[key], _query_field(method.request.DESCRIPTOR, key)
+            if field.message_type is well_known.FieldMask.DESCRIPTOR:  # its paths may be in snake case
+                value = re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), value)
+            _set(document, key, value)
     if resource:
         _set(document, method.resource, resource)
     return document
@@ -249,13 +247,6 @@ def _query_field(descriptor: Any, key: str) -> Any:
             raise _bad_request(("", f'Unknown name "{key}": {reason}'))
         descriptor = field.message_type
     return field
-
-
-def _query_value(value: str, field: Any) -> str:
-    """Return a query parameter as JSON has it: the paths of a mask, which may be in snake case, in camel case."""
-    if field.message_type is not well_known.FieldMask.DESCRIPTOR:
-        return value
-    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), value)
 
 
 def _set(document: dict[str, Any], path: str, value: str) -> None:
