@@ -6,7 +6,7 @@ Parsers merge repeated submessages and take fields in any order
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from cloudtasks_nb.emulator.model.clock import SECOND
 
@@ -46,28 +46,22 @@ def timestamp(instant: int) -> bytes:
     return int_field(1, seconds) + int_field(2, micros * 1000)
 
 
-def _fields(wire: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the number, the wire type and the bytes (with their length prefix) of each field of a valid message."""
-    at = 0
+def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:
+    """Renumber the top-level fields of a valid message; those without a new number are dropped."""
+    fields, at = [], 0
     while at < len(wire):
-        key, at = read_varint(wire, at)
-        kind = key & 7
-        start = at
+        key, start = read_varint(wire, at)
+        number, kind = key >> 3, key & 7
         if kind == _VARINT:
-            _, at = read_varint(wire, at)
+            _, at = read_varint(wire, start)
         elif kind == _LENGTH:
-            size, at = read_varint(wire, at)
+            size, at = read_varint(wire, start)
             at += size
         else:
-            at += 8 if kind == _FIXED64 else 4
-        yield key >> 3, kind, wire[start:at]
-
-
-def retag(wire: bytes, numbers: Mapping[int, int]) -> bytes:
-    """Renumber the top-level fields of a message; those without a new number are dropped."""
-    return b"".join(
-        varint(numbers[number] << 3 | kind) + value for number, kind, value in _fields(wire) if number in numbers
-    )
+            at = start + (8 if kind == _FIXED64 else 4)
+        if number in numbers:
+            fields.append(varint(numbers[number] << 3 | kind) + wire[start:at])
+    return b"".join(fields)
 
 
 def read_varint(wire: bytes, at: int) -> tuple[int, int]:
