@@ -142,8 +142,9 @@ class Option:
         return values if self.many else values[-1]
 
 
-def _option(default: Any, text: str, read: Callable[[str], Any] = str, metavar: str | None = None, **names: Any) -> Any:
-    """Return a field of `Settings`; the parameters are those of `Option`."""
+def _option(default: Any, text: str, read: Any = None, metavar: str | None = None, **names: Any) -> Any:
+    """Return a field of `Settings`; the parameters are those of `Option`. Without `read` it is a boolean or text."""
+    read = read or (read_boolean if isinstance(default, bool) else str)
     return field(default=default, metadata={"option": Option(text, read, metavar, **names)})
 
 
@@ -159,9 +160,7 @@ class Settings:
         _port,
         "PORT",
     )
-    single_port: bool = _option(
-        False, "answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU", read_boolean
-    )
+    single_port: bool = _option(False, "answer gRPC and HTTP on --port; a gRPC call costs up to a fifth more CPU")
     allow_hosts: tuple[str, ...] = _option(
         (), "answer HTTP requests to this name too, and those of web pages from there; may be repeated", _host, "NAME"
     )
@@ -175,20 +174,20 @@ class Settings:
         Path,
         "FILE",
     )
-    strict: bool = _option(False, "like Google: TLS, bearer tokens and the permissions of IAM roles", read_boolean)
+    strict: bool = _option(False, "like Google: TLS, bearer tokens and the permissions of IAM roles")
     metadata_port: int | None = _option(None, "with --strict, port of a metadata server", _port, "PORT")
     proxy_port: int | None = _option(None, "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, "PORT")
-    console_writes: bool = _option(False, "let the console, the web page at /, change queues and tasks", read_boolean)
-    quiet: bool = _option(False, "write no line to the standard error for a failed attempt", read_boolean)
+    console_writes: bool = _option(False, "let the console, the web page at /, change queues and tasks")
+    quiet: bool = _option(False, "write no line to the standard error for a failed attempt")
     grace: float = _option(
         10.0,
         "how long attempts in flight may go on after a signal to stop; a second signal ends them",
         _seconds,
         "SECONDS",
     )
-    lease: bool = _option(False, "stop 2 s after the last request GET /lease was closed", read_boolean)
+    lease: bool = _option(False, "stop 2 s after the last request GET /lease was closed")
     wait_for_loopback: bool = _option(
-        False, "a connection that this machine refuses is no attempt: wait until the target listens", read_boolean
+        False, "a connection that this machine refuses is no attempt: wait until the target listens"
     )
     # These change the behaviour of the service.
     openid_issuer: str = _option(
@@ -215,12 +214,10 @@ class Settings:
         "HOST:PORT",
     )
     https_ca: Path | None = _option(None, "certificates of targets that are trusted besides the system's", Path, "FILE")
-    https_insecure: bool = _option(
-        False, "do not check certificates of targets", read_boolean, aliases=("insecure-skip-tls-verify",)
-    )
-    no_batch: bool = _option(False, "answer batch calls with UNIMPLEMENTED", read_boolean)
-    create_queues_on_demand: bool = _option(False, "CreateTask creates a missing queue", read_boolean)
-    hard_reset_on_purge_queue: bool = _option(False, "PurgeQueue also frees the names of tasks", read_boolean)
+    https_insecure: bool = _option(False, "do not check certificates of targets", aliases=("insecure-skip-tls-verify",))
+    no_batch: bool = _option(False, "answer batch calls with UNIMPLEMENTED")
+    create_queues_on_demand: bool = _option(False, "CreateTask creates a missing queue")
+    hard_reset_on_purge_queue: bool = _option(False, "PurgeQueue also frees the names of tasks")
     # Durations are microseconds from here on, and a share of the log's entries has one.
     task_tombstone: int = _option(
         HOUR,
