@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloudtasks_nb.emulator.model.apis import beta
-from cloudtasks_nb.emulator.model.queues import configured, declared
+from cloudtasks_nb.emulator.model.queues import declared
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.store import Store
 
@@ -33,13 +33,11 @@ class DeclaredQueues:
 
     def put(self) -> list[str]:
         """Create and change the queues, and return their names; the caller commits."""
-        queues = self._config.queues if self._config else ()
-        self._declare(queues)
-        names = dict.fromkeys([*(queue.name for queue in queues), *self._names])
-        for name in names:
-            if name not in self._store.contents.queues:
-                self._store.declare(configured(beta.Queue(name=name)))
-        return [*names]
+        queues = {queue.name: queue for queue in (self._config.queues if self._config else ())}
+        names = [*dict.fromkeys([*queues, *self._names])]
+        missing = {name: beta.Queue(name=name) for name in names if name not in self._store.contents.queues}
+        self._declare([*(missing | queues).values()])
+        return names
 
     def reload(self) -> list[str]:
         """Read the configuration file again, create and change its queues, and return what to tell the user.

@@ -14,7 +14,7 @@ from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.emulator.model.apis import beta
+from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.errors import InvalidInputError
@@ -25,7 +25,6 @@ _QUEUES = "queues"
 _ROUTING, _ENGINE = "appEngineRoutingOverride", "appEngineHttpQueue"
 _NO_SETTINGS = {_ENGINE, "purgeTime", "stats", "type"}  # the first one is given as in v2, the others are output only
 _WHOLE = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
-_NUMBERS = {*_WHOLE, FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 _DURATION = "google.protobuf.Duration"
 
 
@@ -170,8 +169,7 @@ def _read_queue(place: _Place, given: Any) -> Any:
     if not isinstance(given, _Mapping):
         raise place.error("this is not a queue: a mapping with the key name and with settings")
     fields = {field.json_name: field for field in beta.Queue.DESCRIPTOR.fields if field.json_name not in _NO_SETTINGS}
-    engine = beta.Queue.DESCRIPTOR.fields_by_name["app_engine_http_queue"].message_type
-    fields[_ROUTING] = engine.fields_by_name["app_engine_routing_override"]
+    fields[_ROUTING] = v2.Queue.DESCRIPTOR.fields_by_name["app_engine_routing_override"]
     _check_fields(place, given, fields)
     document = {key: value for key, value in given.items() if key != _ROUTING}
     if given.get(_ROUTING) is not None:
@@ -235,6 +233,6 @@ def _allowed(field: FieldDescriptor) -> str:
         return f"one of {', '.join(one.name for one in field.enum_type.values if one.number)}"
     if field.message_type is not None:
         return "a duration in seconds, such as 1.5s"
-    if field.cpp_type in _NUMBERS:
-        return "a whole number" if field.cpp_type in _WHOLE else "a number"
-    return 'text: put it in quotes, "…"'
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        return 'text: put it in quotes, "…"'
+    return "a whole number" if field.cpp_type in _WHOLE else "a number"
