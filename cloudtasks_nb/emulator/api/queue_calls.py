@@ -76,8 +76,7 @@ class QueueCalls(Service):
         if queue is None:
             _location_of(given.name)
             return await self._saved(self._store.create_queue(configured(given)))
-        self._store.configure(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
-        return await self._saved_and_woken(queue)
+        return await self._configured(queue, updated(queue.message, given, paths, is_v2=self._is_v2))
 
     async def delete_queue(self, request: Any) -> bytes:
         """Delete a queue with its tasks."""
@@ -104,14 +103,14 @@ class QueueCalls(Service):
     async def _set_state(self, name: str, state: int) -> bytes:
         queue = self._queue(name)
         queue.message.state = state
-        self._store.configure(queue, queue.message)
-        return await self._saved_and_woken(queue)
+        return await self._configured(queue, queue.message)
 
-    async def _saved_and_woken(self, queue: QueueState) -> bytes:
+    async def _configured(self, queue: QueueState, message: Any) -> bytes:
         """Commit the changes of a queue, and dispatch by them: not before, because its tasks' results would be lost."""
-        message = await self._saved(queue)
+        self._store.configure(queue, message)
+        saved = await self._saved(queue)
         self._engine.dispatcher.wake([queue])
-        return message
+        return saved
 
     async def _saved(self, queue: QueueState) -> bytes:
         """Commit the changes of a queue and return its message, as it was before other calls may change it."""
@@ -160,9 +159,8 @@ class QueueCalls(Service):
         if "stats" in roots or "*" in roots:
             message.stats.CopyFrom(self._stats(queue))
         if "*" not in roots:
-            for field in beta.Queue.DESCRIPTOR.fields_by_name:
-                if field not in roots:
-                    message.ClearField(field)
+            for field in set(beta.Queue.DESCRIPTOR.fields_by_name) - roots:
+                message.ClearField(field)
         return message
 
     def _stats(self, queue: QueueState) -> Any:

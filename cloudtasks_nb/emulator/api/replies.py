@@ -30,8 +30,6 @@ class UnreadReplies:
         RefusedError
             ``RESOURCE_EXHAUSTED`` if clients do not read theirs.
         """
-        if self._held < _MOST:
-            return
         try:
             async with asyncio.timeout(_PATIENCE):
                 while self._held >= _MOST:

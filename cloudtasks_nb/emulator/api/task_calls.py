@@ -111,10 +111,8 @@ class TaskCalls(Service):
         if not all(name.startswith(prefix) for name in request.names):
             raise invalid_argument("All tasks must be in the queue that is the parent of the batch.")
 
-        def delete() -> _BatchResult:
-            return b"", b"", self._store.delete_all(queue, [name.removeprefix(prefix) for name in request.names])
-
-        return await self._batch(DELETE, request, len(request.names), delete)
+        ids = [name.removeprefix(prefix) for name in request.names]
+        return await self._batch(DELETE, request, len(ids), lambda: (b"", b"", self._store.delete_all(queue, ids)))
 
     async def _batch(self, kind: BatchMethod, request: Any, total: int, work: Callable[[], _BatchResult]) -> bytes:
         engine, store = self._engine, self._store
