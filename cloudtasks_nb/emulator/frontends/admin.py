@@ -67,11 +67,10 @@ class Admin:
         if "advance_s" in given:
             raise InvalidInputError("GET returns the time and does not move the clock: send advance_s with POST")
         now = self._engine.clock.now()
-        ahead = self._engine.clock.advanced
         return {
             "now": datetime.fromtimestamp(now / SECOND, UTC).isoformat(),
             "now_us": now,
-            "ahead_us": ahead,
+            "ahead_us": self._engine.clock.advanced,
             "attempts": self._engine.dispatcher.ended,
         }
 
@@ -123,13 +122,12 @@ class Admin:
         queues = given.get("queues", [])
         if not isinstance(queues, list):
             raise InvalidInputError("queues must be a list")
-        names = []
-        for message in [_queue(queue) for queue in queues]:  # all are parsed before the first one is created
+        messages = [_queue(queue) for queue in queues]  # all are parsed before the first one is created
+        for message in messages:
             self._engine.store.declare(message)
-            names.append(message.name)
         await self._engine.committer.commit()
         self._engine.dispatcher.wake_all()
-        return {"queues": names}
+        return {"queues": [message.name for message in messages]}
 
     async def snapshot(self, given: dict[str, Any]) -> dict[str, Any]:
         """Save a copy of everything as `name`."""

@@ -104,17 +104,13 @@ def answer_json(handler: _Handler) -> Callable[[web.Request], Awaitable[web.Resp
 
     async def respond(request: web.Request) -> web.Response:
         try:
-            return json_response(200, await handler(await _parameters(request)))
+            return json_response(200, await handler({**request.query, **(await json_body(request) or {})}))
         except RefusedError as error:
             return json_response(_STATUS.get(str(error.code), 400), {"error": error.message})
         except (CloudTasksError, ValueError, TypeError, OverflowError, json_format.ParseError) as error:
             return json_response(400, {"error": str(error)})
 
     return respond
-
-
-async def _parameters(request: web.Request) -> dict[str, Any]:
-    return {**request.query, **(await json_body(request) or {})}
 
 
 def json_response(status: int, content: dict[str, Any]) -> web.Response:

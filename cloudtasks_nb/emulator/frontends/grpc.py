@@ -130,7 +130,9 @@ def _behaviour(engine: Engine, name: str, call: Call, fixed: tuple[tuple[str, st
         try:
             left = context.time_remaining()
             if left is not None and left > longest:
-                raise _deadline_too_long(left)
+                deadline = (datetime.now(UTC) + timedelta(seconds=left)).isoformat()
+                text = f"The request deadline is {deadline}. The deadline cannot be more than 30s in the future."
+                raise invalid_argument(text)
             reply = await call(parse(wire))
         except RefusedError as error:
             await _abort(context, error, metadata)
@@ -142,13 +144,6 @@ def _behaviour(engine: Engine, name: str, call: Call, fixed: tuple[tuple[str, st
         return reply
 
     return answer
-
-
-def _deadline_too_long(left: float) -> RefusedError:
-    deadline = datetime.now(UTC) + timedelta(seconds=left)
-    return invalid_argument(
-        f"The request deadline is {deadline.isoformat()}. The deadline cannot be more than 30s in the future.",
-    )
 
 
 async def _abort(context: Any, error: RefusedError, metadata: tuple[tuple[str, str], ...]) -> NoReturn:

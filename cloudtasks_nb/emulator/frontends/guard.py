@@ -51,7 +51,9 @@ def guard(hosts: Iterable[str], forms: Collection[str] = ()) -> Middleware:
 
 def _foreign(request: web.Request, known: frozenset[str]) -> str | None:
     """Return why a request is refused; None if it is not."""
-    known = known | {_local_address(request)}
+    # The address that the client has connected to; no domain name is equal to it.
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    known = known | {str(name[0]) if name else ""}
     for address in request.headers.getall("Host", ()):
         if (host := host_of(address)) not in known:
             return f'"{address}" is no address of this emulator. If it is yours, {_allow(host)}.'
@@ -63,12 +65,6 @@ def _foreign(request: web.Request, known: frozenset[str]) -> str | None:
     if not origins and request.headers.get("Sec-Fetch-Site") == "cross-site":
         return "A web page of another site has sent this request. Send it from a program, such as curl."
     return None
-
-
-def _local_address(request: web.Request) -> str:
-    """Return the address that the client has connected to; no domain name is equal to it."""
-    name = request.transport.get_extra_info("sockname") if request.transport else None
-    return str(name[0]) if name else ""
 
 
 def _allow(host: str | None) -> str:

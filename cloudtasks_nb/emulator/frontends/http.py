@@ -58,12 +58,9 @@ class HttpServer:
         self._engine = engine
         self._instance = instance
         issuer = engine.settings.own_issuer
-        known = (
-            engine.settings.host,
-            *engine.settings.allow_hosts,
-            *engine.hosts,
-            *([issuer.hostname] if issuer and issuer.hostname else ()),
-        )
+        known = [engine.settings.host, *engine.settings.allow_hosts, *engine.hosts]
+        if issuer is not None:
+            known.append(str(issuer.hostname))
         middlewares = (*engine.middlewares, guard(known, engine.forms), self._send)
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=middlewares)
         self._app.on_response_prepare.append(answer_in_json)
@@ -72,12 +69,11 @@ class HttpServer:
         add("/health", self._health)
         add("/lease", leases.hold)
         tokens = engine.tokens
-        keys, certificates = (lambda _: tokens.keys()), (lambda _: tokens.certificates())
-        documents: dict[str, Callable[[str], dict[str, Any]]] = {"/.well-known/openid-configuration": tokens.discovery}
-        documents |= {"/oauth2/v3/certs": keys, "/oauth2/v1/certs": certificates}
-        documents |= {"/jwks": keys, "/certs": certificates}  # those of other emulators
-        for path, document in documents.items():
-            add(path, partial(self._cached, document))
+        add("/.well-known/openid-configuration", partial(self._cached, tokens.discovery))
+        for path in ("/oauth2/v3/certs", "/jwks"):  # the second one is that of other emulators
+            add(path, partial(self._cached, lambda _: tokens.keys()))
+        for path in ("/oauth2/v1/certs", "/certs"):
+            add(path, partial(self._cached, lambda _: tokens.certificates()))
         self._app.add_routes(Admin(engine).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())
@@ -202,7 +198,7 @@ class Leases:
         try:
             await answer.prepare(request)
             await answer.write(b"held\n")
-            while _connected(request):  # noqa: ASYNC110 - aiohttp reports no closed connections
+            while request.transport and not request.transport.is_closing():  # noqa: ASYNC110 - aiohttp has no event
                 await asyncio.sleep(_CHECK_EVERY)
         except ConnectionError:
             pass
@@ -224,12 +220,6 @@ class Leases:
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-
-
-def _connected(request: web.Request) -> bool:
-    transport = request.transport
-    return transport is not None and not transport.is_closing()
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.emulator.model.apis import google_rpc, well_known
+from cloudtasks_nb.emulator.model.apis import google_rpc
 from cloudtasks_nb.errors import ServiceError
 
 __all__ = [
@@ -44,9 +44,7 @@ class RefusedError(ServiceError):
         """Return the refusal as a `google.rpc.Status`."""
         status = google_rpc.Status(code=self.number, message=self.message)
         for detail in self.details:
-            packed = well_known.Any()
-            packed.Pack(detail)
-            status.details.append(packed)
+            status.details.add().Pack(detail)
         return status
 
 
