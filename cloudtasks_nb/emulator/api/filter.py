@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,12 +19,11 @@ from cloudtasks_nb.emulator.model.refusal import invalid_argument
 
 __all__ = [
     "LOG_ID",
-    "And",
     "Compare",
     "Getter",
+    "Group",
     "Node",
     "Not",
-    "Or",
     "compared_texts",
     "comparisons",
     "compile_filter",
@@ -53,16 +52,10 @@ _SEVERITIES = ("DEFAULT", "DEBUG", "INFO", "NOTICE", "WARNING", "ERROR", "CRITIC
 
 
 @dataclass(frozen=True, slots=True)
-class And:
-    """All of the nodes."""
+class Group:
+    """All of the nodes, or any of them."""
 
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or:
-    """Any of the nodes."""
-
+    join: Callable[[Iterable[object]], bool]  #: `all` or `any`
     nodes: tuple[Node, ...]
 
 
@@ -82,7 +75,7 @@ class Compare:
     value: str
 
 
-Node = And | Or | Not | Compare
+Node = Group | Not | Compare
 Getter = Callable[[Any], Any]
 
 
@@ -97,7 +90,7 @@ def parse_filter(text: str) -> Node:
     if len(text) > _MAX_LENGTH:
         raise invalid_argument(f"Unparseable filter: more than {_MAX_LENGTH} characters.")
     parser = _Parser(text)
-    node = parser.conjunction() if text.strip() else And(())
+    node = parser.conjunction() if text.strip() else Group(all, ())
     parser.expect("end")
     return node
 
@@ -116,8 +109,8 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
         path, texts = compared_texts(node, op)
         if len(texts) > 1:
             return _any_of(texts, op, getter_of(path))
-    if isinstance(node, And | Or):
-        parts, join = [compile_filter(part, getter_of) for part in node.nodes], any if isinstance(node, Or) else all
+    if isinstance(node, Group):
+        join, parts = node.join, [compile_filter(part, getter_of) for part in node.nodes]
         return lambda record: join(part(record) for part in parts)
     if isinstance(node, Not):
         inner = compile_filter(node.node, getter_of)
@@ -139,7 +132,7 @@ def compared_texts(node: Node, op: str) -> tuple[tuple[str, ...], list[str]]:
 
     The operator is `:` or `=`.
     """
-    nodes = node.nodes if isinstance(node, Or) else (node,)
+    nodes = node.nodes if isinstance(node, Group) and node.join is any else (node,)
     parts = [part for part in nodes if isinstance(part, Compare) and _is_text(part, op)]
     is_one_field = len(parts) == len(nodes) and len({part.path for part in parts}) == 1
     return (parts[0].path, [part.value.casefold() for part in parts]) if is_one_field else ((), [])
@@ -212,13 +205,13 @@ class _Parser:
         while self._tokens[self._at][0] not in {"close", "end"}:
             self.take("AND")
             nodes.append(self.disjunction())
-        return nodes[0] if len(nodes) == 1 else And(tuple(nodes))
+        return nodes[0] if len(nodes) == 1 else Group(all, tuple(nodes))
 
     def disjunction(self) -> Node:
         nodes = [self.term()]
         while self.take("OR"):
             nodes.append(self.term())
-        return nodes[0] if len(nodes) == 1 else Or(tuple(nodes))
+        return nodes[0] if len(nodes) == 1 else Group(any, tuple(nodes))
 
     def term(self) -> Node:
         if self._depth == _MAX_DEPTH:
@@ -281,7 +274,7 @@ def _distribute(node: Node, path: tuple[str, ...], op: str) -> Node:
         return Compare(path, op, node.value)
     if isinstance(node, Not):
         return Not(_distribute(node.node, path, op))
-    return type(node)(tuple(_distribute(part, path, op) for part in node.nodes))
+    return Group(node.join, tuple(_distribute(part, path, op) for part in node.nodes))
 
 
 def _unquote(text: str) -> str:

@@ -18,10 +18,9 @@ from cloudtasks_nb._names import OPERATIONS_LOG, QueueName, code_name, log_name
 from cloudtasks_nb.emulator.api.engine import Service
 from cloudtasks_nb.emulator.api.filter import (
     LOG_ID,
-    And,
     Compare,
+    Group,
     Node,
-    Or,
     compared_texts,
     compile_filter,
     field_name,
@@ -121,7 +120,7 @@ class LogCalls(Service):
 
 def _scope(node: Node) -> _Scope:
     """Return conditions that every entry matching a filter fulfils."""
-    parts = node.nodes if isinstance(node, And) else (node,)
+    parts = node.nodes if isinstance(node, Group) and node.join is all else (node,)
     since = received = 0
     queues, text = None, ""
     for part in parts:
@@ -142,8 +141,8 @@ def _scope(node: Node) -> _Scope:
 
 def _is_possible(node: Node, kind: Kind) -> bool:
     """Return whether an entry of a kind can pass a filter."""
-    if isinstance(node, And | Or):
-        return (any if isinstance(node, Or) else all)(_is_possible(part, kind) for part in node.nodes)
+    if isinstance(node, Group):
+        return node.join(_is_possible(part, kind) for part in node.nodes)
     if isinstance(node, Compare) and len(node.path) > 1 and node.path[0] in {"jsonPayload", "json_payload"}:
         return _PARTS.get(node.path[1], kind) == kind
     return True

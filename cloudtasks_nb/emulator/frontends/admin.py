@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -131,24 +132,22 @@ class Admin:
 
     async def snapshot(self, given: dict[str, Any]) -> dict[str, Any]:
         """Save a copy of everything as `name`."""
-        name = _snapshot_name(given.get("name") or uuid4().hex)
+        file = self._snapshot_file(given.get("name") or uuid4().hex)
         await self._engine.committer.commit()
         self._snapshots.mkdir(exist_ok=True)
-        file = self._snapshots / f"{name}.sqlite3"
         file.unlink(missing_ok=True)
         self._engine.store.database.save_to(file)
-        return {"name": name}
+        return {"name": file.stem}
 
     async def restore(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return to the snapshot `name`; attempts in flight are cancelled, the clock stays."""
-        name = _snapshot_name(given.get("name", ""))
-        file = self._snapshots / f"{name}.sqlite3"
+        file = self._snapshot_file(given.get("name", ""))
         if not file.exists():
-            raise RefusedError("NOT_FOUND", f"There is no snapshot {name}.")
+            raise RefusedError("NOT_FOUND", f"There is no snapshot {file.stem}.")
         await self._replace(lambda: self._engine.store.database.load_from(file))
         self._note_clock()
         await self._engine.committer.commit()
-        return {"name": name}
+        return {"name": file.stem}
 
     async def add_fault(self, given: dict[str, Any]) -> dict[str, Any]:
         """Make the next calls of a method fail."""
@@ -172,6 +171,11 @@ class Admin:
     async def waiting(self, _: dict[str, Any]) -> dict[str, Any]:
         """Return the targets on this machine that refuse connections, with the tasks that wait for them."""
         return {"targets": self._engine.dispatcher.unreachable()}
+
+    def _snapshot_file(self, name: str) -> Path:
+        if _NAME.fullmatch(name) is None:
+            raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
+        return self._snapshots / f"{name}.sqlite3"
 
     def _note_clock(self) -> None:
         """Store with the next commit how far the clock was moved, because all stored times are of this clock."""
@@ -230,9 +234,3 @@ def _queue(given: Any) -> Any:
         message = json_format.ParseDict(given, beta.Queue())
     QueueName.parse(message.name)
     return declared(None, message)
-
-
-def _snapshot_name(name: str) -> str:
-    if _NAME.fullmatch(name) is None:
-        raise InvalidInputError("the name of a snapshot is 1 to 100 letters, digits, hyphens or underscores")
-    return name

@@ -2,12 +2,13 @@
 
 import operator
 import re
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api.filter import LOG_ID, And, Compare, Not, Or, compile_filter, parse_filter, parse_time
+from cloudtasks_nb.emulator.api.filter import LOG_ID, Compare, Group, Not, compile_filter, parse_filter, parse_time
 from tests.cases import cases
 from tests.unit.emulator.conftest import refused
 
@@ -24,6 +25,7 @@ RECORD: dict[str, Any] = {
 }
 
 
+And, Or = partial(Group, all), partial(Group, any)
 A1, B2 = Compare(("a",), "=", "1"), Compare(("b",), "=", "2")
 MIDNIGHT = "1970-01-01T00:00:00"
 
