@@ -20,12 +20,10 @@ from cloudtasks_nb.emulator.model.refusal import invalid_argument
 __all__ = [
     "LOG_ID",
     "Compare",
-    "Getter",
     "Group",
     "Node",
     "Not",
     "compared_texts",
-    "comparisons",
     "compile_filter",
     "field_name",
     "parse_filter",
@@ -76,7 +74,7 @@ class Compare:
 
 
 Node = Group | Not | Compare
-Getter = Callable[[Any], Any]
+_Getter = Callable[[Any], Any]
 
 
 def parse_filter(text: str) -> Node:
@@ -95,7 +93,7 @@ def parse_filter(text: str) -> Node:
     return node
 
 
-def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -> Callable[[Any], bool]:
+def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], _Getter]) -> Callable[[Any], bool]:
     """Return a function that tests whether a record matches a filter.
 
     Parameters
@@ -118,15 +116,6 @@ def compile_filter(node: Node, getter_of: Callable[[tuple[str, ...]], Getter]) -
     return _comparison(node, getter_of(node.path))
 
 
-def comparisons(node: Node) -> Iterator[Compare]:
-    """Yield all comparisons of a filter."""
-    if isinstance(node, Compare):
-        yield node
-    else:
-        for part in (node.node,) if isinstance(node, Not) else node.nodes:
-            yield from comparisons(part)
-
-
 def compared_texts(node: Node, op: str) -> tuple[tuple[str, ...], list[str]]:
     """Return the field and the texts, in lower case, of ``field:("a" OR "b")``; no texts for any other node.
 
@@ -143,7 +132,7 @@ def _is_text(node: Compare, op: str) -> bool:
     return node.op == op and node.value != "*" and not special and _number(node.value.removesuffix("s")) is None
 
 
-def _any_of(texts: Sequence[str], op: str, get: Getter) -> Callable[[Any], bool]:
+def _any_of(texts: Sequence[str], op: str, get: _Getter) -> Callable[[Any], bool]:
     """Return a test whether a field is one of the texts, or contains one: one look at the field for all of them."""
     wanted = frozenset(texts)
 
@@ -290,7 +279,7 @@ def field_name(path: str) -> str:
     return "type_" if path == "type" else re.sub(r"[A-Z]", lambda letter: "_" + letter[0].lower(), path)
 
 
-def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
+def _comparison(node: Compare, get: _Getter) -> Callable[[Any], bool]:
     value, op = node.value, node.op
     if op == ":" and value == "*":
         return lambda record: get(record) is not None
@@ -320,7 +309,7 @@ def _comparison(node: Compare, get: Getter) -> Callable[[Any], bool]:
     return compare
 
 
-def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], bool]:
+def _matching(pattern: str, get: _Getter, *, wanted: bool) -> Callable[[Any], bool]:
     # Cloud Logging uses RE2 too. Its time is linear; a pattern of Python's `re` could take longer than a process lives.
     import re2  # noqa: PLC0415 - few filters have regular expressions, and the emulator starts sooner without it
 
@@ -335,7 +324,7 @@ def _matching(pattern: str, get: Getter, *, wanted: bool) -> Callable[[Any], boo
     return lambda record: (actual := get(record)) is not None and (regex.search(str(actual)) is not None) == wanted
 
 
-def _sampling(fraction: str, get: Getter) -> Callable[[Any], bool]:
+def _sampling(fraction: str, get: _Getter) -> Callable[[Any], bool]:
     share = _number(fraction)
     if share is None or not 0.0 <= share <= 1.0:
         raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")

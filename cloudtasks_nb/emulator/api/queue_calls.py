@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.emulator.api.engine import EMPTY, Service, parse_name
-from cloudtasks_nb.emulator.api.filter import Node, comparisons, compile_filter, field_name, parse_filter
+from cloudtasks_nb.emulator.api.filter import Compare, Node, Not, compile_filter, field_name, parse_filter
 from cloudtasks_nb.emulator.api.pages import page_reply, read_token
 from cloudtasks_nb.emulator.model.apis import beta, well_known
 from cloudtasks_nb.emulator.model.clock import SECOND
@@ -196,16 +196,19 @@ def _check_mask(paths: list[str], descriptor: Any, message: str) -> None:
 
 def _check_filter(node: Node, queue: Any) -> None:
     """Refuse a filter with a field that queues do not have, or with a value that its enum does not have."""
-    for part in comparisons(node):
-        message, field = queue, None
-        for name in map(field_name, part.path):
-            field = message.fields_by_name.get(name) if message is not None else None
-            if field is None:
-                raise invalid_argument(f'Invalid filter: a queue has no field "{".".join(part.path)}".')
-            message = field.message_type
-        names = field.enum_type.values_by_name if field is not None and field.enum_type is not None else ()
-        if names and part.value != "*" and part.value.upper() not in names:
-            raise invalid_argument(f'Invalid filter: "{part.value}" is none of {", ".join(names)}.')
+    if not isinstance(node, Compare):
+        for part in (node.node,) if isinstance(node, Not) else node.nodes:
+            _check_filter(part, queue)
+        return
+    message, field = queue, None
+    for name in map(field_name, node.path):
+        field = message.fields_by_name.get(name) if message is not None else None
+        if field is None:
+            raise invalid_argument(f'Invalid filter: a queue has no field "{".".join(node.path)}".')
+        message = field.message_type
+    names = field.enum_type.values_by_name if field is not None and field.enum_type is not None else ()
+    if names and node.value != "*" and node.value.upper() not in names:
+        raise invalid_argument(f'Invalid filter: "{node.value}" is none of {", ".join(names)}.')
 
 
 def _getter(path: tuple[str, ...]) -> Callable[[Any], Any]:

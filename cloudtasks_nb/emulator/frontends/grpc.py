@@ -44,7 +44,6 @@ _OPTIONS = (
 )
 #: The full name of the health service.
 HEALTH: Final = "grpc.health.v1.Health"
-_STATUS = health.HealthCheckResponse.ServingStatus.Value
 
 
 def grpc_server(
@@ -187,14 +186,15 @@ class Health:
 
     async def _watch(self, wire: bytes, context: Any) -> AsyncIterator[bytes]:
         known = (await _parsed(health.HealthCheckRequest, wire, context)).service in self._services
-        told = self._status() if known else _status("SERVICE_UNKNOWN")
+        told = self._status(known=known)
         yield told  # the stop may come while this is sent
         await self._stop.wait()
-        if known and told != self._status():
+        if told != self._status(known=known):
             yield self._status()
 
-    def _status(self) -> bytes:
-        return _status("NOT_SERVING" if self._stop.is_set() else "SERVING")
+    def _status(self, *, known: bool = True) -> bytes:
+        status = ("NOT_SERVING" if self._stop.is_set() else "SERVING") if known else "SERVICE_UNKNOWN"
+        return bytes(health.HealthCheckResponse(status=status).SerializeToString())
 
 
 class Reflection:
@@ -253,10 +253,6 @@ async def _parsed(kind: Any, wire: bytes, context: Any) -> Any:
         return kind.FromString(wire)
     except DecodeError:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The request cannot be parsed.")
-
-
-def _status(name: str) -> bytes:
-    return bytes(health.HealthCheckResponse(status=_STATUS(name)).SerializeToString())
 
 
 def _refuse(answer: Any, code: grpc.StatusCode, message: str) -> None:
