@@ -172,9 +172,7 @@ def configured(given: Any) -> Any:
     """
     _refuse_if(given.type_ not in {0, _PUSH}, "Queue.type must be PUSH: there are no pull queues here.")
     queue = beta.Queue(name=given.name, state=RUNNING, type_=_PUSH)
-    for field in _SETTINGS:
-        if given.HasField(field):
-            getattr(queue, field).CopyFrom(getattr(given, field))
+    well_known.FieldMask(paths=_SETTINGS).MergeMessage(given, queue)
     # Only here and where the mask names the whole config: an update of this field alone can set it to 0.
     if not queue.retry_config.max_doublings:
         queue.retry_config.max_doublings = RetryPolicy().max_doublings
@@ -231,9 +229,7 @@ def _keep_what_v2_cannot_set(old: Any, given: Any) -> Any:
     """Return a queue that was given as v2 with the settings of the old one that v2 does not have."""
     queue = beta.Queue()
     queue.CopyFrom(given)
-    for field in _ONLY_IN_BETA:
-        if old.HasField(field):
-            getattr(queue, field).CopyFrom(getattr(old, field))
+    well_known.FieldMask(paths=_ONLY_IN_BETA).MergeMessage(old, queue)
     if (given.rate_limits.max_dispatches_per_second or _DEFAULT_RATE) == old.rate_limits.max_dispatches_per_second:
         queue.rate_limits.max_burst_size = old.rate_limits.max_burst_size
     return queue
