@@ -15,7 +15,7 @@ from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.unreachable import cancel_all
 from cloudtasks_nb.emulator.folder import Folder
 from cloudtasks_nb.emulator.frontends.grpc import answer_calls, grpc_server
-from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port
+from cloudtasks_nb.emulator.frontends.http import HttpServer, Leases, host_and_port, listen
 from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from cloudtasks_nb.emulator.model.clock import CLOCK_SETTING, Clock
@@ -107,7 +107,7 @@ async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: Asy
     leases = Leases(stop, instance)
     stack.callback(leases.close)
     web = HttpServer(engine, calls, leases, instance)
-    stack.push_async_callback(web.close)
+    stack.push_async_callback(web.runner.cleanup)
     bind = _bind_one_port if settings.single_port else _bind_two_ports
     server, port, http_port = await bind(engine, web, stack)
     metadata = {
@@ -142,7 +142,7 @@ async def _bind_two_ports(engine: Parts, web: HttpServer, _: AsyncExitStack) -> 
         http_port = settings.own_issuer.port
     if http_port is None:
         http_port = (port + 1) % 65_536 if settings.port else 0  # 0, a free port, if there is no next port
-    return server, port, await web.listen(settings.host, http_port)
+    return server, port, await listen(web.runner, settings.host, http_port, "--http-port", engine.tls)
 
 
 async def _bind_one_port(engine: Parts, web: HttpServer, stack: AsyncExitStack) -> tuple[Any, int, int]:

@@ -79,30 +79,16 @@ class HttpServer:
         self._app.add_routes(rest.routes())
         self._app.add_routes(Firebase(engine, calls, rest).routes())
         self._app.add_routes(engine.routes(rest))
-        # Leases do not end by themselves: do not wait for them.
-        self._runner = JsonErrorRunner(
+        #: serves the application, and does not wait for leases, which do not end by themselves
+        self.runner = JsonErrorRunner(
             self._app, access_log=None, shutdown_timeout=0.1, logger=_log, auto_decompress=False
         )
 
-    async def listen(self, host: str, port: int) -> int:
-        """Start to listen, and return the port.
-
-        Raises
-        ------
-        PortInUseError
-            If another program listens there.
-        """
-        return await listen(self._runner, host, port, "--http-port", self._engine.tls)
-
     async def protocols(self) -> Callable[[], Any]:
         """Return what makes the protocol of a connection that was accepted elsewhere."""
-        await self._runner.setup()
-        protocols: Any = self._runner.server
+        await self.runner.setup()
+        protocols: Any = self.runner.server
         return protocols
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._runner.cleanup()
 
     @web.middleware
     async def _send(self, request: web.Request, handler: Handler) -> web.StreamResponse:

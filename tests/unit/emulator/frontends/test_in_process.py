@@ -190,12 +190,13 @@ async def test_the_metadata_server_ends() -> None:
 async def test_the_http_port_is_the_next_one(monkeypatch: pytest.MonkeyPatch, port: int, next_one: int) -> None:
     """With a chosen gRPC port the HTTP port is the one after it, and after the last one any."""
 
-    async def listen(_: str, asked: int) -> int:
+    async def listen(_runner: None, _host: str, asked: int, *_: object) -> int:
         return asked
 
     monkeypatch.setattr(server_module, "grpc_server", lambda *_: (None, port or 40_000))
-    web: Any = SimpleNamespace(listen=listen)
-    parts: Any = SimpleNamespace(settings=Settings(port=port), credentials=None, interceptors=())
+    monkeypatch.setattr(server_module, "listen", listen)
+    web: Any = SimpleNamespace(runner=None)
+    parts: Any = SimpleNamespace(settings=Settings(port=port), credentials=None, interceptors=(), tls=None)
     bound = await server_module._bind_two_ports(parts, web, AsyncExitStack())
     assert bound == (None, port or 40_000, next_one)
 
