@@ -86,13 +86,11 @@ class AccessCalls(Service):
 
     async def get_operation(self, request: Any) -> bytes:
         """Return an operation; it is kept for an hour by default."""
-        name = request.name
-        return self._engine.faults.unfinished.get(name) or load_operation(self._store, name)
+        return self._engine.faults.unfinished.get(request.name) or load_operation(self._store, request.name)
 
     async def get_location(self, request: Any) -> bytes:
         """Return a location."""
-        name = request.name
-        project, location = _check(_LOCATION, name).groups()
+        project, location = _check(_LOCATION, request.name).groups()
         if location not in REGIONS:
             raise not_found()
         return bytes(_location(f"projects/{project}", location).SerializeToString())

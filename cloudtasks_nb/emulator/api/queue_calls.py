@@ -80,9 +80,8 @@ class QueueCalls(Service):
 
     async def delete_queue(self, request: Any) -> bytes:
         """Delete a queue with its tasks."""
-        name = request.name
-        parse_name(QueueName, name)
-        self._store.delete_queue(name)
+        parse_name(QueueName, request.name)
+        self._store.delete_queue(request.name)
         await self._engine.committer.commit()
         return EMPTY
 
@@ -171,8 +170,7 @@ class QueueCalls(Service):
             concurrent_dispatches_count=queue.in_flight,
             effective_execution_rate=queue.config.rate,
         )
-        due = self._store.next_due(queue)
-        if due is not None:
+        if (due := self._store.next_due(queue)) is not None:
             stats.oldest_estimated_arrival_time.FromMicroseconds(due)
         return stats
 

@@ -88,9 +88,8 @@ class Firebase:
         if create.task.HasField("http_request") and not create.task.http_request.url:
             create.task.http_request.url = self._function_url(request, name)
         task = v2.Task.FromString(await self._calls[_CALL + "CreateTask"](create))
-        answer = json_format.MessageToDict(task)
         # firebase-admin for Python drops the first character of the name, which is a slash in Firebase's emulator.
-        return {"task": answer | {"name": f"/{task.name}"}}
+        return {"task": json_format.MessageToDict(task) | {"name": f"/{task.name}"}}
 
     def _function_url(self, request: web.Request, name: str) -> str:
         """Return the URL of a queue's function; empty if there is no such queue, which the call will say."""

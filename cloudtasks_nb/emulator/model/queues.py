@@ -243,10 +243,9 @@ def _check_and_fill_in(queue: Any) -> Any:
     limits.max_concurrent_dispatches = limits.max_concurrent_dispatches or _DEFAULT_CONCURRENT
     limits.max_burst_size = limits.max_burst_size or max(10, int(limits.max_dispatches_per_second / 5))
     retry.max_attempts = retry.max_attempts or default.max_attempts
-    if not retry.HasField("min_backoff"):
-        retry.min_backoff.FromMicroseconds(default.min_backoff)
-    if not retry.HasField("max_backoff"):
-        retry.max_backoff.FromMicroseconds(default.max_backoff)
+    for name in ("min_backoff", "max_backoff"):
+        if not retry.HasField(name):
+            getattr(retry, name).FromMicroseconds(getattr(default, name))
     if not queue.HasField("task_ttl"):
         queue.task_ttl.FromMicroseconds(31 * DAY)
     check_retry(retry)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cloudtasks_nb.emulator.model.apis import beta, new_numbers, v2, well_known
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
-from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp, varint
+from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, retag, timestamp
 from cloudtasks_nb.emulator.model.queues import check_duration, check_header_names, check_retry, duration
 from cloudtasks_nb.emulator.model.refusal import RefusedError, help_link, invalid_argument
 from cloudtasks_nb.emulator.model.regions import app_engine_host
@@ -110,13 +110,10 @@ def accept_task(task: Any, queue: str, now: int) -> NewTask:
     else:
         raise invalid_argument("Task.payload_type is not set.")
     due = _scheduled(task, now) if task.HasField("schedule_time") else now
-    encoded = name.encode()
     # Only these fields are stored: all others are output only.
     head = b"".join(
         (
-            b"\x0a",
-            varint(len(encoded)),
-            encoded,
+            len_field(1, name.encode()),
             request,
             _create_time(now // SECOND),
             deadline,
