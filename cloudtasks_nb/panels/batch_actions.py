@@ -12,11 +12,11 @@ import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import CODES
+from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
-from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.trust import Foreign
@@ -129,41 +129,20 @@ class BatchActions:
 
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
-        batch, code = self._batch()
-        view, failed = self._view(), RowQuery(state="failed", cause=cause)
+        batch, view, _ = self._open()
         causes = view.reader.causes()
-        count, text = (causes[cause].failed, causes[cause].text) if cause in causes else (0, cause)
-        rows = counted(count, "rows")
-        line = retry_code(code, text, [one.text for one in causes.values()])
-        self._start(
-            lambda: batch.retry_failed(pd.DataFrame({"cause": [cause]})),
-            f"{rows} of batch {batch.id} will be tried again",
-            Question(
-                title=f"Retry {rows} of batch {batch.id}?",
-                scope=f"All {rows} that failed with {mask_text(text)}: each gets a new task in {batch.queue}.",
-                verb=f"Retry {rows}",
-                line=line,
-                danger=False,
-            ),
-            ask=count > _ASK_ABOVE,
-            foreign=view.foreign({State.FAILED}, view.reader.each(failed)),
-            again=lambda: view.reader.each(failed),
-        )
+        failed = {"failed": causes[cause].failed if cause in causes else 0}
+        self._ask_again(_of_query(view, batch, RowQuery(state="failed", cause=cause), failed), retry=True)
 
     def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
         return self._panel.button(text, ask, changes=True, quick=True, tip=tip, style=style)
 
-    def _batch(self) -> tuple[Batch, str]:
-        """Return the batch, and the Python expression that returns it."""
-        batch = self._shown.batch
-        if batch is None:  # the buttons are disabled then
+    def _open(self) -> tuple[Batch, BatchView, str]:
+        """Return the batch, what is shown of it, and the Python expression that returns it."""
+        batch, view = self._shown.batch, self._shown.view
+        if batch is None or view is None:  # the buttons are disabled then
             raise LookupError("no batch is shown")
-        return batch, "batch" if batch_view(batch).part else f"tasks.batch({quoted(batch.id)})"
-
-    def _view(self) -> BatchView:
-        if self._shown.view is None:
-            raise LookupError("no batch is shown")
-        return self._shown.view
+        return batch, view, "batch" if view.part else f"tasks.batch({quoted(batch.id)})"
 
     def _again(self) -> _Again:
         """Return which rows `resend` sends: the selected ones, else those that are chosen, if the user has chosen."""
@@ -172,87 +151,73 @@ class BatchActions:
         selected = [] if whole else rows.selected
         if view is None or batch is None or not (whole or selected or shown.chosen):
             return _NOTHING
+        query = shown.query
         if selected:
-            refs = view.reader.ended(selected)
-            return _Again(
-                counts=view.reader.final(refs),
-                scope="that are selected",
-                code=lambda code: _resend_code(code, f"batch.tasks(){places_code(view.reader.positions(refs))}"),
-                send=lambda: view.send_again(RowQuery(), refs),
-                refs=lambda: refs,
-            )
-        query, counts = shown.query, rows.final(shown)
-        if shown.found is not None:
-            found = shown.found.refs
+            refs: Sequence[int] = view.reader.ended(selected)
+            counts, scope = view.reader.final(refs), "that are selected"
+        elif shown.found is None:
+            return _of_query(view, batch, query, rows.final(shown))
+        else:
+            refs, counts = shown.found.refs, shown.found.final
             states = counts_text(counts, "rows").partition(": ")[2]
-            return _Again(
-                counts=counts,
-                scope=f"of {shown.periods} ({states})" if shown.periods else "that were found",
-                code=lambda code: _resend_code(code, _found_code(view, shown, found)),
-                send=lambda: view.send_again(query, found),
-                refs=lambda: found,
-            )
-        return _of_query(view, batch, query, counts)
+            scope = f"of {shown.periods} ({states})" if shown.periods else "that were found"
+        by_text = not (selected or shown.periods or query.cause) and query.text
+        return _Again(
+            counts=counts,
+            scope=scope,
+            code=lambda code: _resend_code(
+                code, _found_code(shown) if by_text else f"batch.tasks(){places_code(view.reader.positions(refs))}"
+            ),
+            send=lambda: view.send_again(query, refs),
+            refs=lambda: refs,
+        )
 
     def _ask_retry(self) -> None:
-        batch, code = self._batch()
-        view, progress = self._view(), batch.progress()
+        batch, view, _ = self._open()
+        progress = batch.progress()
         if not progress.failed:  # the button is about rows of which nobody knows what became
-            self._ask_send_again(_of_query(view, batch, RowQuery(state="gone"), {"gone": progress.gone}))
+            self._ask_again(_of_query(view, batch, RowQuery(state="gone"), {"gone": progress.gone}))
             return
-        rows = counted(progress.failed, "rows")
-        self._start(
-            batch.retry_failed,
-            f"{rows} of batch {batch.id} will be tried again",
-            Question(
-                title=f"Retry {rows} of batch {batch.id}?",
-                scope=f"All {rows} that failed, of {progress.total:,}: each gets a new task in {batch.queue}.",
-                verb=f"Retry {rows}",
-                line=f"{code}.retry_failed()",
-                danger=False,
-            ),
-            ask=progress.failed > _ASK_ABOVE,
-            foreign=view.foreign({State.FAILED}),
-            again=lambda: view.reader.each(RowQuery(state="failed")),
-        )
+        failed = _of_query(view, batch, RowQuery(state="failed"), {"failed": progress.failed})
+        self._ask_again(replace(failed, scope=f"that failed, of {progress.total:,}"), retry=True)
 
     def _ask_resend(self) -> None:
-        self._ask_send_again(self._again())
+        self._ask_again(self._again())
 
-    def _ask_send_again(self, again: _Again) -> None:
-        batch, code = self._batch()
-        count, succeeded = again.count, again.counts.get("succeeded", 0)
-        rows = counted(count, "rows")
-        line = again.code(code)
+    def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
+        """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
+        batch, view, code = self._open()
+        rows, succeeded = counted(again.count, "rows"), again.counts.get("succeeded", 0)
+        verb, done = (f"Retry {rows}", "tried") if retry else (f"Send {rows} again", "sent")
+        which = f"All {rows} {again.scope}" if retry else f"The {rows} {again.scope}, of {batch.progress().total:,}"
         twice = f" {counted(succeeded, 'rows')} of them succeeded: what they do is done once more." if succeeded else ""
-        total = f"{batch.progress().total:,}"
         question = Question(
-            title=f"Send {rows} of batch {batch.id} again?",
-            scope=f"The {rows} {again.scope}, of {total}: each gets a new task in {batch.queue}.{twice}",
-            verb=f"Send {rows} again",
-            line=line,
+            title=f"Retry {rows} of batch {batch.id}?" if retry else f"Send {rows} of batch {batch.id} again?",
+            scope=f"{which}: each gets a new task in {batch.queue}.{twice}",
+            verb=verb,
+            line=again.code(code),
             danger=False,
         )
-
         self._start(
             again.send,
-            f"{rows} of batch {batch.id} will be sent again",
+            f"{rows} of batch {batch.id} will be {done} again",
             question,
-            ask=count > _ASK_ABOVE or succeeded > 0,
-            foreign=self._view().foreign(FINAL_STATES, again.refs()),
+            ask=again.count > _ASK_ABOVE or succeeded > 0,
+            foreign=view.foreign(FINAL_STATES, again.refs()),
             again=again.refs,
         )
 
-    def _resume_queue(self, queue: str) -> None:
-        self._panel.context.queue(queue).resume()
-        self._panel.notify(f"resumed {queue}", line=self._panel.context.line(queue, "resume"))
+    def resume_queue(self, name: QueueName) -> None:
+        """Resume a queue; may wait."""
+        self._panel.context.open_queue(name).resume()
+        self._panel.notify(f"resumed {name.queue}", line=self._panel.context.line(name.queue, "resume"))
 
     def _ask_resume(self) -> None:
-        batch, code = self._batch()
+        batch, view, code = self._open()
         if self._queue_waits():
-            self._panel.start(lambda: self._resume_queue(batch.queue), changes=True)
+            self._panel.start(lambda: self.resume_queue(self._panel.context.name(batch.queue)), changes=True)
             return
-        count = self._shown.view.waiting() if self._shown.view else 0
+        count = view.waiting()
         rows = counted(count, "rows")
         question = Question(
             title=f"Send the remaining rows of batch {batch.id}?",
@@ -261,11 +226,11 @@ class BatchActions:
             line=f"{code}.resume()",
             danger=False,
         )
-        status, foreign = f"sending {rows} of batch {batch.id}", self._view().foreign({State.UNSENT})
+        status, foreign = f"sending {rows} of batch {batch.id}", view.foreign({State.UNSENT})
         self._start(batch.resume, status, question, ask=count > _ASK_ABOVE, foreign=foreign)
 
     def _ask_cancel(self) -> None:
-        batch, code = self._batch()
+        batch, view, code = self._open()
         progress = batch.progress()
         left = progress.total - progress.done
         rows = counted(left, "rows")
@@ -277,7 +242,7 @@ class BatchActions:
             line=f"{code}.cancel()",
             typed=batch.id if left > _ASK_ABOVE else None,
         )
-        view, before, status = self._view(), progress.cancelled or 0, f"cancelling {rows} of batch {batch.id}"
+        before, status = progress.cancelled or 0, f"cancelling {rows} of batch {batch.id}"
 
         def cancel() -> None:
             batch.cancel()
@@ -316,14 +281,14 @@ class BatchActions:
         The rows that `again` returns are sent again by it, and stay in sight. With rows that this home did not render,
         the question is asked in any case and says what they do; they are trusted when it is confirmed.
         """
-        view = self._view()
+        batch, view, _ = self._open()
 
         def run() -> None:
             if foreign is not None:
                 view.trust(foreign)
             refs = [*again()]
             if refs:
-                self._panel.notify(f"{question.verb} of batch {self._batch()[0].id} …")
+                self._panel.notify(f"{question.verb} of batch {batch.id} …")
             work()
             if status:
                 self._panel.notify(status, line=question.line)
@@ -404,11 +369,9 @@ def _resend_code(batch: str, rows: str) -> str:
     return f"(batch := {batch}).resend({rows})"
 
 
-def _found_code(view: BatchView, shown: ShownRows, found: Iterable[int]) -> str:
-    """Return the Python that chooses the rows that were found: by the text if that is all, else by places."""
+def _found_code(shown: ShownRows) -> str:
+    """Return the Python that chooses the rows that were found by their state and a text."""
     query = shown.query
-    if shown.periods or query.cause or not query.text:
-        return f"batch.tasks(){places_code(view.reader.positions(found))}"
     frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in FINAL else "")
     return f"(rows := {frame})[{contains_code(query.text, shown.columns)}]"
 

@@ -148,13 +148,9 @@ class BatchesPanel(Panel):
         if method in ("batch.resend", "batch.tasks"):
             self.view.show_rows(SHOWN[progress.state or ""])
         if method == "queue.resume":
-            self.start(lambda: self._resume_queue(QueueName.parse(record.place.queue_name)), changes=True)
+            self.start(lambda: actions.resume_queue(QueueName.parse(record.place.queue_name)), changes=True)
         elif method in buttons:
             buttons[method].click()
-
-    def _resume_queue(self, name: QueueName) -> None:
-        self.context.open_queue(name).resume()
-        self.notify(f"resumed {name.queue}", line=self.context.line(name.queue, "resume"))
 
 
 class BatchPanel(Panel):
