@@ -23,7 +23,7 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import SendPanel
 from cloudtasks_nb.panels.forms.notebook import IncompleteError
 from cloudtasks_nb.panels.forms.range_form import RangeForm
-from cloudtasks_nb.panels.forms.request_form import RequestForm, field
+from cloudtasks_nb.panels.forms.request_form import field
 
 __all__ = ["BackfillPanel"]
 
@@ -35,20 +35,17 @@ class BackfillPanel(SendPanel):
     """A form for `queue.backfill`, and the backfills of the queue."""
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
-        super().__init__(context, f"Backfill on {queue}" if framed else "Backfill", queue=queue, framed=framed)
+        title = f"Backfill on {queue}" if framed else "Backfill"
+        super().__init__(context, title, queue=queue, framed=framed, unit="series")
         self.range = RangeForm(lambda: self.guarded(self._range_changed))
-        self.request = RequestForm(lambda: self.guarded(self.edited), local=context.local)
-        self.name = self.control(field(widgets.Text, "Name", "of the series; may be left out"), self.edited)
         self.series = field(widgets.Dropdown, "Backfill", options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"
         self.control(self.series, self._choose)
         self._offering = False
         self._drawn_batch = ""  # the batch whose rows are among the periods to come
         self.view.calendar.observe(lambda _: self._states_changed(), "html")
-        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
-        self.request.add_more(names, self.limits, given=self._of_batch)
-        self.lay_out(self.range, self.request, below=(self._chosen,))
+        self.lay_out(self.range, self.limits, below=(self._chosen,))
         self._range_changed()
         self.guarded(self._read_series)
 
@@ -59,7 +56,7 @@ class BackfillPanel(SendPanel):
 
     def plan(self) -> Plan:
         """Make the plan."""
-        arguments = {**self.range.arguments, **self.request.arguments, **self._of_batch()}
+        arguments = {**self.range.arguments, **self.request.arguments, **self.of_batch()}
         found: Plan = self.context.queue(self.queue or "").backfill(*self.range.range, dry_run=True, **arguments)
         return found
 
@@ -69,7 +66,7 @@ class BackfillPanel(SendPanel):
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
-        arguments = {**self.range.code, **self.request.code, **self._of_batch()}
+        arguments = {**self.range.code, **self.request.code, **self.of_batch()}
         return self.context.line(self.queue or "", "backfill", *self.range.range, **arguments)
 
     def submitted(self) -> None:
@@ -134,10 +131,6 @@ class BackfillPanel(SendPanel):
         record = backfill.known()
         self._drawn_batch = "" if record is None else record.id
         return backfill.upcoming(record)
-
-    def _of_batch(self) -> dict[str, Any]:
-        name = self.name.value.strip()
-        return ({"name": name} if name else {}) | self.limits.arguments
 
     def _range_changed(self) -> None:
         self.offer()

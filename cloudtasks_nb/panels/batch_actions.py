@@ -89,11 +89,7 @@ class BatchActions:
         )
         tip = "A new task for each selected row that is done; if none is selected, for each row that you have chosen"
         self.resend = self._button("Send again", self._ask_resend, tip)
-
-    @property
-    def buttons(self) -> tuple[widgets.Button, ...]:
-        """The buttons for the batch as a whole; `resend` is for chosen rows."""
-        return self.retry, self.resume, self.cancel
+        self.buttons = (self.retry, self.resume, self.cancel)  #: for the batch as a whole; `resend` is for chosen rows
 
     def show(self) -> None:
         """Show on each button how many rows it would change."""
@@ -154,7 +150,8 @@ class BatchActions:
         query = shown.query
         if selected:
             refs: Sequence[int] = view.reader.ended(selected)
-            counts, scope = view.reader.final(refs), "that are selected"
+            counts: Mapping[str, int] = view.reader.final(refs)
+            scope = "that are selected"
         elif shown.found is None:
             return _of_query(view, batch, query, rows.final(shown))
         else:

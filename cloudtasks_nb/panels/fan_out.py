@@ -58,17 +58,20 @@ class SendPanel(Panel):
     A derived panel lays its form out with `lay_out`, calls `edited` after each change, and implements `sample`, `plan`,
     `code` and `offer`.
 
+    Parameters
+    ----------
+    unit : str
+        What has the name that can be given.
+
     Attributes
     ----------
     view : BatchDetails
         The batch that was sent.
     request : RequestForm
-        The fields of the request; made by the derived panel.
+        The fields of the request.
     """
 
-    request: RequestForm
-
-    def __init__(self, context: PanelContext, title: str, *, queue: str, framed: bool) -> None:
+    def __init__(self, context: PanelContext, title: str, *, queue: str, framed: bool, unit: str) -> None:
         super().__init__(context, title, queue=queue, framed=framed)
         self._plan: Plan | None = None
         self._line = ""  # Python for the plan
@@ -95,6 +98,8 @@ class SendPanel(Panel):
         self.stop_button().on_click(lambda _: self.notify("stopping"))
         self._work_row = self.row(self.stop_button(), self.meter)
         self._work_row.layout.display = "none"
+        self.request = RequestForm(lambda: self.guarded(self.edited), local=context.local)
+        self.name = self.control(field(widgets.Text, "Name", f"of the {unit}; may be left out"), self.edited)
         self.limits = SendLimits(lambda: self.guarded(self.edited))
         hint = "of an attempt: 2s; the plan then says when it would end"
         # not with each key: what is typed then reaches the kernel before the click that follows
@@ -127,21 +132,29 @@ class SendPanel(Panel):
     def submitted(self) -> None:
         """React to a batch that was sent."""
 
+    def of_batch(self) -> dict[str, Any]:
+        """Return the arguments of the verb that are not about the request of each task."""
+        name = self.name.value.strip()
+        return ({"name": name} if name else {}) | self.limits.arguments
+
     # What a derived panel calls.
 
-    def lay_out(self, *form: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
-        """Put the form above its plan, its first tasks and its batch; `below` stands above the batch.
+    def lay_out(self, source: widgets.Widget, *more: widgets.Widget, below: tuple[widgets.Widget, ...] = ()) -> None:
+        """Put the form above its plan, its first tasks and its batch.
 
+        The form begins with `source`; `more` are options that are seldom needed; `below` stands above the batch.
         Once it is sent, one line stands in its place, and the batch is on top. Plan and Send stand directly below the
         form. The first tasks appear a moment after the last key, when the user may be clicking: above the buttons they
         would move them, and the click would be lost.
         """
+        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
+        self.request.add_more(names, *more, given=self.of_batch)
         if self.context.read_only:
             self.fill(self.plan_card, *below, self.view)
             return
         buttons = self.row(self.try_one, self.make_plan, self.send, self._work_row)
         duration = widgets.VBox([self.duration]).add_class("ctn-fields")
-        self._whole_form = (*form, duration, buttons)
+        self._whole_form = (source, self.request, duration, buttons)
         self.unfold()
         self.fill(self._folded, self._form, self.trial, self.plan_card, self.preview, *below, self.view)
 
@@ -339,18 +352,14 @@ class FanOutPanel(SendPanel):
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True) -> None:
         title = f"Fan out to {queue}" if framed else "Fan out"
-        super().__init__(context, title, queue=queue, framed=framed)
+        super().__init__(context, title, queue=queue, framed=framed, unit="batch")
         self.source = SourceField(lambda: self.guarded(self._data_changed))
         self.source.upload.on_file = self._read_file
-        self.request = RequestForm(lambda: self.guarded(self.edited), local=context.local)
         self.key = Picker("Key", "none chosen: the whole request identifies a row", lambda: self.guarded(self.edited))
-        self.name = self.control(field(widgets.Text, "Name", "of the batch; may be left out"), self.edited)
         self.skip = self.control(
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited
         )
-        names = widgets.HBox([self.request.signed, self.name]).add_class("ctn-pair")
-        self.request.add_more(names, self.key, self.limits, self.skip, given=self._of_batch)
-        self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.request)
+        self.lay_out(widgets.VBox([self.source]).add_class("ctn-fields"), self.key, self.limits, self.skip)
         self._data_changed()
 
     def sample(self, count: int) -> tuple[Any, Mapping[str, Any]]:
@@ -373,7 +382,7 @@ class FanOutPanel(SendPanel):
 
     def code(self) -> str:
         """Return the line of Python that does the same."""
-        arguments = self._of_batch()
+        arguments = self.of_batch()
         if arguments.get("key") is ROW:
             arguments["key"] = Code("ct.ROW")
         return self.context.line(self.queue or "", "fan_out", self.source.code, **self.request.code, **arguments)
@@ -392,9 +401,10 @@ class FanOutPanel(SendPanel):
         self.notify(f"read {name}")
 
     def _arguments(self) -> dict[str, Any]:
-        return {**self.request.arguments, **self._of_batch()}
+        return {**self.request.arguments, **self.of_batch()}
 
-    def _of_batch(self) -> dict[str, Any]:
+    def of_batch(self) -> dict[str, Any]:
+        """Return the arguments that are not about the request of each task."""
         key = ROW if _POSITION in self.key.value else self.key.value
         given = {"key": key, "name": self.name.value.strip(), "errors": "skip" if self.skip.value else ""}
         return {word: value for word, value in given.items() if value} | self.limits.arguments

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 
 from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.panels.forms.request_form import field
 
 __all__ = ["LimitsForm"]
 
@@ -40,8 +41,8 @@ class LimitsForm(widgets.VBox):
     def __init__(self, changed: Callable[[], object]) -> None:
         self._before: dict[str, str] = {}
         self.fields = {setting: _field(setting) for setting in QUEUE_SETTINGS}
-        for field in self.fields.values():
-            field.observe(lambda _: changed(), "value")
+        for part in self.fields.values():
+            part.observe(lambda _: changed(), "value")
         super().__init__([widgets.HBox(list(self.fields.values())).add_class("ctn-form")])
 
     def show(self, values: Mapping[str, Any]) -> None:
@@ -67,21 +68,15 @@ class LimitsForm(widgets.VBox):
         return ", ".join(f"{setting} {self._before[setting]} \u2192 {text}" for setting, text in self._changed_texts())
 
     def _changed_texts(self) -> list[tuple[str, str]]:
-        texts = ((setting, _normal(setting, field.value.strip())) for setting, field in self.fields.items())
+        texts = ((setting, _normal(setting, part.value.strip())) for setting, part in self.fields.items())
         return [(setting, text) for setting, text in texts if text != self._before.get(setting)]
 
 
 def _field(setting: str) -> widgets.Text:
     title, tip = _TITLES[setting]
-    field = widgets.Text(
-        description=title,
-        placeholder=tip,
-        continuous_update=True,
-        layout={"width": "auto"},
-        style={"description_width": "auto"},
-    )
-    field.tooltip = f"{setting}: {tip}"
-    return field
+    made: widgets.Text = field(widgets.Text, title, tip)
+    made.tooltip = f"{setting}: {tip}"
+    return made
 
 
 def _text(setting: str, value: Any) -> str:

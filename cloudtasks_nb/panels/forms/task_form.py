@@ -15,7 +15,6 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.forms.notebook import value_code
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.panels.forms.task_request import TaskRequest
-from cloudtasks_nb.service.convert import HTTP_METHODS
 
 __all__ = ["TaskForm"]
 
@@ -38,15 +37,12 @@ class TaskForm(widgets.VBox):
         self._changed = changed
         self.request = RequestForm(changed)
         self.request.url.tooltip = self.request.headers.tooltip = ""
-        self.request.url.placeholder = "https://service/run"
-        self.verb = field(widgets.Dropdown, "Method", options=HTTP_METHODS[1:])
-        self.wait = field(widgets.Text, "Delay", "none; 10min, 2h")
+        self.request.method.tooltip = self.request.delay.tooltip = None
+        self.request.url.placeholder, self.request.delay.placeholder = "https://service/run", "none; 10min, 2h"
         self.body = field(widgets.Textarea, "Body")
         self.note = widgets.HTML().add_class("ctn-note")
-        for part in (self.verb, self.wait):
-            part.observe(lambda _: changed(), "value")
         self.body.observe(lambda _: self._body_typed(), "value")
-        pair = widgets.HBox([self.verb, self.wait]).add_class("ctn-pair")
+        pair = widgets.HBox([self.request.method, self.request.delay]).add_class("ctn-pair")
         parts = [self.request.url, pair, self.request.headers, self.body, self.note, self.request.signed]
         super().__init__(parts)
         self.add_class("ctn-fields")
@@ -56,8 +52,7 @@ class TaskForm(widgets.VBox):
         self._request = request
         self.request.update_choices(())
         self.request.fill(request.url, request.own_headers, request.service_account or "")
-        self.verb.value = request.method
-        self.wait.value = ""
+        self.request.method.value, self.request.delay.value = request.method, ""
         value = mask_value(request.value)
         is_json = request.body and not isinstance(value, str | bytes)
         shown = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if is_json else value
@@ -86,12 +81,10 @@ class TaskForm(widgets.VBox):
         return {**self.request.code, **self._own(value_code(self._body()))}
 
     def _own(self, body: Any) -> dict[str, Any]:
-        given = {"body": body, "delay": self.wait.value.strip()}
-        if self.verb.value != HTTP_METHODS[1]:
-            given["method"] = self.verb.value
+        given = {} if body in (None, "") else {"body": body}
         if self._request.audience and self.request.signed.value.strip() == self._request.service_account:
             given["audience"] = self._request.audience
-        return {word: value for word, value in given.items() if value not in (None, "")}
+        return given
 
     def _body(self) -> Any:
         """Return the body as it is typed, with the secrets that are shown as dots."""
