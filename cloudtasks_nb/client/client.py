@@ -399,7 +399,9 @@ class Client:
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         name = QueueName.parse(f"{self._connection.endpoint.parent()}/queues/{batch.queue}")
-        context = panels.PanelContext.of_queue(self._connection, self._catalog, self._open_queue, name, **options)
+        context = panels.PanelContext.of_queue(
+            name, connection=self._connection, catalog=self._catalog, open_queue=self._open_queue, **options
+        )
         return panels.BatchPanel(context, batch)
 
     def _full_name(self, name: Any) -> QueueName:

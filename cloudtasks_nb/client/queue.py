@@ -728,10 +728,10 @@ class Queue:
         from cloudtasks_nb import panels  # noqa: PLC0415 - ipywidgets is loaded with the first panel
 
         context = panels.PanelContext.of_queue(
-            self._connection,
-            self._catalog,
-            lambda name: Queue(self._connection, self._catalog, name),
             self._name,
+            connection=self._connection,
+            catalog=self._catalog,
+            open_queue=lambda name: Queue(self._connection, self._catalog, name),
             read_only=read_only,
             tz=tz,
         )

@@ -13,7 +13,6 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels.forms.notebook import ASK, quoted
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.watch import Watcher
 
 __all__ = ["PanelContext", "QueueVerbs"]
 
@@ -39,16 +38,13 @@ class QueueVerbs(Protocol):
     def delete_tasks(self, df: Any) -> pd.DataFrame:
         """Delete tasks."""
 
-    @property
-    def enqueue(self) -> Callable[..., pd.DataFrame]:
+    def enqueue(self, *args: Any, **words: Any) -> pd.DataFrame:
         """Create a task."""
 
-    @property
-    def fan_out(self) -> Callable[..., Any]:
+    def fan_out(self, *args: Any, **words: Any) -> Any:
         """Plan or send a task for each row."""
 
-    @property
-    def backfill(self) -> Callable[..., Any]:
+    def backfill(self, *args: Any, **words: Any) -> Any:
         """Plan or send a task for each period."""
 
 
@@ -66,40 +62,19 @@ class PanelContext:
     new_settings: Mapping[str, Any] = field(default_factory=dict)  #: what `create` sets
 
     @classmethod
-    def of_queue(
-        cls,
-        connection: Connection,
-        catalog: Catalog,
-        open_queue: Callable[[QueueName], QueueVerbs],
-        name: QueueName,
-        *,
-        read_only: bool = False,
-        tz: Any = None,
-    ) -> Self:
-        """Return a context with a single queue."""
+    def of_queue(cls, name: QueueName, *, connection: Connection, **fields: Any) -> Self:
+        """Return a context with a single queue, and other `fields`."""
 
         def queues() -> pd.DataFrame:
             values = connection.wait_for(lambda: connection.watcher.read_queue(name))
             return frame(QUEUES, {word: [value] for word, value in values.items()}, index="queue")
 
-        return cls(
-            connection=connection, catalog=catalog, open_queue=open_queue, queues=queues, read_only=read_only, tz=tz
-        )
-
-    @property
-    def watcher(self) -> Watcher:
-        """The connection's watcher."""
-        return self.connection.watcher
+        return cls(connection=connection, queues=queues, **fields)
 
     @property
     def local(self) -> bool:
         """Whether the connection is to an emulator."""
         return self.connection.endpoint.local
-
-    @property
-    def restart(self) -> Callable[[], object] | None:
-        """What starts the connection's emulator again, if it keeps its tasks in a folder; else None."""
-        return self.connection.restart
 
     @property
     def badge(self) -> str:

@@ -131,11 +131,12 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self.prompt = Prompt(lambda question: self.footer.set_trait("question", question))
         self.footer.on_answer = lambda typed: self.guarded(self.prompt.answer, typed)
         self.copy = StaticCopy(self)
-        self.watching = Watching(context.watcher, self._on_snapshot)
+        self.watching = Watching(context.connection.watcher, self._on_snapshot)
         output = Output(message=self.notify, progress=self._show_progress)
         self._work = Work(
             title, output, set_busy=self._set_busy, failed=self.fail, spawned_failed=self._failed_in_background
         )
+        self.stopping = self._work.stopping
         self._closed = False
         self._enabling = threading.RLock()
         self._actions: dict[widgets.Button, _Action] = {}
@@ -267,11 +268,6 @@ class Panel(widgets.VBox, metaclass=_Owned):
 
     # Work.
 
-    @property
-    def stopping(self) -> threading.Event:
-        """Set when the current work should stop; long `work` checks it between its steps."""
-        return self._work.stopping
-
     def guarded(self, work: Callable[..., object], *args: Any) -> None:
         """Call a function; show the exception if it raises one."""
         try:
@@ -350,7 +346,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
     def poll_now(self) -> None:
         """Make the watcher read the watched queues as soon as possible."""
         for queue in self.watched_queues():
-            self.context.watcher.refresh(queue)
+            self.context.connection.watcher.refresh(queue)
 
     def resubscribe(self) -> None:
         """Watch the queues that `watched_queues` returns, if the panel is live; call this when they have changed."""
@@ -483,14 +479,14 @@ class Panel(widgets.VBox, metaclass=_Owned):
             banner.show(self.watching.last)
 
     def _restart_button(self) -> widgets.Button | None:
-        if self.context.restart is None or self.context.read_only:
+        if self.context.connection.restart is None or self.context.read_only:
             return None
         return self.button("Start it again", self._restart, changes=True, style="primary")
 
     def _restart(self) -> None:
-        assert self.context.restart is not None  # noqa: S101 - else there is no button
+        assert self.context.connection.restart is not None  # noqa: S101 - else there is no button
         self.notify("starting the emulator again …")
-        self.context.restart()
+        self.context.connection.restart()
         self.notify("started the emulator again", line=f"ct.local({quoted(self.context.connection.endpoint.folder)})")
         self.poll_now()
 

@@ -285,7 +285,9 @@ class Harness:
     def batch_panel(self, batch: Batch, **options: Any) -> BatchPanel:
         """Return the panel of a batch."""
         name = QueueName(project="p", location="l", queue=batch.queue)
-        context = PanelContext.of_queue(self.connection, self.catalog, self.open_queue, name, **options)
+        context = PanelContext.of_queue(
+            name, connection=self.connection, catalog=self.catalog, open_queue=self.open_queue, **options
+        )
         return BatchPanel(context, batch)
 
     def queue(self, name: str = "reports") -> Queue:
