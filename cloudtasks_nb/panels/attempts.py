@@ -20,17 +20,8 @@ from cloudtasks_nb.display.times import from_micros
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.panels.cards.task import errors_of_attempts, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.panel import WIDE, Panel
-from cloudtasks_nb.panels.row_columns import (
-    BATCH,
-    FIND,
-    FIND_TIP,
-    MESSAGE,
-    ROW,
-    SEARCHED,
-    TARGET,
-    row_columns,
-)
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.oplog import Entry, Wanted, read
@@ -89,8 +80,7 @@ class AttemptsPanel(Panel):
         self.status.tooltip = "Show only these answers"
         self.back = self.control(widgets.Dropdown(options=_SINCE, value=3_600, layout={"width": "11em"}), self._reread)
         self.back.tooltip = "Show attempts of this period"
-        self.find = self.control(widgets.Text(placeholder=FIND, layout=WIDE), self._filter)
-        self.find.tooltip = FIND_TIP
+        self.find = self.control(find_field(), self._filter)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
         """Return the queue; its log is read from shortly before the newest attempt in the table."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
-from cloudtasks_nb.errors import InvalidInputError, StoreError
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
@@ -33,6 +32,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.paged_table import PagedTable
 from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.panels.widgets.rows import no_column
 
 __all__ = ["REF", "BatchRows", "Found", "SelectedPeriods", "ShownRows", "Wanted"]
 
@@ -42,16 +42,9 @@ _ALL = "all"
 _PAGE = 20  # rows of a page
 
 _STATE, _MESSAGE = Column("state", kind="state"), Column("last_message", "Message", hidden_if="empty")
-_ATTEMPT_COLUMNS = (
-    Column("last_status", "Last answer", kind="state"),
-    Column("attempts", kind="count"),
-    Column("last_attempt_time", "Last attempt", kind="time"),
-)
-_SUCCESS_COLUMNS = (
-    Column("attempts", kind="count"),
-    Column("duration", kind="duration"),
-    Column("last_attempt_time", "Last attempt", kind="time"),
-)
+_ATTEMPTS, _LAST = Column("attempts", kind="count"), Column("last_attempt_time", "Last attempt", kind="time")
+_ATTEMPT_COLUMNS = (Column("last_status", "Last answer", kind="state"), _ATTEMPTS, _LAST)
+_SUCCESS_COLUMNS = (_ATTEMPTS, Column("duration", kind="duration"), _LAST)
 _ROW_COLUMN = Column("row", width="7em", align="right")
 _INPUT_WIDTH = "14em"  # or the message, for which people come, would get too little
 #: The column with what identifies each row in the outbox; it is the key of the table.
@@ -516,9 +509,7 @@ def _check_column(shown: ShownRows) -> None:
     name, colon, _ = shown.query.text.partition(":")
     if not colon or not name.isidentifier() or shown.found is None or len(shown.found.refs) or name in shown.columns:
         return
-    near = difflib.get_close_matches(name.lower(), shown.columns, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(shown.columns)}"
-    raise InvalidInputError(f'the data of this batch has no column "{name}"', resource=name, hint=hint)
+    raise no_column("this batch", name, shown.columns)
 
 
 def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ipywidgets as widgets
@@ -18,8 +18,8 @@ from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code
-from cloudtasks_nb.panels.panel import WIDE, Panel
-from cloudtasks_nb.panels.row_columns import BATCH, FIND, FIND_TIP, MESSAGE, ROW, SEARCHED, TARGET, row_columns
+from cloudtasks_nb.panels.panel import Panel
+from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -71,7 +71,7 @@ class TasksPanel(Panel):
         self._seen_last: Pending | None = None  # state of the inspected task
         self.table = self.attach(Table(_COLUMNS, key="task", label="tasks", searched=SEARCHED))
         self.table.on_show = lambda task: self.guarded(self._inspect, task)
-        self.actions = TaskActions(self, self.table, self._meant, self.remove)
+        self.actions = TaskActions(self)
         self.table.on_select = lambda keys: self.guarded(self.actions.selected, len(keys))
         self.detail = TaskDetails(self)
         self._make_controls()
@@ -83,8 +83,7 @@ class TasksPanel(Panel):
     def _make_controls(self) -> None:
         self.state = self.control(widgets.Dropdown(options=_STATES, layout={"width": "9em"}), self._filter)
         self.state.tooltip = "Show only tasks in this state"
-        self.find = self.control(widgets.Text(placeholder=FIND, layout=WIDE), self._filter)
-        self.find.tooltip = FIND_TIP
+        self.find = self.control(find_field(), self._filter)
         self.loaded = widgets.HTML()
         self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
@@ -160,7 +159,7 @@ class TasksPanel(Panel):
     def remove(self, tasks: Iterable[str], queue: str | None = None) -> None:
         """Remove tasks from the table, if it still shows this queue (any for None)."""
         with self._lock:
-            if queue is not None and queue != self._meant()[0]:
+            if queue is not None and queue != self.meant()[0]:
                 return
             gone = self._ids.intersection(tasks)
             if gone:
@@ -185,7 +184,7 @@ class TasksPanel(Panel):
                 if self._failed:
                     self._failed = False
                     await self._read_errors(listing)
-                found = await self.context.watcher.lookup(listing.queue, self.table.page_keys)
+                found = await self.context.connection.watcher.lookup(listing.queue, self.table.page_keys)
                 if any(one and one.last_message and task not in self._errors for task, one in found.items()):
                     await self._read_errors(listing)  # the log is behind the tasks
                 if listing is self._listing:
@@ -199,7 +198,7 @@ class TasksPanel(Panel):
         if listing is self._listing:
             self._show_errors(errors)
 
-    def _meant(self) -> tuple[str, list[str]]:
+    def meant(self) -> tuple[str, list[str]]:
         """Return the queue of the rows in the table, and the selected tasks."""
         with self._lock:
             return ("", []) if self._listing is None else (self._listing.queue.queue, self.table.selected)
@@ -283,7 +282,7 @@ class TasksPanel(Panel):
         self._show_loaded()
 
     def _inspect(self, task: str) -> None:
-        queue, _ = self._meant()
+        queue, _ = self.meant()
         if queue:
             self.detail.show(queue, task)
 
@@ -298,39 +297,19 @@ class TaskActions:
 
     Parameters
     ----------
-    panel : Panel
-        About one queue.
-    table : Table
-        Tasks by id.
-    meant : callable
-        Returns the queue of these tasks, and the ids of those that are selected.
-    gone : callable
-        Called with the ids of tasks that are no longer in the queue, and the queue.
+    panel : TasksPanel
     """
 
-    def __init__(
-        self,
-        panel: Panel,
-        table: Table,
-        meant: Callable[[], tuple[str, list[str]]],
-        gone: Callable[[Iterable[str], str], object],
-    ) -> None:
+    def __init__(self, panel: TasksPanel) -> None:
         self._panel = panel
-        self._table = table
-        self._meant = meant
-        self._gone = gone
         self.run = panel.button(
             "Run now", self._ask_run, changes=True, quick=True, tip="Dispatch the selected tasks now"
         )
         self.delete = panel.button(
             "Delete", self._ask_delete, changes=True, quick=True, style="danger", tip="Delete the selected tasks"
         )
+        self.buttons = (self.run, self.delete)
         self.selected(0)
-
-    @property
-    def buttons(self) -> tuple[widgets.Button, ...]:
-        """The buttons, for a row."""
-        return self.run, self.delete
 
     def selected(self, count: int) -> None:
         """Show on the buttons how many tasks are selected."""
@@ -339,7 +318,7 @@ class TaskActions:
             self._panel.enable(button, bool(count))
 
     def _ask_run(self) -> None:
-        queue, tasks = self._meant()
+        queue, tasks = self._panel.meant()
         if len(tasks) <= _FEW:
             self._panel.start(lambda: self._run(queue, tasks), changes=True)
             return
@@ -357,7 +336,7 @@ class TaskActions:
         self._panel.ask(question, lambda: self._run(queue, tasks))
 
     def _ask_delete(self) -> None:
-        queue, tasks = self._meant()
+        queue, tasks = self._panel.meant()
         question = Question(
             title=f"Delete {counted(len(tasks), 'tasks')} of {queue}?",
             scope=f"{self._scope(queue, len(tasks))} They will not be dispatched any more. It cannot be undone.",
@@ -369,8 +348,8 @@ class TaskActions:
 
     def _scope(self, queue: str, count: int) -> str:
         """Return which tasks are meant, and that others are not."""
-        if count < self._table.total:
-            return f"The {counted(count, 'tasks')} selected of {self._table.total:,} loaded from {queue}."
+        if count < self._panel.table.total:
+            return f"The {counted(count, 'tasks')} selected of {self._panel.table.total:,} loaded from {queue}."
         return f"All {counted(count, 'tasks')} loaded from {queue}; those that are not loaded are left alone."
 
     def _line(self, queue: str, verb: str, tasks: list[str]) -> str:
@@ -380,11 +359,9 @@ class TaskActions:
     def _run(self, queue: str, tasks: list[str]) -> None:
         step = 500 if self._panel.context.local else 20  # tasks between two checks of the Stop button
         self._each(queue, tasks, "run", "ran", step)
-        self._panel.poll_now()
 
     def _delete(self, queue: str, tasks: list[str]) -> None:
-        self._gone(self._each(queue, tasks, "delete_tasks", "deleted", _LISTED), queue)
-        self._panel.poll_now()
+        self._panel.remove(self._each(queue, tasks, "delete_tasks", "deleted", _LISTED), queue)
 
     def _each(self, queue: str, tasks: list[str], verb: str, done: str, step: int) -> list[str]:
         """Call a verb for all tasks in parts, show the result, and return the tasks for which it succeeded."""
@@ -401,6 +378,7 @@ class TaskActions:
         left = len(tasks) - len(well) - causes.total()
         words += [f"stopped with {counted(left, 'tasks')} left"] if left else []
         self._panel.notify("; ".join(words), line=self._line(queue, verb, tasks))
+        self._panel.poll_now()
         return well
 
 

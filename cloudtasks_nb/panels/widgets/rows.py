@@ -18,7 +18,7 @@ from cloudtasks_nb._frames import STATES, is_missing
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
-__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection"]
+__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection", "no_column"]
 
 #: Positions of rows in the order in which they were loaded.
 Places = npt.NDArray[np.intp]
@@ -70,6 +70,11 @@ class Rows:
         Column or index that names a row; its values as text are the rows' ids.
     searched : sequence of str
         Columns that are searched although they are not shown, where the data has them.
+
+    Attributes
+    ----------
+    places : dict
+        Position of each row, by id. Dropped rows leave it; new rows make a new one.
     """
 
     _blank: frozenset[str] | None
@@ -82,12 +87,7 @@ class Rows:
         self.clear()
 
     def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def places(self) -> Mapping[str, int]:
-        """Position of each row, by id. Dropped rows leave the mapping; new rows make a new one."""
-        return self._places
+        return len(self.places)
 
     @property
     def blank(self) -> frozenset[str]:
@@ -111,12 +111,12 @@ class Rows:
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update the rows that are loaded, and put new ones behind the last; columns that `data` lacks stay."""
         fresh = _frame(data)
-        if not self._places:
+        if not self.places:
             self.load(fresh)
             return
         ids = self._ids_of(fresh)
-        known = np.array([name in self._places for name in ids], dtype=bool)
-        at = np.array([self._places[name] for name in ids if name in self._places], dtype=np.intp)
+        known = np.array([name in self.places for name in ids], dtype=bool)
+        at = np.array([self.places[name] for name in ids if name in self.places], dtype=np.intp)
         if len(at):
             self._overwrite(at, fresh.loc[known])
         if not known.all():
@@ -125,10 +125,10 @@ class Rows:
 
     def drop(self, ids: Iterable[str]) -> None:
         """Remove rows; ids that are not loaded are ignored."""
-        self._there[[self._places.pop(name) for name in ids if name in self._places]] = False
+        self._there[[self.places.pop(name) for name in ids if name in self.places]] = False
         self._blank = None
         if 2 * len(self) < len(self._ids):
-            self._adopt(self._frame.loc[self._there], list(self._places))
+            self._adopt(self._frame.loc[self._there], list(self.places))
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError if there is no such column to filter or sort by."""
@@ -171,7 +171,7 @@ class Rows:
         self._frame = frame
         self._ids = ids  # also those of dropped rows
         self._there = np.ones(len(ids), dtype=bool)  # False where a row was dropped
-        self._places = dict(zip(ids, range(len(ids)), strict=True))  # of the rows that are there
+        self.places = dict(zip(ids, range(len(ids)), strict=True))
         self._ranks: dict[str, npt.NDArray[np.float64]] = {}
         self._blank = None
         self._haystack: list[str] | None = None
@@ -210,12 +210,7 @@ class Rows:
     def _check(self, frame: pd.DataFrame, name: str) -> None:
         names = [*map(str, frame.columns), *([str(frame.index.name)] if frame.index.name is not None else [])]
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=3)
-            raise InvalidInputError(
-                f'the data of this table has no column "{name}"',
-                resource=name,
-                hint=f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}",
-            )
+            raise no_column("this table", name, names)
 
     def _column(self, name: str) -> pd.Series[Any]:
         return _series(self._frame, name)
@@ -254,6 +249,13 @@ class Rows:
         columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in there)
         texts = [_texts(column) for column in columns]
         return [_haystack(row) for row in zip(*texts, strict=True)] or [""] * len(self._ids if at is None else at)
+
+
+def no_column(whose: str, name: str, names: Sequence[str]) -> InvalidInputError:
+    """Return the error that data, of a table or a batch, have other columns than this one."""
+    near = difflib.get_close_matches(name, names) or difflib.get_close_matches(name.lower(), names)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}"
+    return InvalidInputError(f'the data of {whose} has no column "{name}"', resource=name, hint=hint)
 
 
 def _containing(text: str, haystack: Sequence[str]) -> npt.NDArray[np.bool_]:
