@@ -65,12 +65,6 @@ class BatchFailures(widgets.VBox):
         super().__init__([self._heading, self.choices, self.example])
         self.add_class("ctn-failures")
 
-    @property
-    def cause(self) -> str | None:
-        """The key of the chosen cause."""
-        picked: str | None = self.choices.picked
-        return picked
-
     def show(self, reader: RowReader | None) -> None:
         """Show the causes of another batch, or none."""
         self._reader, self._spans, self._common, self._spans_of = reader, {}, {}, None
@@ -83,7 +77,7 @@ class BatchFailures(widgets.VBox):
             return 0.0
         self._causes = self._reader.causes()
         self._offer()
-        if self.cause is not None and self.cause not in self._causes:
+        if self.choices.picked is not None and self.choices.picked not in self._causes:
             self.pick(None)  # its rows were tried again
         if not self._causes or self._causes == self._spans_of:
             return 0.0
@@ -94,7 +88,7 @@ class BatchFailures(widgets.VBox):
 
     def pick(self, cause: str | None) -> None:
         """Choose a cause, or none: show an example of it."""
-        if cause != self.cause:
+        if cause != self.choices.picked:
             self.choices.picked, self.example.value = cause, ""
             if cause is not None and self._reader is not None:
                 self._panel.spawn(asyncio.to_thread(self._show_example, self._reader, cause))
@@ -114,8 +108,8 @@ class BatchFailures(widgets.VBox):
         return self._heading.value + table_html(("Rows", "Cause", "", "When", "In common"), rows) if rows else ""
 
     def _clicked(self, cause: str) -> None:
-        self.pick(None if cause == self.cause else cause)
-        self._changed(self.cause)
+        self.pick(None if cause == self.choices.picked else cause)
+        self._changed(self.choices.picked)
 
     def _offer(self) -> None:
         changes = not self._panel.context.read_only
@@ -164,7 +158,7 @@ class BatchFailures(widgets.VBox):
         if reader is self._reader:
             self._spans, self._common, self._spans_of = spans, common, causes
             self._offer()
-            cause = self.cause
+            cause = self.choices.picked
             if cause in spans and self.example.value and spans[cause].ref != self._example_of:
                 self._show_example(reader, cause)  # the row that was the example has another cause by now, or none
 
@@ -181,7 +175,7 @@ class BatchFailures(widgets.VBox):
             text = error_of(row, task) or "Neither the log nor the store has a message of this attempt."
         except StoreError as error:
             title, text = "Example", error.message
-        if reader is self._reader and cause == self.cause:  # no other was chosen meanwhile
+        if reader is self._reader and cause == self.choices.picked:  # no other was chosen meanwhile
             self._example_of = found.ref
             self.example.value = html_card(title, code_html(text))
 

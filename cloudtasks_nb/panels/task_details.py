@@ -62,12 +62,6 @@ class TaskDetails(widgets.VBox):
         self._title = widgets.HTML()
         return widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
 
-    @property
-    def value(self) -> str:
-        """The card as HTML; empty if no task is shown."""
-        value: str = self.card.value
-        return value
-
     def show(self, queue: str, task: str) -> None:
         """Read a task and show it."""
         with self._showing:

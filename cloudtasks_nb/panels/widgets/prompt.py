@@ -35,28 +35,23 @@ class Prompt:
 
     def __init__(self, show: Callable[[dict[str, Any]], object]) -> None:
         self._show = show
-        self._question: Question | None = None
+        self.question: Question | None = None  #: that is asked now
         self._done: Callable[[], object] = lambda: None
-
-    @property
-    def question(self) -> Question | None:
-        """The question that is asked now."""
-        return self._question
 
     def ask(self, question: Question, done: Callable[[], object]) -> None:
         """Ask; `done` is called once it is confirmed, in the thread of the click."""
-        self._question, self._done = question, done
+        self.question, self._done = question, done
         texts = {name: mask_text(getattr(question, name)) for name in ("title", "scope", "line")}
         self._show({**asdict(question), "facts": list(question.facts), **texts})
 
     def hide(self) -> None:
         """Ask nothing any more."""
-        self._question = None
+        self.question = None
         self._show({})
 
     def answer(self, typed: str | None) -> None:
         """Take an answer: the name that was typed, empty for none; or None if the question was cancelled."""
-        question, done = self._question, self._done
+        question, done = self.question, self._done
         confirmed = question is not None and typed is not None and question.typed in (None, typed.strip())
         if confirmed or typed is None:
             self.hide()

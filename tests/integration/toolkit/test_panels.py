@@ -126,9 +126,9 @@ def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emul
         look_at(attempts.table, attempts.table.page_keys[0])
         look_at(panel.table, "t1")
         panel.settle()
-        for shown, state in ((attempts, "NOT_FOUND"), (panel, "retrying")):
+        for shown, state in ((attempts.detail, "NOT_FOUND"), (panel.detail.card, "retrying")):
             for words in (state, "LookupError: no data for 3"):
-                assert words in text(shown.detail)
+                assert words in text(shown)
 
 
 def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused: ct.Queue, emulator: Emulator) -> None:
@@ -141,8 +141,8 @@ def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused:
         emulator.until(lambda: len(paused.attempts()))
         look_at(panel.table, "t1")
         panel.settle()
-    assert "It has left the queue" in text(panel.detail)
-    assert " OK " in text(panel.detail)
+    assert "It has left the queue" in text(panel.detail.card)
+    assert " OK " in text(panel.detail.card)
 
 
 def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:

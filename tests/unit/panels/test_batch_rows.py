@@ -153,7 +153,7 @@ def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, 
     assert f"13 rows with the cause {KEY}" in panel.static_html()
     pick(panel, panel.view.rows.states, "retrying")
     assert days(panel) == [17]
-    assert failures.cause == KEY
+    assert failures.choices.picked == KEY
     pick(panel, panel.view.rows.states, "succeeded")
     assert failures.example.value == ""
     pick(panel, failures.choices, SHOP)
@@ -177,7 +177,7 @@ def test_a_cause_stays_chosen_while_its_text_changes(harness: Harness, monkeypat
     record(harness, batch, State.FAILED, {5: "ValueError: no shop wien"}, fault)
     panel.refresh()
     panel.settle()
-    assert (failures.cause, days(panel)) == (str(fault), [3, 5])
+    assert (failures.choices.picked, days(panel)) == (str(fault), [3, 5])
     (item,) = failures.choices.items
     assert item["text"] == "ValueError: no shop …"
     assert item["note"] == "failed · report, cell [1] line 12"
@@ -499,12 +499,12 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
     task = batch.tasks()["task"][13]
     look_at(table, table._rows.ids([12])[0])
     panel.settle()
-    shown = panel.view.story.value + panel.view.detail.value
+    shown = panel.view.story.value + panel.view.detail.card.value
     for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13", task):
         assert words in shown
     assert panel.view.actions.resend.disabled
     panel.view.show(None)
-    assert (panel.view.story.value, panel.view.detail.value) == ("", "")
+    assert (panel.view.story.value, panel.view.detail.card.value) == ("", "")
 
 
 def seen(panel: BatchPanel) -> list[str]:
@@ -524,7 +524,7 @@ def test_rows_that_are_tried_again_stay_in_sight(
     confirm(panel)
     harness.sent(batch)
     panel.refresh()
-    assert (days(panel), failures.cause, failures.example.value) == (list(range(12)), None, "")
+    assert (days(panel), failures.choices.picked, failures.example.value) == (list(range(12)), None, "")
     assert "12 rows that were sent again" in panel.static_html()
     assert "12 queued" in panel.view.rows.html()
     assert panel.footer.status == f"12 rows of batch {batch.id} will be tried again"
@@ -546,7 +546,7 @@ def test_the_example_goes_with_its_cause(panel: BatchPanel, batch: Batch, harnes
     assert "Example: row 15" in panel.view.failures.example.value
     batch.retry_failed(BAD)
     panel.refresh()
-    assert (panel.view.failures.cause, panel.view.failures.example.value) == (None, "")
+    assert (panel.view.failures.choices.picked, panel.view.failures.example.value) == (None, "")
 
 
 def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:

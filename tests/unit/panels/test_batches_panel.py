@@ -198,7 +198,7 @@ def test_selected_rows_are_sent_again(harness: Harness) -> None:
     look_at(table, table.page_keys[0])
     panel.settle()
     assert panel.view.actions.resend.description == "Send again (1)"
-    assert batch.tasks()["task"][0] in panel.view.detail.value
+    assert batch.tasks()["task"][0] in panel.view.detail.card.value
     click(panel, panel.view.actions.resend)
     harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [1, 1, 2]

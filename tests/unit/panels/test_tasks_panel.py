@@ -334,7 +334,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     look_at(panel.table, "reports00002")
     panel.settle()
     assert panel.actions.delete.disabled
-    assert panel.detail.value == "card of reports00002, 1"
+    assert panel.detail.card.value == "card of reports00002, 1"
     assert "ctn-follow" in panel.detail._dom_classes, "the browser scrolls to it"
     publish(panel, watcher)
     publish(panel, watcher)
@@ -345,13 +345,13 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     assert len(cards) == seen + 1
     watcher.there["reports00002"] = None
     publish(panel, watcher)
-    assert panel.detail.value.startswith("card of reports00002")
+    assert panel.detail.card.value.startswith("card of reports00002")
     assert cards[-1] == "reports00002"
     look_at(panel.table, "reports00003")
     panel.settle()
-    assert panel.detail.value.startswith("card of reports00003")
+    assert panel.detail.card.value.startswith("card of reports00003")
     panel.detail.hide()
-    assert (panel.detail.value, panel.detail.children[1].layout.display) == ("", "none")
+    assert (panel.detail.card.value, panel.detail.children[1].layout.display) == ("", "none")
 
 
 def test_another_queue_is_loaded(panel: TasksPanel) -> None:
@@ -360,7 +360,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     panel.every = 0
     use(panel, "emails")
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
-    assert (panel.table.selected, panel.detail.value) == ([], "")
+    assert (panel.table.selected, panel.detail.card.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
 
 
