@@ -13,18 +13,17 @@ from cloudtasks_nb.panels.forms.request_form import field
 
 __all__ = ["LimitsForm"]
 
-_TITLES = {
-    "rate": ("Dispatches a second", "at most 500"),
-    "max_concurrent": ("Running at once", "at most 5,000"),
-    "max_attempts": ("Attempts a task", "unlimited"),
-    "max_retry_duration": ("Retry for at most", "unlimited"),
-    "min_backoff": ("Shortest wait", "0.1s"),
-    "max_backoff": ("Longest wait", "1h"),
-    "max_doublings": ("Doublings of the wait", "16"),
-    "log_sampling_ratio": ("Share that is logged", "1 logs all, 0 logs nothing"),
+#: Title, hint and type of each field; a duration is a text, which `update` parses.
+_FIELDS: dict[str, tuple[str, str, type[float | str]]] = {
+    "rate": ("Dispatches a second", "at most 500", float),
+    "max_concurrent": ("Running at once", "at most 5,000", int),
+    "max_attempts": ("Attempts a task", "unlimited", int),
+    "max_retry_duration": ("Retry for at most", "unlimited", str),
+    "min_backoff": ("Shortest wait", "0.1s", str),
+    "max_backoff": ("Longest wait", "1h", str),
+    "max_doublings": ("Doublings of the wait", "16", int),
+    "log_sampling_ratio": ("Share that is logged", "1 logs all, 0 logs nothing", float),
 }
-_INTEGERS = ("max_concurrent", "max_attempts", "max_doublings")
-_FLOATS = ("rate", "log_sampling_ratio")
 _NO_LIMIT = "unlimited"
 _NO_LIMIT_WORDS = ("", _NO_LIMIT, "no limit", "none")
 
@@ -73,14 +72,14 @@ class LimitsForm(widgets.VBox):
 
 
 def _field(setting: str) -> widgets.Text:
-    title, tip = _TITLES[setting]
+    title, tip, _ = _FIELDS[setting]
     made: widgets.Text = field(widgets.Text, title, tip)
     made.tooltip = f"{setting}: {tip}"
     return made
 
 
 def _text(setting: str, value: Any) -> str:
-    text = f"{value:g}" if setting in _INTEGERS or setting in _FLOATS else f"{value.total_seconds():g}s"
+    text = f"{value.total_seconds():g}s" if _FIELDS[setting][2] is str else f"{value:g}"
     return _normal(setting, text)
 
 
@@ -93,12 +92,11 @@ def _normal(setting: str, text: str) -> str:
 
 
 def _value(setting: str, text: str) -> Any:
+    title, _, kind = _FIELDS[setting]
     if text == _NO_LIMIT and setting in UNLIMITED:
-        return UNLIMITED[setting] if setting in _INTEGERS else f"{UNLIMITED[setting]}s"
-    if setting not in _INTEGERS and setting not in _FLOATS:
-        return text  # a duration, which `update` parses
+        return f"{UNLIMITED[setting]}s" if kind is str else UNLIMITED[setting]
     try:
-        return int(text) if setting in _INTEGERS else float(text)
+        return kind(text)
     except ValueError:
-        kind = "a whole number" if setting in _INTEGERS else "a number"
-        raise InvalidInputError(f'{_TITLES[setting][0]}: "{text}" is not {kind}', resource=setting) from None
+        wanted = "a whole number" if kind is int else "a number"
+        raise InvalidInputError(f'{title}: "{text}" is not {wanted}', resource=setting) from None
