@@ -50,7 +50,6 @@ class BatchDetails(widgets.VBox):
         self._leave_tab: Callable[[], None] = lambda: None  #: ends the progress in the title of the browser's tab
         self._drawing = threading.Lock()
         self._scheduled = False
-        self._calendar_data: Calendar | None = None  # what the widget `calendar` shows
         self._draw_seconds = 0.0
         self.on_change: Callable[[], object] = lambda: None  #: called when a verb of the panel has changed the batch
         self.actions = BatchActions(panel, self)
@@ -77,7 +76,6 @@ class BatchDetails(widgets.VBox):
         self.rows.choose(RowQuery())  # this ends a search, for which the next line would wait
         with self._drawing:
             self.batch, self.view = batch, None if batch is None else batch_view(batch)
-            self._calendar_data = None
             self.calendar.reset()
             self._close_row()
             reader = None if self.view is None else self.view.reader
@@ -141,7 +139,7 @@ class BatchDetails(widgets.VBox):
             return ""
         if not self.run.shown and self.batch.progress().total <= _MAX_STATIC_ROWS:
             self.draw()
-        periods = "" if self._calendar_data is None else self._range.value + self._calendar_data.html()
+        periods = "" if self.calendar.shown is None else self._range.value + self.calendar.shown.html()
         return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()
 
     def _end(self) -> None:
@@ -172,14 +170,13 @@ class BatchDetails(widgets.VBox):
     def _draw_calendar(self, view: BatchView) -> None:
         periods = view.periods([self.calendar.choice] if self.calendar.choice else [])
         if periods is not None:
-            self._calendar_data = Calendar(periods)
             self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.load(self._calendar_data)
-        self._calendar_box.layout.display = "none" if self._calendar_data is None else None
+            self.calendar.load(Calendar(periods))
+        self._calendar_box.layout.display = "none" if self.calendar.shown is None else None
 
     def _part(self) -> SelectedPeriods | None:
         """Return what is selected in the calendar; None for all rows."""
-        calendar, picked = self._calendar_data, self.calendar.picked
+        calendar, picked = self.calendar.shown, self.calendar.picked
         if calendar is None or not picked:
             return None
         return SelectedPeriods(
@@ -208,7 +205,7 @@ class BatchDetails(widgets.VBox):
 
     def _row_shown(self, ref: int) -> None:
         self._close_row()
-        task = self.rows.task(ref)
+        task = None if self.view is None else self.view.reader.task(ref)
         if self.batch is not None and task:
             self.detail.show(self.batch.queue, task)
             self._panel.spawn(self._tell(task))

@@ -261,10 +261,6 @@ class BatchRows(widgets.VBox):
         if self.table is not None:
             self.table.select([])
 
-    def task(self, ref: int) -> str | None:
-        """Return the task of a row by its ref; None if there never was one."""
-        return None if self._reader is None else self._reader.task(ref)
-
     def html(self) -> str:
         """Return the current page of the table."""
         return "" if self.table is None else self._heading.value + self.table.html()

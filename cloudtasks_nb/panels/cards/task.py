@@ -129,12 +129,7 @@ async def _read_attempts(connection: Connection, queue: QueueName, task: str, *,
 
 def tracebacks(url: str, task: str) -> dict[int, str]:
     """Return the exceptions of a handler in this kernel for a task, by attempt; empty if the URL belongs to none."""
-    handler = served_at(url)
-    if handler is None:
-        return {}
-    calls = handler.calls()
-    mine = calls[(calls["task"] == task) & calls["error"].notna()]
-    return {int(attempt): str(error) for attempt, error in zip(mine["attempt"], mine["error"], strict=True)}
+    return {attempt: error for (one, attempt), error in _raised([url]).items() if one == task}
 
 
 def last_errors(urls: Iterable[str]) -> dict[str, str]:
@@ -144,13 +139,16 @@ def last_errors(urls: Iterable[str]) -> dict[str, str]:
 
 def errors_of_attempts(urls: Iterable[str]) -> dict[tuple[str, int], str]:
     """Return the last lines of exceptions of the handlers in this kernel at these URLs, by task and attempt."""
+    return {key: _last_line(error) for key, error in _raised(urls).items()}
+
+
+def _raised(urls: Iterable[str]) -> dict[tuple[str, int], str]:
     handlers = {handler.url: handler for url in set(urls) if (handler := served_at(url)) is not None}
     found: dict[tuple[str, int], str] = {}
     for handler in handlers.values():
-        calls = handler.calls()
-        wrong = calls[calls["task"].notna() & calls["error"].notna()]
+        wrong = handler.calls().dropna(subset=["task", "error"])
         for task, attempt, error in zip(wrong["task"], wrong["attempt"], wrong["error"], strict=True):
-            found[str(task), int(attempt)] = _last_line(str(error))
+            found[str(task), int(attempt)] = str(error)
     return found
 
 

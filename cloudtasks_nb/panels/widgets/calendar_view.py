@@ -36,6 +36,7 @@ class CalendarView(anywidget.AnyWidget):
         The one that is shown; empty for all together.
     picked : list of str
         Keys of the selected squares.
+    shown : Calendar or None
     """
 
     _esm = source("browser.js", "calendar.js")
@@ -51,7 +52,7 @@ class CalendarView(anywidget.AnyWidget):
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
-        self._calendar: Calendar | None = None
+        self.shown: Calendar | None = None
         self._lock = threading.Lock()
         super().__init__()
         self.on_msg(self._on_message)
@@ -63,7 +64,7 @@ class CalendarView(anywidget.AnyWidget):
 
     def load(self, calendar: Calendar) -> None:
         """Show a calendar; what is selected stays selected."""
-        self._calendar = calendar
+        self.shown = calendar
         with self.hold_sync():
             self.choices = list(calendar.choices)
             self.html = calendar.html(buttons=True)
@@ -76,8 +77,8 @@ class CalendarView(anywidget.AnyWidget):
             self._apply(self._picked["n"] + 1, wanted)
 
     def reset(self) -> None:
-        """Select nothing, and show all values together."""
-        self.choice = ""
+        """Select nothing, and show all values together, once there is another calendar."""
+        self.shown, self.choice = None, ""
         self.pick([])
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
@@ -94,6 +95,6 @@ class CalendarView(anywidget.AnyWidget):
         self._changed()
 
     def _describe(self) -> None:
-        found, picked = self._calendar, self.picked
+        found, picked = self.shown, self.picked
         words = "" if found is None else found.words(picked)
         self.words = f"{words}: {counts_text(found.counts(picked), 'rows')}" if found is not None and words else ""

@@ -107,10 +107,7 @@ class Table(anywidget.AnyWidget):
         self._answers = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
         self._current: str | None = None  # id of the row that was clicked last
-        self._last_click: tuple[str | None, int] = (
-            None,
-            0,
-        )  # the view in which it was clicked, and the click's number there
+        self._last_click: tuple[str | None, int] = None, 0  # the view in which that was, and its number there
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
         self._reporting = self._changed_meanwhile = False
         self._sent = self._compose(revision=0)  # `data-revision` in the page is the newest that was drawn
