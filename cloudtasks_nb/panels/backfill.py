@@ -24,6 +24,7 @@ from cloudtasks_nb.panels.fan_out import SendPanel
 from cloudtasks_nb.panels.forms.notebook import IncompleteError
 from cloudtasks_nb.panels.forms.range_form import RangeForm
 from cloudtasks_nb.panels.forms.request_form import field
+from cloudtasks_nb.panels.widgets.dropdown import Dropdown
 
 __all__ = ["BackfillPanel"]
 
@@ -38,10 +39,8 @@ class BackfillPanel(SendPanel):
         title = f"Backfill on {queue}" if framed else "Backfill"
         super().__init__(context, title, queue=queue, framed=framed, unit="series")
         self.range = RangeForm(lambda: self.guarded(self._range_changed))
-        self.series = field(widgets.Dropdown, "Backfill", options=[_NO_BATCH])
+        self.series = field(Dropdown, "Backfill", changed=lambda: self.guarded(self._choose), options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"
-        self.control(self.series, self._choose)
-        self._offering = False
         self._drawn_batch = ""  # the batch whose rows are among the periods to come
         self.view.calendar.observe(lambda _: self._states_changed(), "html")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
@@ -153,16 +152,13 @@ class BackfillPanel(SendPanel):
         found = [record for record in records if "backfill" in record.description]
         options = [(f"{record.name}, {record.total:,} rows", record.id) for record in found] or [_NO_BATCH]
         shown = self.view.batch.id if self.view.batch is not None else options[0][1]
-        self._offering = True
-        self.series.options = options
-        self.series.value = shown if shown in dict(options).values() else options[0][1]
-        self._offering = False
+        self.series.offer(options, shown if shown in dict(options).values() else options[0][1])
         self._chosen.layout.display = None if found else "none"
         if self.view.batch is None and self.series.value:
             self._open(self.series.value)
 
     def _choose(self) -> None:
-        if not self._offering and self.series.value:
+        if self.series.value:
             self.spawn(asyncio.to_thread(self._open, self.series.value))
 
     def _open(self, batch: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import ipywidgets as widgets
 import pandas as pd
 
 from cloudtasks_nb import _loop
@@ -82,13 +81,14 @@ class BatchActions:
         self._panel, self._shown = panel, shown
         self._showing = threading.RLock()
         self._sent_status = ""  # that rows were sent again; shown until all of them have ended
-        self.retry = self._button("Retry failed", self._ask_retry, "A new task for each row that failed")
-        self.resume = self._button("Resume", self._ask_resume, "Send the unsent rows")
-        self.cancel = self._button(
+        button = panel.change_button
+        self.retry = button("Retry failed", self._ask_retry, "A new task for each row that failed")
+        self.resume = button("Resume", self._ask_resume, "Send the unsent rows")
+        self.cancel = button(
             "Cancel rest", self._ask_cancel, "Stop sending, and delete the tasks that are not done", style="danger"
         )
         tip = "A new task for each selected row that is done; if none is selected, for each row that you have chosen"
-        self.resend = self._button("Send again", self._ask_resend, tip)
+        self.resend = button("Send again", self._ask_resend, tip)
         self.buttons = (self.retry, self.resume, self.cancel)  #: for the batch as a whole; `resend` is for chosen rows
 
     def show(self) -> None:
@@ -129,9 +129,6 @@ class BatchActions:
         causes = view.reader.causes()
         failed = {"failed": causes[cause].failed if cause in causes else 0}
         self._ask_again(_of_query(view, batch, RowQuery(state="failed", cause=cause), failed), retry=True)
-
-    def _button(self, text: str, ask: Callable[[], None], tip: str, style: str = "") -> widgets.Button:
-        return self._panel.button(text, ask, changes=True, quick=True, tip=tip, style=style)
 
     def _open(self) -> tuple[Batch, BatchView, str]:
         """Return the batch, what is shown of it, and the Python expression that returns it."""

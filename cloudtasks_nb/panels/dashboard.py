@@ -18,7 +18,7 @@ from cloudtasks_nb.panels.fan_out import FanOutPanel, SendPanel
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
-from cloudtasks_nb.panels.widgets.queue_choice import QueueChoice
+from cloudtasks_nb.panels.widgets.dropdown import Dropdown
 
 __all__ = ["Dashboard"]
 
@@ -48,7 +48,7 @@ class Dashboard(Panel):
     ----------
     parts : dict
         The panels that were opened, by title.
-    choice : QueueChoice
+    choice : Dropdown
         Shows which queue all tabs are about; `use` chooses another one.
     """
 
@@ -67,9 +67,15 @@ class Dashboard(Panel):
             self._makers["Batches"] = partial(BatchesPanel, everywhere=False)
         self._boxes = [widgets.VBox([widgets.HTML(_WAITING)]) for _ in self._makers]
         #: In each tab that there is no queue for.
-        self._first = self.row(self.button("Create a queue", self._create_first, changes=True, quick=True))
+        self._first = self.row(self.change_button("Create a queue", self._create_first))
         self._back = ""  # the tab from which that button led away
-        self.choice = QueueChoice(lambda: self.guarded(self._chosen))
+        self.choice = Dropdown(
+            changed=lambda: self.guarded(self.use, self.choice.value),
+            options=[],
+            description="Queue",
+            layout={"width": "auto", "max_width": "22em"},
+        )
+        self.choice.tooltip = "The queue that all tabs show"
         self.tabs = widgets.Tab(children=self._boxes)
         for number, name in enumerate(self._makers):
             self.tabs.set_title(number, name)
@@ -128,7 +134,7 @@ class Dashboard(Panel):
     def use(self, queue: str | None) -> None:
         """Show another queue in the header and in all tabs."""
         with self._choosing:
-            self.choice.show(self.choice.options, queue)
+            self.choice.offer(self.choice.options, queue if queue in self.choice.options else None)
             super().use(queue)
 
     def read_at(self) -> float:
@@ -143,10 +149,6 @@ class Dashboard(Panel):
 
     def _opened(self) -> list[Panel]:
         return list(self.parts.values())  # a copy: another thread may open a tab meanwhile
-
-    def _chosen(self) -> None:
-        if self.choice.value is not None:
-            self.use(self.choice.value)
 
     def _open_title(self) -> str:
         return list(self._makers)[self.tabs.selected_index or 0]
@@ -216,5 +218,5 @@ class Dashboard(Panel):
         with self._choosing:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
             if tuple(queues) != self.choice.options:
-                self.choice.show(queues, kept)
+                self.choice.offer(queues, kept)
             self.use(kept)

@@ -30,7 +30,8 @@ How to write one::
   click: only for work that changes the screen or asks a question with `ask`.
 - Every exception is shown in the footer: from `button` and `control` callbacks, from `apply`, from `spawn`, from
   attached tables. Code that is called in another way goes through `guarded`.
-- A button that changes anything has ``changes=True`` and is laid out by `row`: `read_only` leaves it out and blocks it.
+- A button that changes anything has ``changes=True``, or is made by `change_button`. It is laid out by
+  `row`: `read_only` leaves it out and blocks it.
 - Traits may be set from any thread. A panel never polls: it uses `watched_queues` and `apply`, or `became_visible`.
 """
 
@@ -56,6 +57,7 @@ from cloudtasks_nb.panels.owner import Owner
 from cloudtasks_nb.panels.static_copy import StaticCopy
 from cloudtasks_nb.panels.watching import Watching
 from cloudtasks_nb.panels.widgets.banner import Banner
+from cloudtasks_nb.panels.widgets.dropdown import Dropdown
 from cloudtasks_nb.panels.widgets.footer import Footer
 from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
@@ -145,8 +147,12 @@ class Panel(widgets.VBox, metaclass=_Owned):
         #: The title with its badges, and below it that nothing answers; a part of a larger panel has neither.
         self.head = widgets.HTML() if framed else None
         self.banner = Banner(context.connection.endpoint, self._restart_button()) if framed else None
-        self.interval = widgets.Dropdown(
-            options=INTERVALS, value=self._every, description="Every", layout={"width": "auto"}
+        self.interval = Dropdown(
+            changed=lambda: self.guarded(self._choose_interval),
+            options=INTERVALS,
+            value=self._every,
+            description="Every",
+            layout={"width": "auto"},
         )
         self.interval.tooltip = "How often the panel is refreshed while it is visible"
         self._stop = widgets.Button(description="Stop", layout={"width": "auto", "display": "none"})
@@ -234,6 +240,10 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self._actions[made] = _Action(work=work, changes=changes, quick=quick)
         made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
         return made
+
+    def change_button(self, text: str, work: Callable[[], object], tip: str = "", *, style: str = "") -> widgets.Button:
+        """Make a button for a change: `work` runs in the thread of the click, and asks or starts what may wait."""
+        return self.button(text, work, changes=True, quick=True, tip=tip, style=style)
 
     def stop_button(self) -> widgets.Button:
         """Return the button that sets `stopping`; it is visible only while work runs."""
@@ -410,7 +420,6 @@ class Panel(widgets.VBox, metaclass=_Owned):
         return bundle, metadata
 
     def _header(self, head: widgets.HTML, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
-        self.control(self.interval, self._choose_interval)
         tip = "Reload the content"
         refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
         self._show_head()
@@ -429,15 +438,12 @@ class Panel(widgets.VBox, metaclass=_Owned):
 
     def _show_interval(self) -> None:
         """Select the current interval in the dropdown; add it if it is not an option."""
-        dropdown, every = self.interval, self._every
-        if every not in dict(dropdown.options).values():
-            dropdown.options = (*INTERVALS, (f"{every:g} s", every))  # this selects the first option
-            self._every = every
-        dropdown.value = every
+        options, every = self.interval.options, self._every
+        known = every in dict(options).values()
+        self.interval.offer(options if known else (*INTERVALS, (f"{every:g} s", every)), every)
 
     def _choose_interval(self) -> None:
-        if self.interval.value != self._every:
-            self.every = self.interval.value
+        self.every = self.interval.value
 
     def _visibility_changed(self) -> None:
         if self.footer.visible:

@@ -116,31 +116,22 @@ class QueuesPanel(Panel):
         self.refresh()
 
     def _make_buttons(self) -> None:
-        button = self.button
+        button = self.change_button
         self.target = widgets.HTML().add_class("ctn-target")
         self.find = self.control(widgets.Text(placeholder="Find a queue", layout=WIDE), self._filter)
         self.find.tooltip = "Show only queues with this in their name or state"
-        self.pause = button(
-            "Pause",
-            lambda: self._switch("pause", "paused"),
-            changes=True,
-            quick=True,
-            tip="Stop dispatching; tasks are still accepted",
-        )
-        self.resume = button(
-            "Resume", lambda: self._switch("resume", "resumed"), changes=True, quick=True, tip="Dispatch again"
-        )
-        self.edit = button("Edit limits", self._edit, changes=True, quick=True, tip="Rate, concurrency, retries")
-        self.new = button("New queue", self._open_new, changes=True, quick=True, tip="Create a queue")
-        self.purge = button(
-            "Purge", self._ask_purge, changes=True, quick=True, style="danger", tip="Delete all its tasks"
-        )
+        tip = "Stop dispatching; tasks are still accepted"
+        self.pause = button("Pause", lambda: self._switch("pause", "paused"), tip)
+        self.resume = button("Resume", lambda: self._switch("resume", "resumed"), "Dispatch again")
+        self.edit = button("Edit limits", self._edit, "Rate, concurrency, retries")
+        self.new = button("New queue", self._open_new, "Create a queue")
+        self.purge = button("Purge", self._ask_purge, "Delete all its tasks", style="danger")
 
     def _make_form(self) -> None:
         self.form = LimitsForm(lambda: self.guarded(self._preview))
         self._form_title = widgets.HTML()
-        self.save = self.button("Save limits", self._save, changes=True, quick=True, style="primary")
-        self.cancel = self.button("Cancel", self._close_form, changes=True, quick=True)
+        self.save = self.change_button("Save limits", self._save, style="primary")
+        self.cancel = self.change_button("Cancel", self._close_form)
         self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
 
     def _make_new_form(self) -> None:
@@ -325,13 +316,8 @@ class QueuesPanel(Panel):
                 line=self.context.line(name, "purge"),
                 typed=name,
             ),
-            lambda: self._purge(name),
+            lambda: self._call([name], "purge", "purged"),
         )
-
-    def _purge(self, name: str) -> None:
-        self.context.queue(name).purge()
-        self.notify(f"purged {name}", line=self.context.line(name, "purge"))
-        self.poll_now()
 
     def _edit(self) -> None:
         name = self._one()

@@ -49,16 +49,15 @@ class TaskDetails(widgets.VBox):
 
     def _make_tools(self) -> widgets.HBox:
         self.copies = CopyButtons()
-        self.edit = self._panel.button(
-            "Edit and send again", self._open_form, changes=True, quick=True, tip="Send its request as a new task"
-        )
+        tip = "Send its request as a new task"
+        self.edit = self._panel.change_button("Edit and send again", self._open_form, tip)
         return self._panel.row(self.copies, self.edit)
 
     def _make_editor(self) -> widgets.VBox:
         panel = self._panel
         self.form = TaskForm(lambda: panel.guarded(self._preview))
-        self.send = panel.button("Send new task", self._submit, changes=True, quick=True, style="primary")
-        self.cancel = panel.button("Cancel", self._cancel, changes=True, quick=True)
+        self.send = panel.change_button("Send new task", self._submit, style="primary")
+        self.cancel = panel.change_button("Cancel", self._cancel)
         self._title = widgets.HTML()
         return widgets.VBox([self._title, self.form, panel.row(self.send, self.cancel)]).add_class("ctn-editor")
 

@@ -85,7 +85,8 @@ class TasksPanel(Panel):
         self.state.tooltip = "Show only tasks in this state"
         self.find = self.control(find_field(), self._filter)
         self.loaded = widgets.HTML()
-        self.load_more = self.button("Load more", self._load_more, changes=False, tip=f"Load {_PORTION:,} more tasks")
+        more = f"Load {_PORTION:,} more tasks"
+        self.load_more = self.button("Load more", lambda: self._load(self._listing, _PORTION), changes=False, tip=more)
         self.load_all = self.button("Load all", self._load_all, changes=False, tip="Load all tasks; may take a while")
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
@@ -227,9 +228,6 @@ class TasksPanel(Panel):
         rows = row_columns(self.context.catalog, tasks, part["url"].tolist())
         return part.assign(message=self._messages(part), due=_due(part), **rows)
 
-    def _load_more(self) -> None:
-        self._load(self._listing, _PORTION)
-
     def _load_all(self) -> None:
         self._load(self._listing, None)
 
@@ -302,12 +300,8 @@ class TaskActions:
 
     def __init__(self, panel: TasksPanel) -> None:
         self._panel = panel
-        self.run = panel.button(
-            "Run now", self._ask_run, changes=True, quick=True, tip="Dispatch the selected tasks now"
-        )
-        self.delete = panel.button(
-            "Delete", self._ask_delete, changes=True, quick=True, style="danger", tip="Delete the selected tasks"
-        )
+        self.run = panel.change_button("Run now", self._ask_run, "Dispatch the selected tasks now")
+        self.delete = panel.change_button("Delete", self._ask_delete, "Delete the selected tasks", style="danger")
         self.buttons = (self.run, self.delete)
         self.selected(0)
 

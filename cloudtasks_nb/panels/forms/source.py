@@ -12,6 +12,7 @@ import pandas as pd
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, quoted
+from cloudtasks_nb.panels.widgets.dropdown import Dropdown
 from cloudtasks_nb.panels.widgets.upload import Upload
 
 __all__ = ["SourceField"]
@@ -33,10 +34,9 @@ class SourceField(widgets.HBox):
         self._uploads: dict[str, pd.DataFrame] = {}
         self._names: dict[str, str] = {}  # label -> variable or file
         self._seen: tuple[str, int, int] | None = None
-        self._updating = False
-        self.choice = widgets.Dropdown(description="Data", options=[_NONE], layout={"flex": "1 1 auto"})
+        layout = {"flex": "1 1 auto"}
+        self.choice = Dropdown(changed=self._notify, description="Data", options=[_NONE], layout=layout)
         self.choice.tooltip = "A DataFrame among the notebook's variables, or an uploaded file"
-        self.choice.observe(lambda _: self._notify(), "value")
         self.upload = Upload(
             "Upload a file", tip="Read a CSV or Parquet file from your computer", accept=".csv,.parquet"
         )
@@ -79,21 +79,17 @@ class SourceField(widgets.HBox):
     def update_choices(self) -> None:
         """Offer the current DataFrames and files; keep the choice if it still exists."""
         kept = self.name
-        found = self._all()
-        self._names = {_label(name, frame): name for name, frame in found.items()}
+        self._names = {_label(name, frame): name for name, frame in self._all().items()}
         labels = list(self._names) or [_NONE]
-        if tuple(labels) != self.choice.options:
-            self._updating = True  # setting the options selects the first; do not report that
-            self.choice.options = labels
-            self.choose(kept)
-            self._updating = False
+        self.choice.offer(labels, self._labelled(kept) or labels[0])
         self._notify()
 
     def choose(self, name: str) -> None:
         """Choose a variable or file by its name; do nothing if it does not exist."""
-        label = next((label for label, found in self._names.items() if found == name), None)
-        if label is not None:
-            self.choice.value = label
+        self.choice.value = self._labelled(name) or self.choice.value
+
+    def _labelled(self, name: str) -> str | None:
+        return next((label for label, found in self._names.items() if found == name), None)
 
     def take(self, name: str, content: bytes) -> None:
         """Read a file, and choose it; a large one takes seconds.
@@ -120,8 +116,6 @@ class SourceField(widgets.HBox):
 
     def _notify(self) -> None:
         """Call `changed` if the chosen data are not those of the last call."""
-        if self._updating:
-            return
         found = self._all().get(self.name)
         seen = None if found is None else (self.name, id(found), len(found))
         if seen != self._seen:
