@@ -18,6 +18,7 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.panels.work import Rerun
 from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["BatchPanel", "BatchesPanel"]
@@ -46,8 +47,7 @@ class BatchesPanel(Panel):
 
     def __init__(self, context: PanelContext, *, queue: str, framed: bool = True, everywhere: bool = True) -> None:
         super().__init__(context, "Batches", queue=queue, framed=framed)
-        self._reading = False
-        self._stale = False  # the list may have changed since the present reading began
+        self._reread = Rerun(self.spawn, lambda: asyncio.to_thread(self.refresh))
         self._listed: dict[str, tuple[BatchRecord, Progress]] = {}
         self._wanted: str | None = None  # the batch that was chosen last
         self._opening, self._loading = threading.Lock(), threading.Lock()
@@ -61,7 +61,7 @@ class BatchesPanel(Panel):
         self.table.on_show = lambda key: self.guarded(self._choose, key)
         self.table.on_press = lambda pressed: self.guarded(self._choose, *pressed)
         self.view = BatchDetails(self)
-        self.view.on_change = self._reread_soon
+        self.view.on_change = self._reread.ask
         self.notify("", line="tasks.batches()")
         self.fill(self.row(self.scope, self.totals), self.table, self.view)
         self._offer_queue(0 if everywhere else 1)
@@ -73,12 +73,12 @@ class BatchesPanel(Panel):
 
     def apply(self, snapshot: Snapshot) -> None:  # noqa: ARG002 - any snapshot means that batches may have changed
         """Read the list again."""
-        self._reread_soon()
+        self._reread.ask()
 
     def became_visible(self) -> None:
         """Show what has changed while the panel was not visible."""
         self.view.schedule_draw()
-        self._reread_soon()
+        self._reread.ask()
 
     def queue_changed(self) -> None:
         """Offer the batches of another queue."""
@@ -96,20 +96,6 @@ class BatchesPanel(Panel):
     def static_html(self) -> str:
         """Return the list, and the chosen batch."""
         return self.totals.value + self.table.html() + self.view.static_html()
-
-    def _reread_soon(self) -> None:
-        self._stale = True
-        if not self._reading:
-            self._reading = True
-            self.spawn(self._reread())
-
-    async def _reread(self) -> None:
-        try:
-            while self._stale:
-                self._stale = False
-                await asyncio.to_thread(self.refresh)
-        finally:
-            self._reading = False
 
     def _offer_queue(self, kept: int) -> None:
         self.scope.options = ("of all queues", f"of {self.queue}")

@@ -35,6 +35,7 @@ from cloudtasks_nb.panels.forms.targets import recent_urls
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.picker import Picker
 from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.work import Rerun
 
 __all__ = ["FanOutPanel", "SendPanel"]
 
@@ -76,7 +77,7 @@ class SendPanel(Panel):
         self._plan: Plan | None = None
         self._line = ""  # Python for the plan
         self._edits = 0
-        self._stale = self._rendering = False  # whether the first tasks have to be rendered, and whether they are now
+        self._rendering = Rerun(self.spawn, self._render)  # so that an older result never replaces a newer one
         self._filled = False  # the first tasks can be shown
         self._rows: int | None = None  # of the input that is planned or stored, if known
         self.preview = widgets.HTML()
@@ -86,13 +87,13 @@ class SendPanel(Panel):
         self._whole_form: tuple[widgets.Widget, ...] = ()
         self._form = widgets.VBox().add_class("ctn-sections")
         self._sent = widgets.HTML()  # what stands in its place
-        edit = self.button("Edit", self.edit, changes=True, quick=True, tip="Show the form, as it was filled in")
+        edit = self.change_button("Edit", self.edit, "Show the form, as it was filled in")
         self._folded = self.row(self._sent, edit)
         self.try_one = self.button("Try one row", self._try_one, changes=True, tip=tip)
         self.make_plan = self.button(
             "Plan", self._make_plan, changes=False, tip="Count, measure and check; send nothing"
         )
-        self.send = self.button("Send", self._ask_send, changes=True, quick=True, style="primary")
+        self.send = self.change_button("Send", self._ask_send, style="primary")
         self.enable(self.send, False)
         self.meter = widgets.HTML()
         self.stop_button().on_click(lambda _: self.notify("stopping"))
@@ -221,20 +222,14 @@ class SendPanel(Panel):
 
     async def _show_first(self, edits: int) -> None:
         await asyncio.sleep(_PAUSE)
-        if edits != self._edits:
-            return
-        self._stale = True
-        if self._rendering:  # it is rendered once more, so that an older result never replaces a newer one
-            return
-        self._rendering = True
-        try:
-            while self._stale:
-                self._stale, edits = False, self._edits
-                shown = await asyncio.to_thread(self._render_first)
-                if edits == self._edits:
-                    self.preview.value = shown
-        finally:
-            self._rendering = False
+        if edits == self._edits:
+            self._rendering.ask()
+
+    async def _render(self) -> None:
+        edits = self._edits
+        shown = await asyncio.to_thread(self._render_first)
+        if edits == self._edits:
+            self.preview.value = shown
 
     def _render_first(self) -> str:
         try:
@@ -354,7 +349,7 @@ class FanOutPanel(SendPanel):
         title = f"Fan out to {queue}" if framed else "Fan out"
         super().__init__(context, title, queue=queue, framed=framed, unit="batch")
         self.source = SourceField(lambda: self.guarded(self._data_changed))
-        self.source.upload.on_file = self._read_file
+        self.source.upload.on_file = lambda *file: self.spawn(asyncio.to_thread(self._read_file, *file))
         self.key = Picker("Key", "none chosen: the whole request identifies a row", lambda: self.guarded(self.edited))
         self.skip = self.control(
             field(widgets.Checkbox, "leave out bad rows and duplicates", indent=False), self.edited
@@ -394,9 +389,6 @@ class FanOutPanel(SendPanel):
 
     def _read_file(self, name: str, content: bytes) -> None:
         self.notify(f"reading {name}")
-        self.spawn(asyncio.to_thread(self._take_file, name, content))
-
-    def _take_file(self, name: str, content: bytes) -> None:
         self.source.take(name, content)
         self.notify(f"read {name}")
 

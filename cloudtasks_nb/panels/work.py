@@ -5,13 +5,44 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import Output, redirect
 
-__all__ = ["Work"]
+__all__ = ["Rerun", "Work"]
+
+
+class Rerun:
+    """Does work on the background loop, once at a time: what is asked for meanwhile is done once more afterwards.
+
+    Parameters
+    ----------
+    spawn : callable
+        Runs a coroutine on the background loop.
+    work : callable
+        Returns the coroutine that does the work.
+    """
+
+    def __init__(self, spawn: Callable[[Coroutine[Any, Any, Any]], object], work: Callable[[], Awaitable[Any]]) -> None:
+        self._spawn, self._work = spawn, work
+        self._asked = self._running = False
+
+    def ask(self) -> None:
+        """Do the work soon."""
+        self._asked = True
+        if not self._running:
+            self._running = True
+            self._spawn(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._asked:
+                self._asked = False
+                await self._work()
+        finally:
+            self._running = False
 
 
 class Work:
