@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import ipywidgets as widgets
@@ -108,8 +109,6 @@ class QueuesPanel(Panel):
         self.totals, self.card = widgets.HTML(), widgets.HTML()
         self.editor = widgets.VBox().add_class("ctn-editor")
         self._edited = ""  # the queue whose limits are in the form
-        self._editing: list[widgets.Widget] = []  # what is in the editor while it is open; made when it first is
-        self._creating: list[widgets.Widget] = []  # the same for a new queue
         self._make_buttons()
         self.notify("", line="tasks.queues()")
         self._fill()
@@ -118,7 +117,8 @@ class QueuesPanel(Panel):
     def _make_buttons(self) -> None:
         button = self.change_button
         self.target = widgets.HTML().add_class("ctn-target")
-        self.find = self.control(widgets.Text(placeholder="Find a queue", layout=WIDE), self._filter)
+        self.find = widgets.Text(placeholder="Find a queue", layout=WIDE)
+        self.control(self.find, lambda: self.table.filter(self.find.value))
         self.find.tooltip = "Show only queues with this in their name or state"
         tip = "Stop dispatching; tasks are still accepted"
         self.pause = button("Pause", lambda: self._switch("pause", "paused"), tip)
@@ -127,14 +127,18 @@ class QueuesPanel(Panel):
         self.new = button("New queue", self._open_new, "Create a queue")
         self.purge = button("Purge", self._ask_purge, "Delete all its tasks", style="danger")
 
-    def _make_form(self) -> None:
+    @cached_property
+    def _editing(self) -> list[widgets.Widget]:
+        """What is in the editor while limits are edited; made when it is first opened."""
         self.form = LimitsForm(lambda: self.guarded(self._preview))
         self._form_title = widgets.HTML()
         self.save = self.change_button("Save limits", self._save, style="primary")
         self.cancel = self.change_button("Cancel", self._close_form)
-        self._editing = [self._form_title, self.form, self.row(self.save, self.cancel)]
+        return [self._form_title, self.form, self.row(self.save, self.cancel)]
 
-    def _make_new_form(self) -> None:
+    @cached_property
+    def _creating(self) -> list[widgets.Widget]:
+        """The same for a new queue."""
         self.new_name = widgets.Text("reports", description="Name", placeholder="letters, digits and hyphens")
         self.new_name.tooltip = "Name of the new queue"
         self.create = self.button("Create queue", self._create, changes=True, style="primary")
@@ -143,7 +147,7 @@ class QueuesPanel(Panel):
         settings = ", ".join(f"{name}={value}" for name, value in self.context.new_settings.items())
         what = "It holds tasks, and calls their functions or URLs no faster than its limits allow."
         note = f'<p class="ctn-quiet">{what} It is made with {html.escape(settings)}; Edit limits changes that.</p>'
-        self._creating = [widgets.HTML(title + note), self.row(self.new_name, self.create, drop)]
+        return [widgets.HTML(title + note), self.row(self.new_name, self.create, drop)]
 
     def _fill(self) -> None:
         self._close_form()
@@ -242,9 +246,6 @@ class QueuesPanel(Panel):
         told = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
         return len(failures) if told else None
 
-    def _filter(self) -> None:
-        self.table.filter(self.find.value)
-
     def _selected(self, queues: list[str]) -> None:
         if len(queues) == 1:
             self._on_pick(queues[0])
@@ -321,21 +322,18 @@ class QueuesPanel(Panel):
 
     def _edit(self) -> None:
         name = self._one()
-        if not self._editing:
-            with self.owner.making():
-                self._make_form()
+        with self.owner.making():
+            fields = self._editing
         self._edited = name
         self.form.show(self._values[name])
         self._form_title.value = section_html(f"Limits of {name}", "")
         self.editor.layout.display = None  # before its fields are drawn: the first one then gets the focus
-        self.editor.children = self._editing
+        self.editor.children = fields
 
     def _open_new(self) -> None:
-        if not self._creating:
-            with self.owner.making():
-                self._make_new_form()
         self.editor.layout.display = None
-        self.editor.children = self._creating
+        with self.owner.making():
+            self.editor.children = self._creating
 
     def _create(self) -> None:
         name = self.new_name.value.strip()

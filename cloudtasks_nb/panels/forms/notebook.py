@@ -101,24 +101,22 @@ def _question(name: str) -> Code:
 
 def frames() -> dict[str, Any]:
     """Return the DataFrames by name, also those of other libraries that export Arrow data."""
-    return {name: value for name, value in _visible().items() if _is_frame(value)}
+    return _where(_is_frame)
 
 
 def handlers() -> dict[str, Handler]:
     """Return the open handlers by name."""
-    found = _visible().items()
-    return {name: value for name, value in found if isinstance(value, Handler) and not value.closed}
+    return _where(lambda value: isinstance(value, Handler) and not value.closed)
 
 
 def functions() -> dict[str, Callable[..., Any]]:
     """Return the functions that the notebook has defined, by name."""
-    found = _visible().items()
-    return {name: value for name, value in found if inspect.isfunction(value) and value.__module__ == "__main__"}
+    return _where(lambda value: inspect.isfunction(value) and value.__module__ == "__main__")
 
 
 def deployments() -> dict[str, Deployment]:
     """Return what `ct.deploy` returned, by name."""
-    return {name: value for name, value in _visible().items() if isinstance(value, Deployment)}
+    return _where(lambda value: isinstance(value, Deployment))
 
 
 def variable(name: str) -> Any:
@@ -160,7 +158,10 @@ def _visible() -> Mapping[str, Any]:
     return {name: value for name, value in found if not name.startswith("_")}
 
 
+def _where(test: Callable[[Any], bool]) -> dict[str, Any]:
+    return {name: value for name, value in _visible().items() if test(value)}
+
+
 def _is_frame(value: Any) -> bool:
-    if isinstance(value, pd.DataFrame):
-        return True
-    return type(value).__name__ == "DataFrame" and hasattr(type(value), "__arrow_c_stream__")
+    exports = type(value).__name__ == "DataFrame" and hasattr(type(value), "__arrow_c_stream__")
+    return isinstance(value, pd.DataFrame) or exports

@@ -108,7 +108,7 @@ def _text_cell(value: Any, column: Column) -> Cell:
     if kind in {"time", "due"}:
         return time_text(value) if value.tzinfo is None else int(value.timestamp() * 1_000)
     if kind == "duration":
-        seconds = _seconds(value)
+        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
         return [duration_text(seconds), f"{seconds:,.6g} s"]
     if kind == "count":
         return "unlimited" if value == UNLIMITED.get(column.name) else count_text(value)
@@ -179,10 +179,6 @@ def _word(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
-
-
-def _seconds(value: Any) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
 def _short(text: str, *, middle: bool) -> Cell:
