@@ -212,15 +212,11 @@ class AttemptsPanel(Panel):
         names = ("time", "status", "attempt", "task", "duration", "retry_time", "url")
         made = {name: column([getattr(entry, name) for entry in entries], ATTEMPTS[name]) for name in names}
         made |= row_columns(self.context.catalog, [one.task for one in entries], [one.url for one in entries])
-        errors = errors_of_attempts(entry.url for entry in entries if entry.status != "OK")
-        known = self.context.connection.message
-        messages = [
-            errors.get((one.task, one.attempt)) or known(one.queue, one.task, one.attempt)
-            if one.status != "OK"
-            else None
-            for one in entries
-        ]
-        made["message"] = column(messages, "text")
+        failed, message = [one for one in entries if one.status != "OK"], self.context.connection.message
+        here = errors_of_attempts(one.url for one in failed)
+        causes = [here.get((one.task, one.attempt)) or message(one.queue, one.task, one.attempt) for one in failed]
+        why = dict(zip([one.insert_id for one in failed], causes, strict=True))
+        made["message"] = column([why.get(one.insert_id) for one in entries], "text")
         return pd.DataFrame(made, index=pd.Index([one.insert_id for one in entries], name="insert_id", dtype="str"))
 
     def _card(self, entry: Entry) -> str:

@@ -497,12 +497,12 @@ class Panel(widgets.VBox, metaclass=_Owned):
         self.poll_now()
 
     def _clicked(self, action: _Action) -> None:
-        if not action.quick:
-            self.start(action.work, changes=action.changes)
-            return
         if action.changes:
             self.check_changes()
-        action.work()
+        if action.quick:
+            action.work()
+        else:
+            self.start(action.work, changes=False)
 
     def _show_progress(self, what: str, count: int, total: int | None) -> None:
         self.footer.status = f"{what}: {count:,}" + ("" if total is None else f" of {total:,}")

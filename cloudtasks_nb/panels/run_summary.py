@@ -13,7 +13,7 @@ import ipywidgets as widgets
 from cloudtasks_nb.display.card import facts_html, section_html, state_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text
-from cloudtasks_nb.display.run_chart import Durations, durations_chart, throughput_chart
+from cloudtasks_nb.display.run_chart import durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -70,22 +70,16 @@ class RunSummary(widgets.VBox):
 
 def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
     """Return the figures; all times are of the clock of the service, by which it is `now`."""
-    until = summary.ended if progress.finished else now
+    until, took = summary.ended if progress.finished else now, summary.durations
     return {
         "started": from_micros(summary.started),
         "last row done": from_micros(summary.ended),
         "expected end": None if progress.finished else progress.eta,
         "elapsed": duration_text((until - summary.started) / _SECOND),
         "fastest": f"{count_text(summary.throughput.most)} attempts/s",
-        **({} if summary.durations is None else _quantiles(summary.durations)),
-    }
-
-
-def _quantiles(durations: Durations) -> dict[str, str]:
-    return {
-        "half took at most": duration_text(durations.p50),
-        "95 % took at most": duration_text(durations.p95),
-        "the longest took": duration_text(durations.longest),
+        "half took at most": took and duration_text(took.p50),
+        "95 % took at most": took and duration_text(took.p95),
+        "the longest took": took and duration_text(took.longest),
     }
 
 

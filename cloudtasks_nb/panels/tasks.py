@@ -397,8 +397,8 @@ class Listing:
         The first frame of a list is one short page, so that something is shown soon; the others have ten pages.
         """
         left = limit
-        step, size = (1, _FIRST) if self.at is None else (_STEP, _PAGE)
         while not self.complete and left != 0:
+            step, size = (1, _FIRST) if self.at is None else (_STEP, _PAGE)
             columns: dict[str, list[Any]] = {name: [] for name in TASKS}
             for _ in range(step):
                 page = self._page(size if left is None else min(size, left))
@@ -407,7 +407,6 @@ class Listing:
                 left = left and max(0, left - len(page["task"]))
                 if self.complete or left == 0:
                     break
-            step, size = _STEP, _PAGE
             self._connection.remember(columns)
             yield frame(TASKS, columns, index="task")
 

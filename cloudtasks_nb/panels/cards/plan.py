@@ -102,7 +102,8 @@ def tasks_html(tasks: Sequence[Any]) -> str:
     tasks : sequence of google.cloud.tasks.v2.Task (raw protobuf) or str
         As `plan_row` returns them; a text is the reason why a row cannot be a task.
     """
-    parts = [_problem(task) if isinstance(task, str) else _request(task) for task in tasks]
+    wrong = '<div class="ctn-wrong">{}</div>'
+    parts = [wrong.format(html.escape(mask_text(task))) if isinstance(task, str) else _request(task) for task in tasks]
     numbered = (f'<section aria-label="task {number}">{part}</section>' for number, part in enumerate(parts, start=1))
     shown = f'<div class="ctn-tasks" style="{_TASKS_STYLE}">{"".join(numbered)}</div>'
     return section_html("The first tasks, as they would be sent", shown)
@@ -121,10 +122,6 @@ def trial_html(trial: Trial) -> str:
     head = f'<div class="{kind}">{"OK" if trial.ok else "this row would fail"}</div>'
     answer = f'<div class="ctn-tasks" style="{_TASKS_STYLE}"><section>{head}{code_html(repr(trial))}</section></div>'
     return section_html("The answer to the first row", answer)
-
-
-def _problem(reason: str) -> str:
-    return f'<div class="ctn-wrong">{html.escape(mask_text(reason))}</div>'
 
 
 def _request(task: Any) -> str:

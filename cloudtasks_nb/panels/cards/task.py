@@ -92,10 +92,12 @@ def hex_html(body: bytes) -> str:
 async def _attempts(
     connection: Connection, queue: QueueName, task: str, since: int, values: Mapping[str, Any], zone: tzinfo
 ) -> str:
+    (filter_,) = Wanted(since=since, tasks=[task]).filters(queue)
     try:
-        entries = await _read_attempts(connection, queue, task, since=since)
+        answer = await page(connection.transport, queue, filter_, "", newest_first=True, size=_MOST_ATTEMPTS)
     except CloudTasksError as error:  # not everybody may read the log
         return html.escape(mask_text(error.message))
+    entries = entries_in(answer)[::-1]  # the newest of the task, oldest first
     where = values.get("url") or next((entry.url for entry in entries if entry.url), "")
     now = connection.clock.micros() if values else None
     return timeline(entries, tracebacks(where, task), retry=values.get("schedule_time"), now=now, zone=zone)
@@ -118,13 +120,6 @@ def _head(values: Mapping[str, Any], *, there: bool) -> str:
         "deadline": "" if deadline is None else duration_text(deadline),
     }
     return facts_html(shown)
-
-
-async def _read_attempts(connection: Connection, queue: QueueName, task: str, *, since: int) -> list[Entry]:
-    """Return the newest log entries of one task, oldest first; one read of the log."""
-    (where,) = Wanted(since=since, tasks=[task]).filters(queue)
-    answer = await page(connection.transport, queue, where, "", newest_first=True, size=_MOST_ATTEMPTS)
-    return entries_in(answer)[::-1]
 
 
 def tracebacks(url: str, task: str) -> dict[int, str]:

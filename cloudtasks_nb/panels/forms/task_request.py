@@ -78,11 +78,10 @@ class TaskRequest:
         shown: dict[str, Any] = {"method": self.method, "url": mask_text(self.url)}
         if self.headers:
             shown["headers"] = mask_headers(self.headers)
-        if self.body:
-            binary = self.text is None
-            shown["body_base64" if binary else "body"] = (
-                base64.b64encode(self.body).decode() if binary else mask_value(self.value)
-            )
+        if self.body and self.text is None:
+            shown["body_base64"] = base64.b64encode(self.body).decode()
+        elif self.body:
+            shown["body"] = mask_value(self.value)
         if self.service_account:
             shown["service_account"] = self.service_account
         return orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode()
