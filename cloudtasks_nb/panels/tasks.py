@@ -61,7 +61,6 @@ class TasksPanel(Panel):
         # Of the rows in the table: what is done with rows is done in its queue. None if there is no queue.
         self._listing: Listing | None = Listing(context.connection, context.name(queue))
         self._listed: Listing | None = None  # the list whose tasks are in the table
-        self._ids: set[str] = set()  # the loaded tasks; changed under the lock
         self._since = context.connection.clock.micros()
         self._depth: int | None = None
         self._errors: dict[str, str] = {}  # by task, the last exception of a handler in this kernel
@@ -103,7 +102,6 @@ class TasksPanel(Panel):
         with self._lock:
             self._listing = Listing(self.context.connection, self.context.name(self.queue)) if self.queue else None
             self._listed = None
-            self._ids.clear()
             self._depth = None
             self._errors.clear()
             self.table.clear()
@@ -118,9 +116,9 @@ class TasksPanel(Panel):
         with self._lock:
             if self.queue is None:
                 return
-            wanted = max(_PORTION, -(-len(self._ids) // _PORTION) * _PORTION)
+            wanted = max(_PORTION, -(-self.table.total // _PORTION) * _PORTION)
             listing = self._listing = Listing(self.context.connection, self.context.name(self.queue))
-        self._load(listing, wanted, replace=True)
+        self._load(listing, wanted)
         self.resubscribe()
         self.poll_now()
 
@@ -134,9 +132,7 @@ class TasksPanel(Panel):
             listing = self._listing
             if listing is None or snapshot.queue != listing.queue:
                 return  # another queue was chosen meanwhile
-            values = snapshot.values  # noqa: PD011 - a mapping, no frame
-            if values is not None:
-                self._depth = values.get("tasks")
+            self._depth = (snapshot.values or {}).get("tasks", self._depth)  # noqa: PD011 - a mapping, no frame
         self.remove(entry.task for entry in snapshot.entries if entry.deleted or entry.status == "OK")
         self._show_loaded()
         self._failed |= any(entry.status != "OK" and not entry.deleted for entry in snapshot.entries)
@@ -148,7 +144,8 @@ class TasksPanel(Panel):
         """Show the result of a look-up: tasks as they are now, None for those that have left the queue."""
         self.remove(task for task, pending in found.items() if pending is None)
         with self._lock:
-            there = {task: pending for task, pending in found.items() if pending is not None and task in self._ids}
+            known = self.table.known(found)
+            there = {task: pending for task, pending in found.items() if pending is not None and task in known}
             if there:
                 made = _pending_frame(there)
                 self.table.patch(made.assign(message=self._messages(made), due=_due(made)))
@@ -162,9 +159,8 @@ class TasksPanel(Panel):
         with self._lock:
             if queue is not None and queue != self.meant()[0]:
                 return
-            gone = self._ids.intersection(tasks)
+            gone = self.table.known(tasks)
             if gone:
-                self._ids -= gone
                 self.table.drop(gone)
                 for task in gone:
                     self._errors.pop(task, None)
@@ -195,23 +191,20 @@ class TasksPanel(Panel):
             self._lookup_running = False
 
     async def _read_errors(self, listing: Listing) -> None:
+        """Show exceptions of tasks, also of those that are not on the screen: they can be searched."""
         errors = await asyncio.to_thread(last_errors, self._urls)
-        if listing is self._listing:
-            self._show_errors(errors)
+        with self._lock:
+            known = self.table.known(errors) if listing is self._listing else ()
+            there = [task for task in known if errors[task] != self._errors.get(task)]
+            self._errors |= {task: errors[task] for task in there}
+            if there:
+                values = column([errors[task] for task in there], "text")
+                self.table.patch(pd.DataFrame({"message": values}, index=pd.Index(there, name="task")))
 
     def meant(self) -> tuple[str, list[str]]:
         """Return the queue of the rows in the table, and the selected tasks."""
         with self._lock:
             return ("", []) if self._listing is None else (self._listing.queue.queue, self.table.selected)
-
-    def _show_errors(self, errors: Mapping[str, str]) -> None:
-        """Show exceptions of tasks, also of those that are not on the screen: they can be searched."""
-        with self._lock:
-            there = [task for task in errors if task in self._ids and errors[task] != self._errors.get(task)]
-            self._errors |= {task: errors[task] for task in there}
-            if there:
-                values = column([errors[task] for task in there], "text")
-                self.table.patch(pd.DataFrame({"message": values}, index=pd.Index(there, name="task")))
 
     def _messages(self, tasks: pd.DataFrame) -> Any:
         """Return why each task failed last: the exception in this kernel if it is known, else the service's message."""
@@ -231,34 +224,30 @@ class TasksPanel(Panel):
     def _load_all(self) -> None:
         self._load(self._listing, None)
 
-    def _load(self, listing: Listing | None, limit: int | None, *, replace: bool = False) -> None:
+    def _load(self, listing: Listing | None, limit: int | None) -> None:
         if listing is None:
             return
+        show = self.table.load if listing.at is None else self.table.patch
         self.footer.status = f"loading tasks of {listing.queue.queue}"
         for part in map(self._described, listing.more(limit)):
             with self._lock:
                 if listing is not self._listing:
                     return  # another queue was chosen meanwhile
-                if replace:
-                    self._ids.clear()
-                    self.table.load(part)
-                else:
-                    self.table.patch(part)
-                replace = False
+                show(part)
+                show = self.table.patch
                 self._listed = listing
-                self._ids.update(part.index.tolist())
                 self.watching.note((listing.at or 0) / 1e6, listing.queue)
                 self.read_until(max(self.footer.at, (listing.at or 0) / 1e6))
             self._show_loaded()
-            self.footer.status = f"loading: {counted(len(self._ids), 'tasks')}"
+            self.footer.status = f"loading: {counted(self.table.total, 'tasks')}"
             if self.stopping.is_set():
                 break
-        self.notify(f"loaded {counted(len(self._ids), 'tasks')}")
+        self.notify(f"loaded {counted(self.table.total, 'tasks')}")
 
     def _show_loaded(self) -> None:
         """Show how much of the queue is loaded, and how old the list is."""
         with self._lock:  # so that no other queue is chosen meanwhile
-            listing, there = self._listed, len(self._ids)
+            listing, there = self._listed, self.table.total
             if listing is None:
                 return
             depth, table = self._depth, self.table
@@ -316,9 +305,8 @@ class TaskActions:
         if len(tasks) <= _FEW:
             self._panel.start(lambda: self._run(queue, tasks), changes=True)
             return
-        pace = ""
-        if not self._panel.context.local:
-            pace = f" Google allows {_RUNS_A_MINUTE} a minute: this takes {counted(-(-len(tasks) // 60), 'minutes')}."
+        google = f" Google allows {_RUNS_A_MINUTE} a minute: this takes {counted(-(-len(tasks) // 60), 'minutes')}."
+        pace = "" if self._panel.context.local else google
         question = Question(
             title=f"Run {counted(len(tasks), 'tasks')} of {queue} now?",
             scope=f"{self._scope(queue, len(tasks))} They are dispatched whatever the queue's limits are, even "

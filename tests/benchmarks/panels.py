@@ -35,8 +35,8 @@ def _ticks(bench: Bench) -> None:
     with filled("shown", count) as (_emulator, tasks, _queue):
         for _ in bench.rounds():
             panel = _loaded(tasks)
-            if len(panel._ids) != count:
-                raise AssertionError(f"{len(panel._ids):,} tasks are loaded and not {count:,}")
+            if panel.table.total != count:
+                raise AssertionError(f"{panel.table.total:,} tasks are loaded and not {count:,}")
             try:
                 bench.report("plain", _tick(bench, tasks, panel))
                 panel.table.filter("flights")
@@ -67,12 +67,12 @@ def _tick(bench: Bench, tasks: ct.Client, panel: TasksPanel) -> float:
         values = _loop.run(watcher.read_queue(queue))
         there = panel.table.page_keys
         found = _loop.run(watcher.lookup(queue, there))
-        gone = sorted(panel._ids.difference(there))[:_DONE]
+        gone = sorted(panel.table._rows.places.keys() - there)[:_DONE]
         snapshot = _snapshot(queue, values, gone)
         start = time.perf_counter()
         _apply(panel, snapshot, found)
         taken.append(1000 * (time.perf_counter() - start))
-        if panel._ids.intersection(gone):
+        if panel.table.known(gone):
             raise AssertionError("tasks that are done are still shown")
     return statistics.median(taken)
 

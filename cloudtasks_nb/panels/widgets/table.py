@@ -202,6 +202,11 @@ class Table(anywidget.AnyWidget):
         with self._lock:
             return self._rows.keys(self._picked())
 
+    def known(self, keys: Iterable[Any]) -> set[str]:
+        """Return those of these keys, as text, whose rows are loaded."""
+        with self._lock:
+            return {key for key in map(str, keys) if key in self._rows.places}
+
     @property
     def current(self) -> Any:
         """Key of the row that is looked at; None if there is none, or if it is not loaded any more."""
@@ -332,9 +337,7 @@ class Table(anywidget.AnyWidget):
     def _hidden(self) -> int:
         """Return how many of the selected rows the filter hides."""
         picked = self._picked()
-        if not self._query.filtering or not picked:
-            return 0
-        return int(np.isin(picked, self._order, invert=True).sum())
+        return int(np.isin(picked, self._order, invert=True).sum()) if self._query.filtering and picked else 0
 
     def _take_selection(self, state: dict[str, Any]) -> None:
         with self._lock:
