@@ -88,7 +88,7 @@ class BatchActions:
             "Cancel rest", self._ask_cancel, "Stop sending, and delete the tasks that are not done", style="danger"
         )
         tip = "A new task for each selected row that is done; if none is selected, for each row that you have chosen"
-        self.resend = button("Send again", self._ask_resend, tip)
+        self.resend = button("Send again", lambda: self._ask_again(self._again()), tip)
         self.buttons = (self.retry, self.resume, self.cancel)  #: for the batch as a whole; `resend` is for chosen rows
 
     def show(self) -> None:
@@ -126,9 +126,7 @@ class BatchActions:
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
         batch, view, _ = self._open()
-        causes = view.reader.causes()
-        failed = {"failed": causes[cause].failed if cause in causes else 0}
-        self._ask_again(_of_query(view, batch, RowQuery(state="failed", cause=cause), failed), retry=True)
+        self._ask_again(_of_query(view, batch, RowQuery(state="failed", cause=cause)), retry=True)
 
     def _open(self) -> tuple[Batch, BatchView, str]:
         """Return the batch, what is shown of it, and the Python expression that returns it."""
@@ -150,7 +148,7 @@ class BatchActions:
             counts: Mapping[str, int] = view.reader.final(refs)
             scope = "that are selected"
         elif shown.found is None:
-            return _of_query(view, batch, query, rows.final(shown))
+            return _of_query(view, batch, query)
         else:
             refs, counts = shown.found.refs, shown.found.final
             states = counts_text(counts, "rows").partition(": ")[2]
@@ -170,13 +168,10 @@ class BatchActions:
         batch, view, _ = self._open()
         progress = batch.progress()
         if not progress.failed:  # the button is about rows of which nobody knows what became
-            self._ask_again(_of_query(view, batch, RowQuery(state="gone"), {"gone": progress.gone}))
+            self._ask_again(_of_query(view, batch, RowQuery(state="gone")))
             return
-        failed = _of_query(view, batch, RowQuery(state="failed"), {"failed": progress.failed})
+        failed = _of_query(view, batch, RowQuery(state="failed"))
         self._ask_again(replace(failed, scope=f"that failed, of {progress.total:,}"), retry=True)
-
-    def _ask_resend(self) -> None:
-        self._ask_again(self._again())
 
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
@@ -301,8 +296,10 @@ class BatchActions:
             self._panel.start(run, changes=True)
 
 
-def _of_query(view: BatchView, batch: Batch, query: RowQuery, counts: Mapping[str, int]) -> _Again:
+def _of_query(view: BatchView, batch: Batch, query: RowQuery) -> _Again:
     """Return how all rows are sent again that a query chooses without a text."""
+    state = query.state or ("failed" if query.cause else "")
+    counts = {state: view.reader.count(replace(query, state=state))} if state in FINAL else {}
     if query.cause or query.state == "failed":
         causes = view.reader.causes() if query.cause else {}
         text = causes[query.cause].text if query.cause in causes else query.cause

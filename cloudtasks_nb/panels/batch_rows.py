@@ -19,7 +19,6 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.stored_results import Answers
@@ -228,16 +227,6 @@ class BatchRows(widgets.VBox):
             if wanted is self._wanted or reader is not self._reader:
                 return seconds  # else the user has chosen other rows meanwhile
         return 0.0
-
-    def final(self, shown: ShownRows) -> Mapping[str, int]:
-        """Return how many of the chosen rows are in each state in which they can be sent again."""
-        query = shown.query
-        if shown.found is not None:
-            return shown.found.final
-        if self._reader is None or not (query.state or query.cause):
-            return {}
-        state = query.state or "failed"
-        return {state: self._reader.count(replace(query, state=state))} if state in FINAL else {}
 
     @property
     def slow(self) -> bool:
