@@ -68,7 +68,7 @@ class BatchFailures(widgets.VBox):
     def show(self, reader: RowReader | None) -> None:
         """Show the causes of another batch, or none."""
         self._reader, self._spans, self._common, self._spans_of = reader, {}, {}, None
-        self._pacing.reset()
+        self._pacing = Pacing()
         self.choices.picked, self.example.value = None, ""
 
     def draw(self) -> float:

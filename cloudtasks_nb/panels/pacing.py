@@ -13,10 +13,6 @@ class Pacing:
     """Tells when something may be done again: after a pause in proportion to how long it took the last time."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Allow it at once."""
         self._until = 0.0
 
     @property

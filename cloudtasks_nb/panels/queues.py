@@ -90,8 +90,8 @@ class QueuesPanel(Panel):
         framed: bool = True,
         on_open: Callable[[str], object] | None = None,
         on_pick: Callable[[str], object] | None = None,
-        on_queues: Callable[[list[str]], object] | None = None,
-        on_made: Callable[[str], object] | None = None,
+        on_queues: Callable[[list[str]], object] = lambda _: None,
+        on_made: Callable[[str], object] = lambda _: None,
     ) -> None:
         super().__init__(context, "Queues", framed=framed)
         self._on_pick, self._on_queues, self._on_made = on_pick or self.use, on_queues, on_made
@@ -187,8 +187,7 @@ class QueuesPanel(Panel):
         self.find.layout.display = None if len(found) > _MANY else "none"
         self.resubscribe()
         self._show()
-        if self._on_queues is not None:
-            self._on_queues(found.index.tolist())
+        self._on_queues(found.index.tolist())
         if found.empty and self.context.create is not None and not self.context.read_only:
             self._open_new()
 
@@ -344,8 +343,7 @@ class QueuesPanel(Panel):
         self.refresh()
         self._on_pick(name)  # which takes the status down
         self.notify(done, line=f"tasks.queue({quoted(name)}, create=True)")
-        if self._on_made is not None:
-            self._on_made(done)
+        self._on_made(done)
 
     def _close_form(self) -> None:
         self.editor.children = ()

@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.batch.batch import batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, PanelContext, TasksPanel
+from cloudtasks_nb.panels.pacing import Pacing
 from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
@@ -177,7 +178,7 @@ def _row_tick(bench: Bench, batch: ct.Batch, query: RowQuery) -> float:
     rows.table.sort("last_attempt_time", descending=True)
     panel.settle()
     for change in range(1, 1 + bench.size.ticks):
-        rows._pacing.reset()
+        rows._pacing = Pacing()
         start = time.perf_counter()
         rows.draw(None, float(change))
         taken.append(1000 * (time.perf_counter() - start))

@@ -59,9 +59,9 @@ class Footer(anywidget.AnyWidget):
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
         Whether a browser has sent such a message yet.
-    on_visible : callable, optional
+    on_visible : callable
         Called when `visible` has changed.
-    on_answer : callable, optional
+    on_answer : callable
         Called with the answer to the question: what was typed, or None if it was cancelled.
     """
 
@@ -85,8 +85,8 @@ class Footer(anywidget.AnyWidget):
 
     def __init__(self, tz: str = "") -> None:
         self.visible = self.visibility_known = False
-        self.on_visible: Callable[[], object] | None = None
-        self.on_answer: Callable[[str | None], object] | None = None
+        self.on_visible: Callable[[], object] = lambda: None
+        self.on_answer: Callable[[str | None], object] = lambda _: None
         super().__init__(tz=tz)
         self.on_msg(self._on_message)
 
@@ -114,15 +114,14 @@ class Footer(anywidget.AnyWidget):
         """Set whether the panel can be seen."""
         if visible != self.visible:
             self.visible = visible
-            if self.on_visible is not None:
-                self.on_visible()
+            self.on_visible()
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         if content["do"] == "dismiss":
             self.alert = {}
         elif content["do"] == "act":
             self.heard = content["number"]
-        elif content["do"] == "answer" and self.on_answer is not None:
+        elif content["do"] == "answer":
             self.on_answer(content["typed"])
         elif content["do"] == "visible":
             self.visibility_known = True

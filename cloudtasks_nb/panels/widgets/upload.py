@@ -25,7 +25,7 @@ class Upload(anywidget.AnyWidget):
 
     Attributes
     ----------
-    on_file : callable, optional
+    on_file : callable
         Called with the name and the content of each file, in the thread of the messages.
     """
 
@@ -36,7 +36,7 @@ class Upload(anywidget.AnyWidget):
     accept = traitlets.Unicode().tag(sync=True)
 
     def __init__(self, label: str, *, tip: str, accept: str) -> None:
-        self.on_file: Callable[[str, bytes], object] | None = None
+        self.on_file: Callable[[str, bytes], object] = lambda _name, _content: None
         self._content = bytearray()
         super().__init__(label=label, tip=tip, accept=accept)
         self.on_msg(self._on_message)
@@ -49,5 +49,4 @@ class Upload(anywidget.AnyWidget):
         self.send({"received": len(self._content)})
         if len(self._content) >= content["size"]:
             whole, self._content = bytes(self._content), bytearray()
-            if self.on_file is not None:
-                self.on_file(content["name"], whole)
+            self.on_file(content["name"], whole)
