@@ -154,14 +154,10 @@ class AttemptsPanel(Panel):
 
     def _show_kept(self) -> None:
         """Say that older attempts are not shown."""
-        text = ""
-        if self._more:
-            ends = {_ANY: "", _ERRORS: " that failed"}.get(self._status, f' that ended with "{self._status}"')
-            text = (
-                f"The newest {_KEPT:,} attempts{html.escape(ends)} of this period; there are more. "
-                "Narrow it with a status or a shorter period."
-            )
-        self.kept.value = text and f'<span class="ctn-quiet">{text}</span>'
+        ends = {_ANY: "", _ERRORS: " that failed"}.get(self._status, f' that ended with "{self._status}"')
+        text = f"The newest {_KEPT:,} attempts{html.escape(ends)} of this period; there are more."
+        more = f'<span class="ctn-quiet">{text} Narrow it with a status or a shorter period.</span>'
+        self.kept.value = more if self._more else ""
 
     def _choose_status(self) -> None:
         """Filter what was read; read again if that was not all that is wanted now."""
@@ -189,15 +185,10 @@ class AttemptsPanel(Panel):
         self.footer.line = f"""{line}.query('status != "OK"')""" if self.status.value == _ERRORS else line
 
     def _show_sampling(self, ratio: float) -> None:
-        text = ""
-        if not ratio:
-            fix = self.context.line(self.queue or "", "update", log_sampling_ratio=1.0)
-            text = (
-                f"This queue writes no log, so its attempts are not known: <code>{html.escape(fix)}</code>; {LOG_PRICE}"
-            )
-        elif ratio < 1:
-            text = f"This queue logs only {percent_text(ratio)} of its operations, so attempts are missing here."
-        self.hint.value = text
+        fix = html.escape(self.context.line(self.queue or "", "update", log_sampling_ratio=1.0))
+        none = f"This queue writes no log, so its attempts are not known: <code>{fix}</code>; {LOG_PRICE}"
+        some = f"This queue logs only {percent_text(ratio)} of its operations, so attempts are missing here."
+        self.hint.value = none if not ratio else some if ratio < 1 else ""
 
     def _filter(self) -> None:
         self.table.filter(self.find.value, status=_STATUSES.get(self.status.value, (self.status.value,)) or None)

@@ -137,7 +137,7 @@ class BatchDetails(widgets.VBox):
         """Return the batch as HTML; empty if no batch is shown."""
         if self.batch is None:
             return ""
-        if not self.run.shown and self.batch.progress().total <= _MAX_STATIC_ROWS:
+        if self.run.summary is None and self.batch.progress().total <= _MAX_STATIC_ROWS:
             self.draw()
         periods = "" if self.calendar.shown is None else self._range.value + self.calendar.shown.html()
         return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()

@@ -217,6 +217,5 @@ class Dashboard(Panel):
         """Let the user choose from these queues; keep the chosen one if it is among them."""
         with self._choosing:
             kept = self.queue if self.queue in queues else next(iter(queues), None)
-            if tuple(queues) != self.choice.options:
-                self.choice.offer(queues, kept)
+            self.choice.offer(queues, kept)
             self.use(kept)

@@ -291,17 +291,14 @@ class SendPanel(Panel):
                 return
             if edits == self._edits:  # else the form was changed meanwhile, and is planned again
                 break
-        self.plan_card.value = plan_html(found) + self._simulated(found)
+        duration = self.duration.value.strip()  # of an attempt; without one the run is not simulated
+        run = f'<div style="margin-top:10px">{simulation_html(found.simulate(duration))}</div>' if duration else ""
+        self.plan_card.value = plan_html(found) + run
         self._plan, self._line = found, line
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"
         self.enable(self.send, not why)
         self.notify(f"planned {counted(found.sendable, 'tasks')}" + (f"; {why}" if why else ""), line=line)
-
-    def _simulated(self, plan: Plan) -> str:
-        """Return the simulated run of a plan; empty if it is not said how long an attempt takes."""
-        duration = self.duration.value.strip()
-        return f'<div style="margin-top:10px">{simulation_html(plan.simulate(duration))}</div>' if duration else ""
 
     def _ask_send(self) -> None:
         plan = self._plan

@@ -339,7 +339,9 @@ class Panel(widgets.VBox, metaclass=_Owned):
         if seconds and not 1 <= seconds <= 30:  # noqa: PLR2004 - the limits are in the message
             raise InvalidInputError(f"every={seconds!r} is not 1 to 30 seconds", hint="use 0 to switch refreshing off")
         self._every = float(seconds)
-        self._show_interval()
+        options = self.interval.options
+        known = self._every in dict(options).values()
+        self.interval.offer(options if known else (*INTERVALS, (f"{self._every:g} s", self._every)), self._every)
         self.footer.paused = "" if seconds else "refreshing is off"
         (self._visibility_changed if self.live else self.resubscribe)()  # shows what has changed while it was off
         self.interval_changed()
@@ -435,12 +437,6 @@ class Panel(widgets.VBox, metaclass=_Owned):
         badges += [_badge("read-only")] if self.context.read_only else []
         badges += [_badge(f"clock +{duration_text(moved)}", "google")] if moved else []
         self.head.value = f'<span class="ctn-heading"><bdi>{html.escape(self.title)}</bdi></span>{"".join(badges)}'
-
-    def _show_interval(self) -> None:
-        """Select the current interval in the dropdown; add it if it is not an option."""
-        options, every = self.interval.options, self._every
-        known = every in dict(options).values()
-        self.interval.offer(options if known else (*INTERVALS, (f"{every:g} s", every)), every)
 
     def _choose_interval(self) -> None:
         self.every = self.interval.value

@@ -30,20 +30,15 @@ class RunSummary(widgets.VBox):
     """Figures that change all the time, and below them charts that are drawn anew only with a new summary."""
 
     def __init__(self) -> None:
-        self._summary: Summary | None = None
+        self.summary: Summary | None = None  #: that is shown
         self._figures, self._charts = widgets.HTML(), widgets.HTML()
         self._slowest = widgets.HTML()  # alone, so that it stays open while the charts change
         super().__init__([self._figures, self._charts, self._slowest])
         self.clear()
 
-    @property
-    def shown(self) -> bool:
-        """Whether there is a summary."""
-        return self._summary is not None
-
     def clear(self) -> None:
         """Show nothing."""
-        self._summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
+        self.summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
         self.layout.display = "none"
 
     def draw(self, view: BatchView, progress: Progress, zone: tzinfo = UTC) -> float:
@@ -56,15 +51,15 @@ class RunSummary(widgets.VBox):
             self.clear()
             return newer_after
         self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=view.now())))
-        self._summary = replace(summary, throughput=replace(summary.throughput, limit=view.limit()))
-        self._charts.value = _charts(self._summary, zone)
+        self.summary = replace(summary, throughput=replace(summary.throughput, limit=view.limit()))
+        self._charts.value = _charts(self.summary, zone)
         self._slowest.value = _slowest(summary.slowest)
         self.layout.display = None
         return newer_after
 
     def html(self) -> str:
         """Return what is shown, with times in UTC."""
-        charts = "" if self._summary is None else _charts(self._summary, UTC)
+        charts = "" if self.summary is None else _charts(self.summary, UTC)
         return self._figures.value + charts + self._slowest.value
 
 

@@ -43,7 +43,7 @@ class RangeForm(widgets.VBox):
         self.start = field(widgets.DatePicker, "From")
         self.end = field(widgets.DatePicker, "To, included")
         self.freq = field(widgets.Dropdown, "A task each", options=_FREQS)
-        self.tz = field(widgets.Combobox, "Time zone", options=_zones(), value="UTC")
+        self.tz = field(widgets.Combobox, "Time zone", options=sorted(zoneinfo.available_timezones()), value="UTC")
         self.across = field(widgets.Text, "Across", "optional, for each of: shop: bern, basel")
         self.across.tooltip = _HINT
         self.newest_first = field(widgets.Checkbox, "newest first", indent=False)
@@ -120,7 +120,3 @@ def _value(text: str) -> Any:
     except orjson.JSONDecodeError:
         return text
     return found if isinstance(found, str | int | float) else text
-
-
-def _zones() -> tuple[str, ...]:
-    return tuple(sorted(zoneinfo.available_timezones()))

@@ -113,7 +113,7 @@ def _text_cell(value: Any, column: Column) -> Cell:
     if kind == "count":
         return "unlimited" if value == UNLIMITED.get(column.name) else count_text(value)
     if kind == "state":
-        word = _word(value)
+        word = ("no", "yes")[value] if isinstance(value, bool) else str(value)
         return [word, word, colour(word)]
     if is_secret(column.name):
         value = MASK
@@ -173,12 +173,6 @@ def _static_cell(item: Cell, column: Column) -> str:
     mark = f'<span style="color:{html.escape(dot)}">●</span> ' if dot else ""
     tip = f' title="{html.escape(title)}"' if title and title != text else ""
     return f'<td style="{_CELL_STYLE.format(column.side)}"{tip}>{mark}{html.escape(text)}</td>'
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
 
 
 def _short(text: str, *, middle: bool) -> Cell:

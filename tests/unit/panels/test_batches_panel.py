@@ -411,11 +411,11 @@ def test_a_run_without_an_end_is_not_shown(harness: Harness) -> None:
     batch = fan_out(harness)
     panel = own(batch)
     panel.refresh()
-    assert not panel.view.run.shown
+    assert panel.view.run.summary is None
     assert panel.view.run.layout.display == "none"
     with wait_for(panel.view.run.layout, "display", lambda display: display is None):
         harness.finish(batch)
-    assert panel.view.run.shown
+    assert panel.view.run.summary is not None
 
 
 def test_secrets_of_rows_are_masked(harness: Harness) -> None:
