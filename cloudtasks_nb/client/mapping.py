@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cloudtasks_nb.display.notify import notify
@@ -64,7 +63,7 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
     Raises
     ------
     InvalidInputError
-        If there are values, and the function has no parameter with a name.
+        If there are values, and the function has no parameter with a name, or if they have several dimensions.
 
     Examples
     --------
@@ -72,8 +71,15 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
                   day
     first  2013-01-01
     """
-    if isinstance(data, (pd.Series, pd.Index, np.ndarray)):
-        return pd.Series(data).to_frame(_first_parameter(fn))
+    if hasattr(data, "__array__") and not hasattr(data, "columns"):  # also of Polars and pyarrow
+        if getattr(data, "ndim", 1) != 1:
+            raise InvalidInputError(
+                f"an array of {data.ndim} dimensions is no list of values",
+                resource=type(data).__name__,
+                hint="give a DataFrame: its columns are the arguments",
+            )
+        series = hasattr(data, "to_frame") and not isinstance(data, pd.Index)
+        return (data if series else pd.Series(data)).to_frame(_first_parameter(fn))
     if not isinstance(data, (list, tuple, range)) or any(map(_is_part, data)):
         return data
     name = _first_parameter(fn)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import cloudtasks_nb as ct
@@ -72,6 +74,8 @@ FRAME = pd.DataFrame({"n": [1, 2]})
     (SERIES, FRAME.set_axis(["x", "y"])),
     (np.array([1, 2]), FRAME),
     (pd.Index([1, 2]), FRAME),
+    (pd.array([1, 2], dtype="Int64"), FRAME.astype("Int64")),
+    (pa.array([1, 2]), FRAME),
     (range(1, 3), [{"n": 1}, {"n": 2}]),
     (([1, 2], None), [{"n": [1, 2]}, {"n": None}]),
     ([], FRAME[:0].astype(object)),
@@ -86,6 +90,18 @@ def test_values_become_the_column_of_the_first_parameter(data: Any, rows: Any) -
         pd.testing.assert_frame_equal(found, rows, check_index_type=False, check_column_type=False)
     else:
         assert found is data or found == rows
+
+
+def test_a_series_of_polars_becomes_that_column_too() -> None:
+    """Its own name does not count, as that of one of pandas."""
+    assert rows_for(half, pl.Series("other", [1, None])).to_dict(as_series=False) == {"n": [1, None]}
+
+
+@cases(np.zeros((2, 2)), np.array(1), np.int64(1))
+def test_an_array_of_other_dimensions_is_no_list_of_values(data: Any) -> None:
+    """The error says so, and not one of pandas."""
+    with pytest.raises(errors.InvalidInputError, match=f"an array of {data.ndim} dimensions"):
+        rows_for(half, data)
 
 
 @cases(lambda *values: values, lambda: 1, lambda **row: row)
