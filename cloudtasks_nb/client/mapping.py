@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["callee", "check_stale", "resend_stale", "rows_for", "wait_for_results"]
+__all__ = ["body_for", "callee", "check_stale", "resend_stale", "rows_for", "wait_for_results"]
 
 
 def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: int | None) -> Any:
@@ -84,6 +84,22 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
         return data
     name = _first_parameter(fn)
     return [{name: value} for value in data] or pd.DataFrame(columns=[name])
+
+
+def body_for(rows: Any, data: Any, body: Any) -> Any:
+    """Return the body of tasks: of values, an index with a name is no argument.
+
+    Parameters
+    ----------
+    rows : object
+        What `rows_for` has made of the data.
+    data, body : object
+        As they were given.
+    """
+    values = rows is not data and isinstance(rows, pd.DataFrame)
+    if body is None and values and any(name is not None for name in rows.index.names):
+        return [*rows.columns]
+    return body
 
 
 def check_stale(stale: Any) -> None:

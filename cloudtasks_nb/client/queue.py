@@ -9,7 +9,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import callee, check_stale, resend_stale, rows_for, wait_for_results
+from cloudtasks_nb.client.mapping import body_for, callee, check_stale, resend_stale, rows_for, wait_for_results
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -333,7 +333,9 @@ class Queue:
         """
         check_stale(stale)
         target = callee(self._connection, fn, options, workers=workers, processes=processes)
-        batch = self.fan_out(rows_for(getattr(target, "function", fn), data), url=target, **options)
+        rows = rows_for(getattr(target, "function", fn), data)
+        options["body"] = body_for(rows, data, options["body"])
+        batch = self.fan_out(rows, url=target, **options)
         if stale == "resend":
             resend_stale(batch)
         return wait_for_results(batch)

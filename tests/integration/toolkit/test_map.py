@@ -128,6 +128,14 @@ def test_the_account_signs_and_is_asked_for(queue: ct.Queue) -> None:
     assert unsigned["last_status"].tolist() == ["UNAUTHENTICATED"]
 
 
+def test_the_index_of_a_series_is_no_argument(queue: ct.Queue) -> None:
+    """Also if it has a name, which a body of whole rows would have; the results have it as their index."""
+    prices = pd.Series([2, 4], index=pd.Index(["a", "b"], name="shop"))
+    found = queue.map(half, prices)
+    assert (found.index.name, found["half"].to_dict()) == ("shop", {"a": 1.0, "b": 2.0})
+    assert queue.map(half, prices, body={"n": "{n}", "by": 4}, name="own body")["half"].tolist() == [0.5, 1.0]
+
+
 def test_what_is_served_already(queue: ct.Queue) -> None:
     """A handler is taken as it is, with the name of its parameter; options of serve are too late."""
     handler = ct.serve(half, name="other")
