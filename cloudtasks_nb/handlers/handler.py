@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
+from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.handlers.address import Address
@@ -31,6 +32,7 @@ _TITLES = ("time (UTC)", "task", "attempt", "status", "result or error")
 _WIDEST = 120  # characters of a result or an error
 
 
+@near_names
 class Handler:
     """A function that waits for tasks at a URL of this machine, made by `serve`.
 

@@ -85,6 +85,7 @@ def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
     ("tasks.list_queues()", "UnknownNameError", 'did you mean "queues"'),
     ("tasks.clock.advence('1h')", "UnknownNameError", 'did you mean "advance"'),
     ("plan.send()", "UnknownNameError", 'did you mean "submit"?'),
+    ("handler.call()", "UnknownNameError", 'did you mean "calls"?'),
     ("ct.conect('my-project')", "UnknownNameError", 'did you mean "connect"?'),
     ("ct.connect(projct='my-project')", "ArgumentError", 'did you mean "project"'),
     ("ct.local(stor='results')", "ArgumentError", 'did you mean "store"?'),
