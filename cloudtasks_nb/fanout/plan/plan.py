@@ -220,7 +220,7 @@ class Plan:
             seed=seed,
             queue=self.queue,
             start=self.made,
-            price=lambda attempts: sum(item.price for item in self.costs.after(attempts, self.sendable).items()),
+            price=lambda attempts: sum((item.price for item in self.costs.after(attempts, self.sendable).items()), 0.0),
         )
 
     def _check_unread(self, hint: str) -> None:

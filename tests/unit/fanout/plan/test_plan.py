@@ -333,6 +333,12 @@ def test_a_simulation_of_some_of_the_rows() -> None:
     assert plan.costs.after(attempts=6, tasks=2).operations == plan.costs.operations + 4
 
 
+def test_a_simulation_on_an_emulator_is_free() -> None:
+    """Its price is a float as that of the plan."""
+    price = _plan(ROWS, limits=SETTINGS, priced=False).simulate(0).price
+    assert (price, type(price)) == (0, float)
+
+
 def test_no_simulation_of_an_unknown_queue() -> None:
     """An account that may not read the queue does not know what limits it."""
     with pytest.raises(InvalidInputError, match="the settings of queue reports are not known"):
