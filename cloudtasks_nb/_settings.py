@@ -47,6 +47,7 @@ __all__ = [
     "check_text",
     "did_you_mean",
     "home",
+    "is_count",
     "make_folder",
     "named",
     "near_names",
@@ -401,11 +402,16 @@ def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any
     return ArgumentError(f"{name}(): {error}", hint=f"{name}({', '.join(shown)})")
 
 
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number from 1 on."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral) and int(value) >= 1
+
+
 def check_limit(limit: Any) -> int | None:
     """Return a limit of rows, None for no limit; raise InvalidInputError if it is not a whole number from 1 on."""
     if limit is None:
         return None
-    if isinstance(limit, bool) or not isinstance(limit, numbers.Integral) or limit < 1:
+    if not is_count(limit):
         raise wrong_argument("limit", limit, "is not a whole number from 1 on", "limit=None reads all")
     return int(limit)
 

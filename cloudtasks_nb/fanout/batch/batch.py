@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, overload
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import check_limit, near_names, parse_duration
+from cloudtasks_nb._settings import check_limit, is_count, near_names, parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -319,7 +319,7 @@ class Batch:
         >>> batch.results()["error"].dropna().item()
         'ValueError: day ...'
         """
-        if page is not None and page < 1:
+        if page is not None and not is_count(page):
             raise InvalidInputError(f"page={page!r} is not a number of rows", hint="batch.results(page=50_000)")
         problem = self._read_results()
         notify_versions(self._tracker, self._rows)

@@ -62,6 +62,9 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: 
     best = batch.results().nsmallest(2, "score")
     assert best[["a", "b", "score"]].to_numpy().tolist() == [[7, 3, 0.25], [7, 4, 0.25]]
     assert pd.concat(batch.results(page=300)).equals(batch.results())
+    for page in (0, 2.5, "300", True):
+        with pytest.raises(ct.errors.InvalidInputError, match="is not a number of rows"):
+            batch.results(page=page)  # type: ignore[arg-type]
     monkeypatch.setattr(progress_bar, "_DELAY", 0)
     monkeypatch.setattr(progress_bar, "_PACE", 0)
     shown: list[tuple[str, int, int | None]] = []
