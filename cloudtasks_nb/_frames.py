@@ -53,8 +53,8 @@ QUEUES = {
     "rate": _FLOAT,  #: most dispatches a second
     "burst": _COUNT,  #: tasks that may be dispatched at once after a rest
     "max_concurrent": _COUNT,  #: most attempts in flight
-    "max_attempts": _COUNT,  #: attempts of a task; NA: unlimited
-    "max_retry_duration": _SPAN,  #: after this time no attempt begins; NA: unlimited
+    "max_attempts": _COUNT,  #: attempts of a task; -1: unlimited
+    "max_retry_duration": _SPAN,  #: after this time no attempt begins; 0: unlimited
     "min_backoff": _SPAN,  #: pause after the first failure
     "max_backoff": _SPAN,  #: longest pause
     "max_doublings": _COUNT,  #: how often the pause doubles before it grows by a constant
