@@ -8,6 +8,7 @@ and if that is hardly by chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import pandas as pd
 
@@ -54,8 +55,15 @@ def _facts(some: pd.DataFrame, every: pd.DataFrame) -> list[str]:
     for name in some.columns:
         counts = some[name].value_counts()
         value, n = counts.index[0], int(counts.iloc[0])
-        share, usual = n / len(some), float((every[name] == value).mean())
-        if share >= max(_SHARE, _FACTOR * usual) and usual**n < _CHANCE:
+        having = int((every[name] == value).sum())
+        share, usual = n / len(some), having / len(every)
+        if share >= max(_SHARE, _FACTOR * usual) and _chance(n, len(some), having, len(every)) < _CHANCE:
             cut = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
             found.append((-share, usual, f"{isolated(mask_text(f'{name}={cut}'))} {percent_text(share)}"))
     return [text for *_, text in sorted(found)[:_FACTS]]
+
+
+def _chance(n: int, rows: int, having: int, every: int) -> float:
+    """Return how likely at least `n` of some rows have a value by chance, which `having` of all have."""
+    ways = sum(comb(having, one) * comb(every - having, rows - one) for one in range(n, rows + 1))
+    return ways / comb(every, rows)

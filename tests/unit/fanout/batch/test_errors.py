@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import inspect
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -69,19 +70,23 @@ CAUSES = [
 ]
 
 
+def reported(outbox: Outbox, data: pd.DataFrame) -> str:
+    """Return a batch of these rows, of which the faults are recorded, in the order in which tasks may fail."""
+    recipe = compile_recipe(TaskOptions(url="https://svc/run", body=["shop", "day"]))
+    batch = spool(outbox, plan_chunks(data, recipe, now=dt.datetime.now(dt.UTC))).batch
+    send_all(outbox, batch)
+    tasks = all_rows(outbox, batch, "tasks")
+    rows: list[Any] = data.to_dict("records")
+    told = [one for task, row in zip(tasks, rows, strict=True) if (one := evidence(task, row))]
+    outbox.outcomes.record(batch, sorted(told, key=lambda one: one.task))
+    return batch
+
+
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give an outbox and a batch of which four faults are recorded, in the order in which tasks may fail."""
-    recipe = compile_recipe(TaskOptions(url="https://svc/run", body=["shop", "day"]))
-    chunks = plan_chunks(FRAME, recipe, now=dt.datetime.now(dt.UTC))
+    """Give an outbox and a batch of which four faults are recorded."""
     with Outbox(tmp_path_factory.mktemp("faulty") / "outbox.sqlite3") as outbox:
-        batch = spool(outbox, chunks).batch
-        send_all(outbox, batch)
-        tasks = all_rows(outbox, batch, "tasks")
-        rows: list[Any] = FRAME.to_dict("records")
-        told = [one for row in range(ROWS) if (one := evidence(tasks[row], rows[row]))]
-        outbox.outcomes.record(batch, sorted(told, key=lambda one: one.task))
-        yield outbox, batch
+        yield outbox, reported(outbox, FRAME)
 
 
 def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
@@ -115,6 +120,17 @@ def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(
     assert [tuple(row) for row in found[["cause", "failed", "where", "common"]].to_numpy()] == CAUSES
     outbox, batch = faulty
     assert outbox.causes.failed(batch) == {cause: n for cause, n, *_ in CAUSES}
+
+
+@cases((5, 5, "shop=berlin 100 %"), (4, 8, "shop=berlin 100 %"), (2, 2, None), (1, 5, None))
+def test_few_rows_have_in_common_what_is_hardly_by_chance(
+    tmp_path: Path, berlin: int, oslo: int, common: str | None
+) -> None:
+    """That one shop has all the failures of ten rows, and not of four."""
+    data = pd.DataFrame({"shop": ["berlin"] * berlin + ["oslo"] * oslo, "day": [3_100] * (berlin + oslo)})
+    with Outbox(tmp_path / "outbox.sqlite3") as outbox:
+        (found,) = frame(outbox, reported(outbox, data.assign(day=data["day"] + data.index)))["common"]
+    assert (None if found is pd.NA else found) == common
 
 
 EARLIER = pd.DataFrame({"cause": ["ValueError: bad shop wien 3601"]})
