@@ -29,6 +29,7 @@ __all__ = ["SingleTasks"]
 _SECOND = 1_000_000
 _LOOKUPS = 20  # tasks of Google's that are looked up in a second
 _LOG_PAUSE = 5 * _SECOND  # between two reads of the log for the same tasks
+_CHECK = 1.0  # seconds after which to look whether the connection is closed
 _COMMIT = 1 * _SECOND  # in which an emulator surely stores the entry of a task that it has just removed
 
 
@@ -82,14 +83,17 @@ class SingleTasks:
         Raises
         ------
         CloudTasksError
-            If the queue does not exist, or queue, log or store cannot be read.
+            If the queue does not exist, queue, log or store cannot be read, or the connection is closed.
         """
         subscription = self._watcher.subscribe(self._name, self._keep)
         try:
             while self.open:
-                await self._read.wait()
-                self._read.clear()
-                if self._snapshot is not None:
+                self._connection.transport.check_open()
+                with suppress(TimeoutError):  # no snapshot tells that the connection was closed
+                    async with asyncio.timeout(_CHECK):
+                        await self._read.wait()
+                if self._read.is_set() and self._snapshot is not None:
+                    self._read.clear()
                     await self._look(self._snapshot)
         finally:
             subscription.close()

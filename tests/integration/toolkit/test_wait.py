@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -117,6 +118,20 @@ def test_a_timeout_says_what_the_tasks_do(tasks: ct.Client, serve: Serve) -> Non
         queue.wait(made, 2)
     queue.run(made.tail(1))
     assert queue.wait(made, "20s")["result"].tolist() == [{"page": 1}, {"page": 2}]
+
+
+def test_a_connection_that_is_closed(tasks: ct.Client, serve: Serve) -> None:
+    """Who waits hears of it, and so does who waits after that."""
+    queue = quick(tasks)
+    later = queue.schedule(serve(), {"n": 1}, delay="1h")
+    reads = queue._connection.watcher
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.wait, later, "30s")
+        until(lambda: queue._name in reads._queues)
+        tasks.close()
+        for again in (waiting, pool.submit(queue.wait, later, "30s")):
+            with pytest.raises(errors.PreconditionError, match="connection is closed"):
+                again.result()
 
 
 def test_a_name_that_is_used_again(tasks: ct.Client, serve: Serve, target: Target, emulator: Emulator) -> None:
