@@ -29,6 +29,7 @@ _SETTING = "completions"  #: of a batch: by URL, how it is notified, and of whic
 _Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
+_WORK = "notifying of the end of"
 _FINISH_TIMEOUT = 75.0  # most seconds that `finish` waits for the notifications
 
 
@@ -144,13 +145,15 @@ class CompletionNotifier:
 
     def begin(self) -> None:
         """Begin to create the due notifications of the current round, unless that is running."""
-        if not self.supervisor.running("notifying of the end of"):
+        if not self.supervisor.running(_WORK):
             self._settled.clear()
-            self.supervisor.start("notifying of the end of", self._run)
+            self.supervisor.start(_WORK, self._run)
 
     async def finish(self) -> None:
-        """Wait until all due notifications are created or refused; at most 75 s."""
+        """Wait until all due notifications are created or refused, or the connection is closed; at most 75 s."""
         self.begin()
+        if not self.supervisor.running(_WORK):
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FINISH_TIMEOUT):
                 await self._settled.wait()

@@ -51,6 +51,15 @@ def test_who_waits_hears_of_it(tasks: ct.Client, paused: ct.Queue) -> None:
             waiting.result(PATIENCE)
 
 
+def test_a_batch_that_has_ended_is_not_waited_for(tasks: ct.Client, paused: ct.Queue) -> None:
+    """What it came to is returned, also with the connection closed: nobody is left to notify of its end."""
+    batch = sent(paused.fan_out(DATA, url=URL)).cancel()
+    batch.wait("60s")
+    tasks.close()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(batch.wait).result(PATIENCE).cancelled == len(DATA)
+
+
 def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) -> None:
     """The batch is found again, and goes on."""
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
