@@ -136,8 +136,8 @@ class Server:
             "JupyterNotebookApp.user_settings_dir": self.folder / "user-settings",
             "JupyterNotebookApp.workspaces_dir": self.folder / "classic-workspaces",
             "VoilaConfiguration.template": "lab-offline",
-            # Voilà would load Notebook 7's switch to JupyterLab, which asks for what Voilà does not have.
-            "VoilaConfiguration.extension_denylist": ["@jupyter-notebook/lab-extension"],
+            # Voilà would load Notebook 7's switch to JupyterLab and Jupytext, which ask for what Voilà does not have.
+            "VoilaConfiguration.extension_denylist": ["@jupyter-notebook/lab-extension", "jupyterlab-jupytext"],
         }
         return [sys.executable, "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
 
