@@ -238,6 +238,7 @@ def test_every_line_that_a_panel_shows_runs(
     lines.do(panel, panel.detail.edit)
     panel.detail.form.body.value = '{"n": "again", "password": "s3cr3t"}'
     panel.detail.form.request.delay.value = "10min"
+    assert 'delay="10min"' in panel.footer.line
     lines.do(panel, panel.detail.send)
     panel.table.select(names[:1])
     lines.do(panel, panel.actions.run)
