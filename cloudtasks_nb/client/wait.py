@@ -17,7 +17,7 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
-from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.causes import message_of
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 
@@ -66,7 +66,7 @@ def _told(found: SingleTasks, task: str) -> dict[str, Any]:
     if row.state == State.FAILED:
         error = row.message
         if result is not None and not result.ok:
-            error = result.gave_up or exception_line(result.error or "")
+            error = message_of(result.error, result.gave_up)
     return {
         "state": State(row.state).name.lower(),
         "attempts": row.attempts,

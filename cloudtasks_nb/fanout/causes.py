@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from cloudtasks_nb._names import CODES
 
-__all__ = ["NO_STATUS", "Fault", "cause_of", "exception_line", "kind_of", "one_line", "shortened", "told"]
+__all__ = ["NO_STATUS", "Fault", "cause_of", "exception_line", "kind_of", "message_of", "one_line", "shortened", "told"]
 
 #: The cause of rows of whose attempts neither a message nor a status is known.
 NO_STATUS = "no status"
@@ -117,6 +117,19 @@ def cause_of(message: str) -> str | None:
 def told(message: str) -> str | None:
     """Return a message of an attempt; None if Cloud Tasks has written it, which tells no more than the status."""
     return None if _OF_THE_SERVICE.match(message) else message
+
+
+def message_of(error: str | None, gave_up: str | None) -> str | None:
+    """Return what a stored result tells of a failure in one line: why a function gave up, else its exception.
+
+    Examples
+    --------
+    >>> message_of("Traceback …", "no such place"), message_of("Traceback …", "404"), message_of("ValueError: no", None)
+    ('no such place', 'GiveUp: 404', 'ValueError: no')
+    """
+    if gave_up is not None:
+        return gave_up if cause_of(gave_up) else f"GiveUp: {gave_up}"  # a value alone tells no cause
+    return None if error is None else exception_line(error)
 
 
 def kind_of(cause: str) -> str | None:

@@ -13,7 +13,7 @@ import orjson
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.claims import batch_keys
-from cloudtasks_nb.fanout.causes import exception_line
+from cloudtasks_nb.fanout.causes import message_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.results import Line, ReadPart
 from cloudtasks_nb.fanout.plan.identity import batch_of
@@ -247,7 +247,7 @@ def _result(fields: str, value: str = "null") -> StoredResult:
 
 def _error(fields: str) -> str:
     found = parse_json(fields)
-    return found.get("gave_up") or exception_line(found.get("error") or "")
+    return message_of(found.get("error"), found.get("gave_up")) or ""
 
 
 def _json(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.causes import Fault, cause_of, exception_line
+from cloudtasks_nb.fanout.causes import Fault, message_of
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
@@ -214,11 +214,8 @@ def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
 def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
     """Return what a stored result tells, of a task that its queue gives up after a limit."""
     failed = Fact.LAST_FAILED if limit.reached(result.attempt) else None
-    message = None if result.error is None else exception_line(result.error)
     if result.gave_up is not None:
         failed = Fact.GAVE_UP
-        # A text that is nothing but a value tells no cause.
-        message = result.gave_up if cause_of(result.gave_up) else f"GiveUp: {result.gave_up}"
     return Evidence(
         task=result.task,
         source=Source.RESULTS,
@@ -226,7 +223,7 @@ def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
         attempts=result.attempt,
         status=code_of(result.status),
         http=result.upstream or result.status,
-        message=message,
+        message=message_of(result.error, result.gave_up),
         fault=None if result.error is None else Fault.of(result.error, result.upstream),
         began=round(result.started.timestamp() * _SECOND),
         duration=None if result.duration is None else round(result.duration * _SECOND),

@@ -81,6 +81,20 @@ def test_what_is_hopeless_is_called_once_and_what_is_throttled_succeeds(
     assert tried_again(batch, "404") == ["x1", "x2"]
 
 
+def test_why_a_function_gave_up_reads_the_same_everywhere(queue: ct.Queue, serve: Serve) -> None:
+    """A text that is only a value, a status or empty has the name of the exception in front, as its cause has."""
+
+    def give_up(why: str) -> None:
+        raise ct.GiveUp(why)
+
+    handler = serve(give_up)
+    expected = ["GiveUp: 404", "GiveUp: OK", "GiveUp: ", "no such place"]
+    batch = queue.fan_out(pd.DataFrame({"why": ["404", "OK", "", "no such place"]}), url=handler)
+    batch.wait("60s")
+    assert batch.failed()["error"].tolist() == batch.results()["error"].tolist() == expected
+    assert queue.wait(queue.enqueue(handler, {"why": "404"}), "60s")["error"].tolist() == ["GiveUp: 404"]
+
+
 def test_the_status_of_the_service_chooses_rows(queue: ct.Queue, serve: Serve, places: Places) -> None:
     """The handler has answered each failure with 500."""
     batch = queue.fan_out(FRAME, url=serve(lambda place: with_urllib(places.url + place), name="places"))
