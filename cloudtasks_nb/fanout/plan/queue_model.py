@@ -163,7 +163,12 @@ def draw(duration: Any, failures: float | None, deadline: float, rng: np.random.
         hint = "failures=0.05 for a twentieth of the attempts"
         raise wrong_argument("failures", failures, "is not a share of the attempts", hint)
     if callable(duration):
-        seconds = _seconds(duration(rng, _DRAWN), _DRAWN)[:_DRAWN]
+        try:
+            drawn = duration(rng, _DRAWN)
+        except TypeError as error:
+            what = f"duration cannot be called: {error}"
+            raise InvalidInputError(what, resource="duration", hint=_DURATION_HINT) from error
+        seconds = _seconds(drawn, _DRAWN)[:_DRAWN]
     elif np.ndim(duration):
         seconds = rng.choice(_seconds(duration), _DRAWN)
     else:
@@ -186,7 +191,7 @@ def _measured(batch: Any) -> tuple[Any, float]:
 
 
 def _seconds(values: Any, least: int = 1) -> Floats:
-    found = pd.Series(values).to_numpy()
+    found = pd.Series(values if np.ndim(values) == 1 else [None]).to_numpy()
     if found.dtype.kind == "m":
         found = found / np.timedelta64(1, "s")
     if found.dtype.kind not in "iuf" or len(found) < least or not np.isfinite(found).all() or found.min() < 0:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.axis import time_step
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.display.duration import duration_text
@@ -121,7 +122,11 @@ def simulate(
     price : callable
         Returns the US dollars for a number of attempts.
     """
-    rng = np.random.default_rng(seed)
+    try:
+        rng = np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        why, hint = "is not a whole number from 0 on", "seed=1 draws other attempts than seed=0"
+        raise wrong_argument("seed", seed, why, hint) from None
     lab = _Lab(draw(duration, failures, model.deadline, rng), rng)
     runs = lab.runs(model, 3)
     ends = np.quantile([one.seconds for one in runs], [0.1, 0.5, 0.9])

@@ -90,6 +90,8 @@ def test_durations_and_failures(duration: Any, failures: float | None, mean: flo
     ([], 0, "too few values"),
     (lambda _rng, _size: [1.0, -1.0], 0, "no duration"),
     (lambda _rng, _size: [1.0, 2.0], 0, "too few values"),
+    (lambda _rng, _size: np.ones((2, 200_000)), 0, "no duration"),
+    (lambda _rng: 2, 0, "duration cannot be called: <lambda>() takes 1 positional argument"),
     (UNMEASURED, None, "of no row of batch a91f03c2"),
     ("2s", 5, "failures=5 is not a share"),
     ("2s", "5%", "failures='5%' is not a share"),
@@ -98,6 +100,13 @@ def test_wrong_arguments(duration: Any, failures: Any, words: str) -> None:
     """An argument that cannot be used is an error that names it."""
     with pytest.raises(InvalidInputError, match=re.escape(words)):
         simulated(duration=duration, failures=failures)
+
+
+@cases("one", -1, 1.5)
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    """The error is ours, and not one of numpy."""
+    with pytest.raises(InvalidInputError, match="is not a whole number from 0 on"):
+        simulated(seed=seed)
 
 
 @cases((8, 2), (1000, 2), (100, 0.1), (5000, 10))
