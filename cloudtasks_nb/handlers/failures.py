@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from numbers import Integral
 from typing import Any
 
 from cloudtasks_nb._settings import parse_duration
@@ -129,7 +130,7 @@ def _answer(error: BaseException) -> tuple[int | None, Any]:
         response = _attribute(one, "response")  # of requests, httpx, and google-api-core over REST
         # `status` is aiohttp's, `code` that of urllib and google-api-core.
         for status in (_attribute(response, "status_code"), _attribute(one, "status"), _attribute(one, "code")):
-            if isinstance(status, int) and status in _UPSTREAM:
+            if isinstance(status, Integral) and status in _UPSTREAM:  # such as numpy's, too
                 return int(status), _attribute(one if response is None else response, "headers")
     return None, None
 

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 from urllib.error import HTTPError
 
 import aiohttp
+import numpy as np
 import pytest
 import requests
 from google.api_core import exceptions
@@ -95,6 +96,7 @@ class BrokenError(Exception):
 NOT_FOUND = of_requests(404, {})
 UPSTREAM: list[tuple[BaseException, int | None]] = [
     *((one, None) for one in (KeyError("x"), BrokenError(), of_requests(304, {}), of_requests(600, {}))),
+    (of_aiohttp(np.int64(404), {}), 404),  # type: ignore[arg-type]
     (caused(KeyError("x"), NOT_FOUND), 404),
     (caused(KeyError("x"), NOT_FOUND, handled=True), None),
     *((caused(GiveUp("x"), NOT_FOUND, handled=handled), 404) for handled in (True, False)),
