@@ -46,9 +46,10 @@ def wait_for_tasks(
             _loop.run(found.wait(), seconds, lambda: bar.to(total - len(found.open), note=found.note))
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
+            left = len(found.open)
             raise BatchTimeoutError(
-                f"{len(found.open):,} of {counted(total, 'tasks')} of queue {queue.queue} are not done after {span}"
-                + (f": {found.note}" if found.note else ""),
+                f"{left:,} of {counted(total, 'tasks')} of queue {queue.queue} {'is' if left == 1 else 'are'} not done "
+                f"after {span}" + (f": {found.note}" if found.note else ""),
                 resource=str(queue),
                 hint="the tasks stay in the queue: queue.wait(…) waits longer, queue.tasks() lists them",
             ) from None

@@ -114,7 +114,7 @@ def test_a_timeout_says_what_the_tasks_do(tasks: ct.Client, serve: Serve) -> Non
     queue, handler = quick(tasks), serve()
     made = pd.concat([queue.enqueue(handler, {"n": 1}), queue.schedule(handler, {"n": 2}, delay="1h")])
     queue.wait(made.head(1), "20s")
-    with pytest.raises(errors.BatchTimeoutError, match="1 of 2 tasks of queue letters are not done after 2 s: sched"):
+    with pytest.raises(errors.BatchTimeoutError, match="1 of 2 tasks of queue letters is not done after 2 s: sched"):
         queue.wait(made, 2)
     queue.run(made.tail(1))
     assert queue.wait(made, "20s")["result"].tolist() == [{"page": 1}, {"page": 2}]
