@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cloudtasks_nb import _loop
@@ -37,7 +38,7 @@ def row_ids(tasks: Any, queue: QueueName) -> list[str | None]:
         found = _names_in_frame(tasks, queue)
     elif isinstance(tasks, str):
         found = [tasks]
-    elif isinstance(tasks, (pd.Series, pd.Index, list, tuple, set)):
+    elif isinstance(tasks, (list, tuple, set)) or (hasattr(tasks, "__array__") and np.ndim(tasks) == 1):
         found = [*tasks]
     else:
         raise InvalidInputError(

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import numpy as np
 import pandas as pd
 import pytest
 from google.cloud.tasks_v2 import types
@@ -34,6 +35,7 @@ LISTED = frame(TASKS, {"task": ["a", "b"], "queue": ["q", "q"], "name": [A, B]},
     *(LISTED, LISTED[["queue", "state"]], LISTED[["state"]]),
     *(frame(ATTEMPTS, ROWS), frame(ATTEMPTS, ROWS)[["task", "status"]], frame(ACTION_RESULTS, {"task": ["a", "b"]})),
     *(BATCH, pd.Series([A, None, B]), pd.Index(["a", "b"]), ["a", A, "b"], ("a", "b")),
+    *(np.array(["a", "b"]), pd.Series(["a", B, None], dtype="string").unique()),
 )
 def test_what_names_tasks(tasks: Any) -> None:
     """Every frame that a verb returns, and lists of ids or names; each task once, gaps left out; a text is one task."""
