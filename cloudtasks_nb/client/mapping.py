@@ -71,7 +71,8 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
                   day
     first  2013-01-01
     """
-    if hasattr(data, "__array__") and not hasattr(data, "columns"):  # also of Polars and pyarrow
+    several = hasattr(data, "columns") or getattr(getattr(data, "dtype", None), "names", None)
+    if hasattr(data, "__array__") and not several:  # also of Polars and pyarrow
         if getattr(data, "ndim", 1) != 1:
             raise InvalidInputError(
                 f"an array of {data.ndim} dimensions is no list of values",

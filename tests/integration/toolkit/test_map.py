@@ -68,6 +68,7 @@ def test_rows_of_an_earlier_version_are_computed_again(queue: ct.Queue, capsys: 
 
 SERIES = pd.Series([1, 2], index=["x", "y"], name="other")
 FRAME = pd.DataFrame({"n": [1, 2]})
+RECORDS = np.array([(1, 2.0)], dtype=[("n", "i8"), ("by", "f8")])  # which `fan_out` refuses, and says what would do
 
 
 @cases(
@@ -82,6 +83,7 @@ FRAME = pd.DataFrame({"n": [1, 2]})
     ([{"n": 1}], [{"n": 1}]),
     ([FRAME], [FRAME]),
     ("rows.csv", "rows.csv"),
+    (RECORDS, RECORDS),
 )
 def test_values_become_the_column_of_the_first_parameter(data: Any, rows: Any) -> None:
     """Rows, frames and paths stay what they are."""
