@@ -96,7 +96,9 @@ def result_notes(joined: Joined, store: str, problem: str | None = None) -> dict
     if joined.renamed:
         names = ", ".join(f"{name} is {new}" for name, new in joined.renamed.items())
         notes["renamed"] = f"fields of the results that have the name of another column: {names}"
-    if joined.missing or problem:
+    if problem and not joined.missing:  # of failed rows the errors may be missing, and somebody may have forged results
+        notes["problem"] = f"{store}: {problem}"
+    if joined.missing:
         notes["missing"] = f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: " + (
             problem
             or "their results were deleted, or their target is no handler of this package, or it writes to another "

@@ -159,6 +159,14 @@ def test_successes_without_a_result_are_counted() -> None:
     assert joined.frame["y"].isna().tolist() == [False, True, True, True]
 
 
+def test_what_was_read_and_does_not_count_is_no_missing_result() -> None:
+    """Where all results are there, the note says what was wrong, and nothing of rows without a result."""
+    damaged = "1 line in objects there is no result of this batch: damaged"
+    assert list(result_notes(join([{"y": 1}]), "file:///store", damaged).values()) == [f"file:///store: {damaged}"]
+    [note] = result_notes(join([{"y": 1}, NONE]), "file:///store", damaged).values()
+    assert note == f"1 of 2 succeeded rows have no result in file:///store: {damaged}"
+
+
 def test_no_rows() -> None:
     """The columns are there all the same."""
     assert list(join([], x=[]).frame.columns) == ["x", "state", "result", "error"]
