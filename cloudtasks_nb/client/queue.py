@@ -20,6 +20,7 @@ from cloudtasks_nb.fanout.batch.backfill import Backfill
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords, make_request, takes
+from cloudtasks_nb.fanout.batch.versions import advise
 from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.options import TaskKeywords, token_options
 from cloudtasks_nb.fanout.plan.plan import Plan
@@ -335,10 +336,12 @@ class Queue:
         target = callee(self._connection, fn, options, workers=workers, processes=processes)
         rows = rows_for(getattr(target, "function", fn), data)
         options["body"] = body_for(rows, data, options["body"])
-        batch = self.fan_out(rows, url=target, **options)
+        with advise(""):  # before `results` says it
+            batch = self.fan_out(rows, url=target, **options)
         if stale == "resend":
             resend_stale(batch)
-        return wait_for_results(batch)
+        with advise('stale="resend" computes {} again'):
+            return wait_for_results(batch)
 
     @overload
     def backfill(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
@@ -12,9 +15,22 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import FINAL
 
-__all__ = ["give_function", "notify_versions", "stale_rows"]
+__all__ = ["advise", "give_function", "notify_versions", "stale_rows"]
 
 _FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
+
+#: What computes rows again that an earlier version has computed: ``{}`` is them. Empty: nothing is said of these rows.
+_advice: ContextVar[str] = ContextVar("cloudtasks_nb_advice", default="batch.resend(batch.stale()) computes {} again")
+
+
+@contextmanager
+def advise(text: str) -> Iterator[None]:
+    """Say something else inside the block about rows of an earlier version, to whom has no batch; or nothing."""
+    token = _advice.set(text)
+    try:
+        yield
+    finally:
+        _advice.reset(token)
 
 
 def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
@@ -44,12 +60,10 @@ def notify_versions(tracker: Tracker, batch: str) -> None:
     versions, function = results.versions(batch), _given(tracker)
     if function is not None:
         name, version = function
-        if stale := len(results.of_versions(batch, versions - {version})):
+        if _advice.get() and (stale := len(results.of_versions(batch, versions - {version}))):
             were, them = ("was", "it") if stale == 1 else ("were", "them")
-            notify(
-                f"{stale:,} of these rows {were} computed by an earlier version of {name}: batch.resend(batch.stale()) "
-                f"computes {them} again"
-            )
+            what = f"{stale:,} of these rows {were} computed by an earlier version of {name}"
+            notify(f"{what}: {_advice.get().format(them)}")
     elif len(versions) > 1:
         found = {one or "not known": len(results.of_versions(batch, {one})) for one in versions}
         mixed = [f"{version} ({counted(rows, 'rows')})" for version, rows in sorted(found.items()) if rows]
