@@ -466,7 +466,7 @@ class Batch:
         """Make a new try for rows of this batch in any final state, in the background.
 
         A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
-        kernels, sends once.
+        kernels, sends once. Rows of `results()` name no task: they are sent again if their newest task is final.
 
         Parameters
         ----------

@@ -146,15 +146,28 @@ def _send_again(
 
 
 def _with_tasks(df: Any, batch: str, method: str, tasks: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return rows of `tasks()` as they are, and rows of `results()` with their tasks, found by their labels."""
+    """Return rows of `tasks()` as they are, and rows of `results()` with their tasks.
+
+    These are found by their labels. What the frame has of the input tells rows of another batch with the same labels,
+    and rows whose values were edited, which would be sent as they are stored.
+    """
     if isinstance(df, pd.DataFrame) and "task" in df.columns:
         return df
     if isinstance(df, pd.DataFrame) and "error" in df.columns:
-        known = tasks()[["task"]]
-        if known.index.is_unique and df.index.isin(known.index).all():
-            return known.loc[df.index]
+        known = tasks()
+        inputs = known.columns[: known.columns.get_loc("url")]
+        shared = [name for name in inputs if name in df.columns]
+        if known.index.is_unique and df.index.isin(known.index).all() and (shared or inputs.empty):
+            known = known.loc[df.index]
+            if _values(known[shared]).equals(_values(df[shared])):
+                return known
     raise InvalidInputError(
         f"{method}() wants rows of tasks(), failed() or results() of this batch",
         resource=batch,
         hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
     )
+
+
+def _values(columns: pd.DataFrame) -> pd.DataFrame:
+    """Return values that are equal whatever the types of their columns: a page of results may have others."""
+    return pd.DataFrame(columns.astype(object).where(columns.notna(), None))

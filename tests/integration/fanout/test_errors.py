@@ -115,6 +115,32 @@ def test_a_choice_that_has_no_row_is_explained(pages: ct.Batch, where: Any, mess
     assert retried_rows(pages) == []
 
 
+@cases(
+    lambda results: results.assign(url_in=results["url_in"].str.upper()),  # rows of another input
+    lambda results: results[["state", "error"]],
+    lambda results: results.set_axis(results.index + 1),
+)
+def test_another_frame_is_no_results(pages: ct.Batch, change: Any) -> None:
+    """Its labels alone do not make it rows of this batch; rows without some of the columns are."""
+    frame = change(pages.results())
+    for send in (pages.retry_failed, pages.resend):
+        with pytest.raises(ct.errors.InvalidInputError, match="wants rows of"):
+            send(frame)
+    assert retried_rows(pages) == []
+    pages.retry_failed(pages.results()[["url_in", "error"]].astype(object).tail(1))
+    assert len(retried_rows(pages)) == 1
+
+
+def test_a_page_of_results_is_known_whatever_the_types_of_its_columns(once: ct.Queue, target: Target) -> None:
+    """A page of whole numbers has integers, and the batch floats with missing values."""
+    frames = [pd.DataFrame({"x": [1, 2]}), pd.DataFrame({"x": [1.5, None]})]
+    batch = once.fan_out(frames, url=target.url)
+    for page in batch.results(page=2):
+        batch.wait()
+        batch.resend(page)
+    assert retried_rows(batch) == [0, 1, 2, 3]
+
+
 def test_what_is_assumed_of_http_statuses_is_said(pages: ct.Batch, capsys: pytest.CaptureFixture[str]) -> None:
     """The log has canonical codes only, and a site stores no results; without a failed row nothing is assumed."""
     pages.retry_failed("5xx").wait()
