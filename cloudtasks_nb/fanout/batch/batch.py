@@ -380,7 +380,7 @@ class Batch:
             traceback or message. `where` is function and line: of a cell ``report, cell [1] line 12``, of a module
             ``report, etl.py line 12``. `common` has up to two values of the input's columns that most rows of the cause
             have and few others: ``shop=berlin 100 %``. It is from a sample of 100 rows of the cause, for the 50 most
-            frequent causes, and missing if there is no such value.
+            frequent causes, and missing if there is no such value, or if it may be chance, as in two rows of four.
 
         Examples
         --------
