@@ -46,8 +46,8 @@ _ATTEMPT_COLUMNS = (Column("last_status", "Last answer", kind="state"), _ATTEMPT
 _SUCCESS_COLUMNS = (_ATTEMPTS, Column("duration", kind="duration"), _LAST)
 _ROW_COLUMN = Column("row", width="7em", align="right")
 _INPUT_WIDTH = "14em"  # or the message, for which people come, would get too little
-#: The column with what identifies each row in the outbox; it is the key of the table.
-REF = "_ref"
+#: The column with what identifies each row in the outbox; it is the key of the table. No input has one of this name.
+REF = "\0ref"
 _INPUT_COLUMNS = 5  # columns of the input that are shown, unless the user chooses others
 _RESULT_COLUMNS = 5  # columns of the results that are shown
 

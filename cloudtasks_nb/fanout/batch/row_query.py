@@ -148,10 +148,10 @@ class RowReader:
             for refs in paged(self.each(query), _SCANNED):
                 if stopped():
                     break
-                frame = self.frame(refs).assign(_ref=sorted(refs))
+                frame = self.frame(refs).set_axis(sorted(refs))
                 frame = frame if keep is None else keep(frame)
                 frame = frame[contains(frame, query.text)] if query.text else frame
-                found.extend(frame["_ref"].tolist())
+                found.extend(frame.index.tolist())
                 bar.add(len(refs))
         return found
 

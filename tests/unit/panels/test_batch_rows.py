@@ -549,6 +549,16 @@ def test_the_example_goes_with_its_cause(panel: BatchPanel, batch: Batch, harnes
     assert (panel.view.failures.choices.picked, panel.view.failures.example.value) == (None, "")
 
 
+def test_a_column_of_the_input_may_have_any_name(harness: Harness) -> None:
+    """It is shown, found and sorted by its own values."""
+    odd = pd.DataFrame({"_ref": [5, 6], "": ["x", "y"], "<b>": [1, 2]})
+    panel = show(harness.sent(harness.queue().fan_out(odd, url="https://svc/{_ref}", body=["", "<b>"])).panel())
+    table: Any = panel.view.rows.table
+    assert [cells[3:6] for cells in table._rows.cells(table._order)] == [["5", "x", "1"], ["6", "y", "2"]]
+    find(panel, "_ref:6")
+    assert [cells[3] for cells in table._rows.cells(table._order)] == ["6"]
+
+
 def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:
     """Headings are the names that a search expects; what looks like a column and is none is an error."""
     table: Any = panel.view.rows.table
