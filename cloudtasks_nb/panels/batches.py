@@ -91,6 +91,8 @@ class BatchesPanel(Panel):
             self._listed = {record.id: (record, progress) for record, progress in listed}
             self.table.load(batches_frame(listed, read_only=self.context.read_only))
         self._show_totals()
+        if self.view.batch is not None and self.view.batch.id not in self._listed:
+            self.view.show(None)  # somebody has deleted it
         self.view.draw()
 
     def static_html(self) -> str:

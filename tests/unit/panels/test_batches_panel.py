@@ -100,6 +100,20 @@ def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> No
     assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
 
 
+def test_a_batch_that_is_deleted_elsewhere_is_shown_no_longer(panel: BatchesPanel, harness: Harness) -> None:
+    """It leaves the list, and what was shown of it; no error stays."""
+    batch = fan_out(harness)
+    harness.finish(batch)
+    panel.refresh()
+    look_at(panel.table, batch.id)
+    panel.settle()
+    batch.delete()
+    harness.publish("reports")
+    panel.settle()
+    assert (panel.view.batch, panel.view.static_html(), panel.table.page_keys) == (None, "", [])
+    assert panel.footer.alert == {}
+
+
 def test_of_several_the_last_that_was_clicked_is_shown(panel: BatchesPanel, harness: Harness) -> None:
     """Nothing is selected."""
     first, second = fan_out(harness), fan_out(harness, 2)
