@@ -29,6 +29,8 @@ SEPARATOR = " · "
 _EDGE = "\x1f"  # begins and ends each searched text; it is never typed, so that a match is inside one text
 _PAIR = re.compile(r"(?P<name>[^\s:]+):(?P<value>\S(?:.*?\S)?)(?=\s+[^\s:]+:\S|\s*$)")
 
+_NAMED = 20  # columns that an error names
+
 #: Kinds whose text is searched.
 _SEARCHED = ("text", "name", "state", "json")
 
@@ -254,7 +256,8 @@ class Rows:
 def no_column(whose: str, name: str, names: Sequence[str]) -> InvalidInputError:
     """Return the error that data, of a table or a batch, have other columns than this one."""
     near = difflib.get_close_matches(name, names) or difflib.get_close_matches(name.lower(), names)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(names) or 'none'}"
+    shown = names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED:,} others"]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(shown) or 'none'}"
     return InvalidInputError(f'the data of {whose} has no column "{name}"', resource=name, hint=hint)
 
 

@@ -379,6 +379,9 @@ def test_the_columns_of_a_wide_input_are_chosen(harness: Harness) -> None:
     assert (shown(), rows.pick.description) == ([("c6", "right"), ("c299", "left")], "Columns (2 of 300)")
     click(panel, rows.pick)
     assert rows.columns.layout.display == "none"
+    find(panel, "nothing:1")
+    names = ", ".join(f"c{number}" for number in range(20))
+    assert panel.footer.alert["hint"] == f"it has {names}, 291 others"
 
 
 @cases(
