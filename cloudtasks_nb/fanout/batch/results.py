@@ -71,7 +71,8 @@ def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = N
     ]
     results = [values.get(task) for task in ids]
     fields = _fields(results)
-    taken = {*rows.columns, *(name for name in rows.index.names if name), _ERROR}
+    # Also what is left out, if it is there: the table of a panel has these columns.
+    taken = {*tasks.columns, *(name for name in rows.index.names if name), _ERROR} - {"task"}
     names: dict[str, str] = {}
     for name in fields:
         new = name
