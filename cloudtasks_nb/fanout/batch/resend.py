@@ -136,12 +136,12 @@ def _send_again(
     trusting.check(outbox, batch, allowed, rows)
     opened = outbox.outcomes.new_try(batch, rows, allowed, now=now)
     if opened < len(df):
-        reasons = {
-            "have a newer try": len(wanted) - len(found),
-            "are not final" if allowed is FINAL else "are not in state failed": len(found) - opened,
-            "never were a task": int(df["task"].isna().sum()),
-        }
-        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+        reasons = [
+            (len(wanted) - len(found), "has", "have", "a newer try"),
+            (len(found) - opened, "is", "are", "not final" if allowed is FINAL else "not in state failed"),
+            (int(df["task"].isna().sum()), "never was", "never were", "a task"),
+        ]
+        why = ", ".join(f"{n:,} {one if n == 1 else several} {what}" for n, one, several, what in reasons if n)
         notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
 
 

@@ -159,6 +159,8 @@ def test_the_same_frame_twice_sends_once(pages: ct.Batch, capsys: pytest.Capture
     pages.retry_failed(failed).wait()
     pages.retry_failed(failed)
     assert "0 of 4 sent again: 4 have a newer try" in capsys.readouterr().out
+    pages.resend(pages.tasks().head(1)).resend(failed.head(1))
+    assert "0 of 1 sent again: 1 has a newer try" in capsys.readouterr().out
 
 
 def test_a_column_of_the_input_may_be_named_cause(once: ct.Queue, site: Site) -> None:
