@@ -87,8 +87,8 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
         described = ("iam", "service-accounts", "describe", account, *project)
         steps.append(Step(words=("iam", "service-accounts", "create", short, *project), unless=described))
     # Who may act as the caller can have its tokens sent anywhere; to make one here shows when the service lets it in.
-    roles = {service.caller: (_ROLE_ACT_AS, _ROLE_ID_TOKEN), service.runner: (_ROLE_ACT_AS,)}
-    for account, role in dict.fromkeys((account, role) for account, given in roles.items() for role in given):
+    rights = ((service.caller, _ROLE_ACT_AS), (service.caller, _ROLE_ID_TOKEN), (service.runner, _ROLE_ACT_AS))
+    for account, role in dict.fromkeys(rights):  # both may be one account
         binding = ("iam", "service-accounts", _BIND, account, f"--member={member}", f"--role={role}")
         steps.append(Step(words=(*binding, _ALWAYS, *project)))
     if service.store is not None:

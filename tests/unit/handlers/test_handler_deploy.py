@@ -1,6 +1,7 @@
 """`deploy`: the folder of a service, and the commands that deploy it."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -158,6 +159,14 @@ def test_accounts_of_the_user(stub: Stub) -> None:
     assert {call[0] for call in calls}.isdisjoint(unneeded)
     members = {call[2]["--member"] for call in calls if call[0] == "iam service-accounts add-iam-policy-binding"}
     assert members == {f"serviceAccount:ci@{ACCOUNTS}"}
+
+
+def test_one_account_for_both() -> None:
+    """Who deploys it gets each right on the account once, also that to make its tokens."""
+    account = f"both@{ACCOUNTS}"
+    lines = deploy(report, service_account=account, caller=account).commands
+    roles = [re.findall(r"--role=roles/iam\.(\w+)", line) for line in lines if f"binding {account}" in line]
+    assert roles == [["serviceAccountUser"], ["serviceAccountOpenIdTokenCreator"]]
 
 
 def test_a_step_that_fails(stub: Stub) -> None:
