@@ -110,7 +110,7 @@ def iam_member(principal: str | None) -> str | None:
 
     https://cloud.google.com/iam/docs/principal-identifiers
     """
-    if principal is None or ":" in principal:
-        return principal and shlex.quote(principal)
-    kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
-    return f"{kind}:{principal}"
+    if principal is not None and ":" not in principal:
+        kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
+        principal = f"{kind}:{principal}"
+    return principal and shlex.quote(principal)

@@ -8,7 +8,6 @@ https://cloud.google.com/apis/design/errors#error_info.
 from __future__ import annotations
 
 import re
-import shlex
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -202,7 +201,7 @@ def service_error(
     Parameters
     ----------
     member : str
-        Who called, as IAM writes it: ``user:ann@example.com``.
+        Who called, as IAM writes it, quoted for a shell: ``user:ann@example.com``.
     """
     code = refusal.grpc_status_code.name if refusal.grpc_status_code else "UNKNOWN"
     text = refusal.message or code
@@ -229,7 +228,7 @@ def service_error(
         "consumer": str(told.get("consumer", endpoint.project)).removeprefix("projects/"),
         "reason": reason,
         "login": login_hint(),
-        "member": shlex.quote(member),
+        "member": member,
     }
     error, hint = _cure(refusal, code, facts)
     return error(f"{resource}: {text}", resource=resource, code=code, reason=reason, hint=hint)

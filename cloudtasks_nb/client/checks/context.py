@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +64,7 @@ class CheckContext:
 
     def member(self) -> str:
         """Return the principal as IAM policies name it, quoted for a shell, or a placeholder."""
-        return shlex.quote(self.auth.member() or "user:YOU")
+        return self.auth.member() or "user:YOU"
 
     def grant(self, role: str, queue: QueueName | None = None) -> str:
         """Return the command that gives the principal a role on a queue; on the project if there is none."""

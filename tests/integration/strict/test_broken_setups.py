@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -367,6 +368,13 @@ def test_a_probe_that_cannot_be_looked_at(setup: Setup) -> None:
     found = setup.doctor()
     assert found.detail["target"].count("lacks IAM permission") == 2
     assert "is still in queue reports" in found.detail["target"]
+
+
+def test_a_federated_user_can_type_the_fix(setup: Setup) -> None:
+    """The member is all identities of the pool, quoted once for a shell."""
+    setup.patch.setenv(ADC, str(setup.google.user("ann@example.com", VIEWERS)))
+    pool = "principalSet://iam.googleapis.com/locations/global/workforcePools/emulator/*"
+    assert f"--member={pool}" in shlex.split(setup.doctor().fix["permissions"])
 
 
 def test_a_log_without_a_probe(setup: Setup) -> None:

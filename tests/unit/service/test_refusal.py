@@ -1,5 +1,6 @@
 """A refusal of the service: its reason decides which error it becomes, and the next step."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from cloudtasks_nb import errors
 from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.principal import iam_member
 from cloudtasks_nb.service.refusal import of_call, of_code, service_error
 from cloudtasks_nb.service.rpcs import METHODS
 from tests.cases import cases
@@ -104,6 +106,15 @@ def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str
     error = raised(fake, trusted, refusal(DENIED, text), rpc="CreateTask", parent=QUEUE)
     assert (type(error), error.reason) == (errors.PermissionDeniedError, "IAM_PERMISSION_DENIED")
     assert hint in error.hint
+
+
+def test_a_grant_to_a_pool_can_be_typed() -> None:
+    """Its member is quoted once for a shell, which would take its asterisk for files."""
+    pool = "principalSet://iam.googleapis.com/locations/global/workforcePools/team/*"
+    refused = of_code(DENIED, "no")
+    member = str(iam_member(pool))
+    error = service_error(refused, method=METHODS["GetQueue"], resource=QUEUE, endpoint=ENDPOINT, member=member)
+    assert f"--member={pool}" in shlex.split(str(error.hint))
 
 
 def test_a_page_that_helps(fake: Fakes, trusted: Authority) -> None:
