@@ -7,7 +7,7 @@ import runpy
 import shlex
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -168,9 +168,10 @@ def test_every_block_of_a_page_is_checked(page: str, tmp_path: Path, monkeypatch
 def test_the_terraform_page_grants_what_deploy_grants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The page has the roles, the variables and the condition that the commands of `ct.deploy` have."""
+    """The page has the roles, variables, condition and audience of `ct.deploy`, and the retries of a new queue."""
     monkeypatch.chdir(tmp_path)
-    service = ct.deploy(sorted_days, project="my-project", region="us-central1", store="gs://my-project-tasks/reports")
+    where: Any = {"project": "my-project", "region": "us-central1", "store": "gs://my-project-tasks/reports"}
+    service = ct.deploy(sorted_days, service="report", **where)
     (block,) = (block for block in snippets("docs/how-to/terraform.md") if block.language == "hcl")
     assert block.code.count("{") == block.code.count("}")
     commands = "\n".join(service.commands)
@@ -182,9 +183,13 @@ def test_the_terraform_page_grants_what_deploy_grants(
     variables = set(re.findall(r"CLOUDTASKS_NB_\w+", commands))
     assert set(re.findall(r"CLOUDTASKS_NB_\w+", block.code)) == variables
     condition = "projects/_/buckets/my-project-tasks/objects/reports/results/"
-    named = block.code.replace("${local.bucket}", "my-project-tasks").replace("${local.prefix}", "reports")
+    found = dict(re.findall(r'^  (\w+) += "(.*?)"', block.code, flags=re.MULTILINE))
+    named = re.sub(r"\$\{local\.(\w+)\}", lambda match: found[match[1]], block.code)
     assert condition in named
     assert condition in commands
+    assert f'custom_audiences = ["{service.audience}"]' in named
+    retries = dict(re.findall(r'^    (m\w+) += "?(\w+)"?$', named, flags=re.MULTILINE))
+    assert retries == {"max_attempts": "7", "min_backoff": "10s", "max_backoff": "600s", "max_doublings": "6"}
 
 
 def sorted_days(days: list[str]) -> list[str]:
