@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 
@@ -14,10 +15,10 @@ from cloudtasks_nb.handlers import gcloud
 from cloudtasks_nb.handlers.answer import Answer, refuse
 from cloudtasks_nb.handlers.send import send
 
-__all__ = ["PUBLIC", "public_because", "wait_until_admitted"]
+__all__ = ["closing", "opened_to", "public_because", "wait_until_admitted"]
 
 #: Members of a policy that stand for everybody, or for everybody with a Google account.
-PUBLIC = frozenset({"allUsers", "allAuthenticatedUsers"})
+_PUBLIC = frozenset({"allUsers", "allAuthenticatedUsers"})
 
 #: Seconds before each new try: a new right works everywhere after two minutes, at times after seven or more
 #: (https://cloud.google.com/iam/docs/access-change-propagation).
@@ -85,8 +86,36 @@ def _arrived(answer: Answer) -> bool:
     return answer.ok and answer.status > 0  # 0: there was no answer
 
 
-def public_because(service: gcloud.Service) -> str | None:
-    """Return why everybody may call a service; None if only some may, or gcloud may not say it.
+def opened_to(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return who stands for everybody in the policy of a service, each with a role."""
+    return [
+        (member, binding["role"])
+        for binding in policy.get("bindings", ())
+        for member in sorted(_PUBLIC.intersection(binding["members"]))
+    ]
+
+
+def closing(opened: Sequence[tuple[str, str]], service: str) -> str:
+    """Return the commands after which not everybody may call a service.
+
+    Parameters
+    ----------
+    opened : sequence of (str, str)
+        What `opened_to` has found; if it is empty, the check of callers is switched off.
+    service : str
+        The service, as words of a command.
+    """
+    return (
+        "; ".join(
+            f"gcloud run services remove-iam-policy-binding {service} --member={member} --role={role}"
+            for member, role in opened
+        )
+        or f"gcloud run services update {service} --invoker-iam-check"
+    )
+
+
+def public_because(service: gcloud.Service) -> tuple[str, str] | None:
+    """Return why everybody may call a service, and what ends it; None if only some may, or gcloud may not say it.
 
     Raises
     ------
@@ -94,13 +123,13 @@ def public_because(service: gcloud.Service) -> str | None:
         If there is no gcloud.
     """
     asked = ("run", "services", "get-iam-policy", service.name, *service.place, "--format=json")
-    policy = json.loads(gcloud.ask(asked) or "{}")
-    for binding in policy.get("bindings", ()):
-        if everybody := sorted(PUBLIC.intersection(binding["members"])):
-            return f"its policy gives {binding['role']} to {' and '.join(everybody)}"
+    opened, named = opened_to(json.loads(gcloud.ask(asked) or "{}")), " ".join((service.name, *service.place))
+    if opened:
+        given = " and ".join(f"{role} to {member}" for member, role in opened)
+        return f"its policy gives {given}", closing(opened, named)
     described = ("run", "services", "describe", service.name, *service.place, "--format=json")
     annotations = json.loads(gcloud.ask(described) or "{}").get("metadata", {}).get("annotations", {})
     # https://cloud.google.com/run/docs/securing/managing-access#invoker_check
     if annotations.get("run.googleapis.com/invoker-iam-disabled") == "true":
-        return "its check of callers is switched off (gcloud run services update … --invoker-iam-check)"
+        return "its check of callers is switched off", closing((), named)
     return None

@@ -147,12 +147,11 @@ class Deployment:
 
     def _run(self) -> None:
         self._url = run_steps(commands(self._service, account_member())) or None
-        if reason := public_because(self._service):
+        if public := public_because(self._service):
+            reason, cure = public
             notify(
                 f"service {self.name} is public, because {reason}: anybody can call it with a token that they wrote "
-                "themselves, since CLOUDTASKS_NB_PRIVATE=1 lets Cloud Run check the signatures. Take that right away: "
-                f"gcloud run services remove-iam-policy-binding {self.name} --member=allUsers "
-                f"--role=roles/run.invoker {' '.join(self._service.place)}"
+                f"themselves, since CLOUDTASKS_NB_PRIVATE=1 lets Cloud Run check the signatures. End that: {cure}"
             )
         if self._url is not None:
             wait_until_admitted(self._service, self._url)

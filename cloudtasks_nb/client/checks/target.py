@@ -16,7 +16,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.url import literal_url
-from cloudtasks_nb.handlers.admission import PUBLIC
+from cloudtasks_nb.handlers.admission import closing, opened_to
 from cloudtasks_nb.handlers.deploy import Deployment
 from cloudtasks_nb.service.convert import default_audience, http_status
 from cloudtasks_nb.service.watch import Pending
@@ -89,18 +89,20 @@ class _RunService:
         """The words of a command that name it."""
         return f"{self.name} --region={self.region} --project={self.project}"
 
-    async def public_because(self, context: CheckContext) -> str | None:
-        """Return why everybody may call it; None if only some may, or this caller may not know."""
+    async def public_because(self, context: CheckContext) -> tuple[str, str] | None:
+        """Return why everybody may call it, and what ends it; None if only some may, or this caller may not know."""
         path = f"v2/projects/{self.project}/locations/{self.region}/services/{self.name}"
         try:
             policy = await context.google.read("run", f"{path}:getIamPolicy")
             service = await context.google.read("run", path)
         except CloudTasksError:
             return None
-        members = {member for binding in policy.get("bindings", ()) for member in binding["members"]}
-        if everybody := PUBLIC.intersection(members):
-            return f"{' and '.join(sorted(everybody))} may invoke it"
-        return "its check of callers is switched off" if service.get("invokerIamDisabled") else None
+        opened = opened_to(policy)
+        if not (opened or service.get("invokerIamDisabled")):
+            return None
+        members = " and ".join(sorted({member for member, _ in opened}))
+        reason = f"{members} may invoke it" if opened else "its check of callers is switched off"
+        return reason, closing(opened, self.words)
 
 
 async def check_target(context: CheckContext) -> Finding:
@@ -128,13 +130,13 @@ async def check_target(context: CheckContext) -> Finding:
     service = _RunService.of(context, url)
     if not finding.ok or service is None or target.service_account is None or context.endpoint.local:
         return finding
-    if reason := await service.public_because(context):
+    if public := await service.public_because(context):
+        reason, fix = public
         return Finding(
             ok=False,
             detail=f"{service.name} is public: {reason}. With CLOUDTASKS_NB_PRIVATE=1 or private=True anybody can call "
             "it with a token that they wrote themselves",
-            fix=f"gcloud run services remove-iam-policy-binding {service.words} --member=allUsers "
-            f"--role=roles/run.invoker; gcloud run services update {service.words} --invoker-iam-check",
+            fix=fix,
         )
     return finding
 

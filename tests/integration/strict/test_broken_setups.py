@@ -235,7 +235,8 @@ SEE_AUDIENCE = f"{SERVICES} describe report --region=us-central1"
 FOREIGN, CREATE_CALLER = "is of the project other", f"{ACCOUNTS} create caller --project=demo"
 UPDATE, GONE = f"{SERVICES} update report --region=us-central1 --project=demo", "http://127.0.0.1:9/gone"
 PRIVATE = f"{UPDATE} --update-env-vars=CLOUDTASKS_NB_PRIVATE=1"
-CLOSE = "--member=allUsers --role=roles/run.invoker; gcloud run services update"
+ACCOUNT, UNCHECKED = "allAuthenticatedUsers", "its check of callers is switched off"
+CLOSE = f"{SERVICES} remove-iam-policy-binding report --region=us-central1 --project=demo --member="
 RUNNER = "cloudtasks-handler@demo.iam.gserviceaccount.com"
 WRITE = f"buckets add-iam-policy-binding gs://team --member=serviceAccount:{RUNNER} --role=roles/storage.objectCreator"
 READS = "report stores results in gs://team/tasks, and this connection reads gs://team/other"
@@ -273,9 +274,9 @@ CASES: list[tuple[str, Breaks, str, str, str]] = [
     ("signature wanted", call(401), "target", "or it wants a signature, which Cloud Run has removed", PRIVATE),
     ("service gone", call(404), "target", "its ingress does not let Cloud Tasks in", f"{UPDATE} --ingress=all"),
     ("no free instance", call(429), "target", "answers 429: no instance is free", f"{UPDATE} --max-instances="),
-    ("everybody may invoke", public("allUsers"), "target", "is public: allUsers may invoke it", CLOSE),
-    ("all accounts may invoke", public("allAuthenticatedUsers"), "target", "public: allAuthenticatedUsers may", CLOSE),
-    ("callers are not checked", public(unchecked=True), "target", "its check of callers is switched off", CLOSE),
+    ("everybody may invoke", public("allUsers"), "target", "is public: allUsers may invoke", f"{CLOSE}allUsers --role"),
+    ("all accounts may invoke", public(ACCOUNT), "target", f"public: {ACCOUNT} may", f"{CLOSE}{ACCOUNT} --role"),
+    ("callers are not checked", public(unchecked=True), "target", UNCHECKED, f"{UPDATE} --invoker-iam-check"),
     ("redirect that fails", redirecting, "target", f"redirects to {GONE}, which fails", f'url="{GONE}"'),
     ("unusable store", unusable, "store", "cannot be written in", "check that the folder can be written"),
     ("no bucket", no_bucket, "store", "The bucket is missing", "check the name of the bucket"),

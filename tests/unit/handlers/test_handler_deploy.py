@@ -30,6 +30,7 @@ ACCOUNTS = "p.iam.gserviceaccount.com"
 CALLER = "cloudtasks-caller@my-project.iam.gserviceaccount.com"
 RUNNER = "cloudtasks-handler@my-project.iam.gserviceaccount.com"
 DESCRIBE = ("iam", "service-accounts", "describe", "a@p.iam.gserviceaccount.com", "--project", "p")
+EVERY, PLACE = "allAuthenticatedUsers", "--project my-project --region europe-west1"
 #: A service without what `deploy` finds out.
 FACTS: dict[str, Any] = {
     "name": "report",
@@ -317,13 +318,13 @@ def test_it_waits_until_the_caller_is_let_in(
 
 
 @cases(
-    ({"invokers": ["allUsers"]}, "its policy gives roles/run.invoker to allUsers"),
-    ({"invokers": ["user:a@b.c", "allAuthenticatedUsers"]}, "to allAuthenticatedUsers"),
-    ({"unchecked": True}, "its check of callers is switched off"),
-    ({"invokers": ["user:a@b.c"]}, None),
+    ({"invokers": ["allUsers"]}, "its policy gives roles/run.invoker to allUsers", "--member=allUsers --role="),
+    ({"invokers": ["user:a@b.c", EVERY]}, f"to {EVERY}", f"remove-iam-policy-binding report {PLACE} --member={EVERY}"),
+    ({"unchecked": True}, "its check of callers is switched off", f"update report {PLACE} --invoker-iam-check"),
+    ({"invokers": ["user:a@b.c"]}, None, ""),
 )
 def test_a_public_service_is_reported(
-    stub: Stub, capsys: pytest.CaptureFixture[str], state: dict[str, Any], words: str | None
+    stub: Stub, capsys: pytest.CaptureFixture[str], state: dict[str, Any], words: str | None, cure: str
 ) -> None:
     """Who deploys it learns that anybody could write a token for it, and how to close it."""
     stub(**state)
@@ -331,6 +332,7 @@ def test_a_public_service_is_reported(
     out = capsys.readouterr().out
     assert ("is public" in out) == (words is not None)
     assert words is None or words in out
+    assert cure in out
 
 
 def test_a_login_that_ended(stub: Stub) -> None:
