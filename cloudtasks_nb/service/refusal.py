@@ -54,7 +54,8 @@ IAM = "IAM_PERMISSION_DENIED"
 #: The service's text for a lacking permission, which comes without a reason in some answers.
 _LACKS = re.compile(r'lacks (?:IAM )?permission "(?P<permission>[^"]+)" for the resource "(?P<resource>[^"]+)"')
 _ACT_AS = "iam.serviceAccounts.actAs"
-_SERVICE_ACCOUNT = re.compile(r"[^/@]+@(?P<project>[a-z0-9.:-]+)\.iam\.gserviceaccount\.com$")
+#: The default accounts of Compute Engine and App Engine do not name their project in this form.
+_SERVICE_ACCOUNT = re.compile(r"[^/@]+@((?P<project>[a-z0-9.:-]+)\.iam|developer|appspot)\.gserviceaccount\.com$")
 _KNOWN_DETAILS = (error_details_pb2.ErrorInfo, error_details_pb2.Help)
 
 
@@ -281,7 +282,7 @@ def grant_command(resource: str | None, role: str, project: str | None, member: 
     """
     binding = f"--member={member} --role={role}"
     if account := _SERVICE_ACCOUNT.search(resource or ""):
-        place = f"{account[0]} --project={account['project']}"
+        place = f"{account[0]} --project={account['project'] or project}"
         return f"gcloud iam service-accounts add-iam-policy-binding {place} {binding}"
     parts = (resource or "").rpartition("googleapis.com/")[2].split("/")
     names = dict(zip(parts[::2], parts[1::2], strict=False))

@@ -20,7 +20,7 @@ from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
 CONSUMER = {"consumer": "projects/123", "service": "cloudtasks.googleapis.com"}
-ROBOT = "robot@other.iam.gserviceaccount.com"
+ROBOT, DEFAULT = "robot@other.iam.gserviceaccount.com", "12-compute@developer.gserviceaccount.com"
 DENIED, EXHAUSTED, ANONYMOUS = "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED"
 
 
@@ -97,6 +97,7 @@ def test_a_reason_decides_the_error_and_the_next_step(fake: Fakes, trusted: Auth
     ("cloudtasks.queues.list", "projects/p/locations/l", f"projects {BINDING} p {ANN}"),
     ("iam.serviceAccounts.actAs", "projects/p", f"service-accounts {BINDING} ACCOUNT@p.iam"),
     ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
+    ("iam.serviceAccounts.actAs", DEFAULT, f"service-accounts {BINDING} {DEFAULT} --project=p {ANN}"),
     ("iam.serviceAccounts.getAccessToken", ROBOT, "--role=roles/iam.serviceAccountTokenCreator"),
 )
 def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str, resource: str, hint: str) -> None:
