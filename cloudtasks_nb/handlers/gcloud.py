@@ -14,7 +14,18 @@ import orjson
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
 
-__all__ = ["ACCOUNT", "Service", "Step", "account_member", "ask", "commands", "results_grant", "run", "run_steps"]
+__all__ = [
+    "ACCOUNT",
+    "Service",
+    "Step",
+    "account_member",
+    "ask",
+    "commands",
+    "results_folder",
+    "results_grant",
+    "run",
+    "run_steps",
+]
 
 #: The member of the person who types the commands, as a shell finds it.
 ACCOUNT = "user:$(gcloud config get-value account)"
@@ -104,14 +115,21 @@ def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
     return [*steps, Step(words=service.find_url)]
 
 
+def results_folder(store: str) -> str:
+    """Return where a store in a bucket has its results, as conditions name objects.
+
+    https://cloud.google.com/iam/docs/conditions-attribute-reference#resource-name
+    """
+    bucket, _, prefix = store.removeprefix("gs://").rstrip("/").partition("/")
+    return f"projects/_/buckets/{bucket}/objects/{prefix and prefix + '/'}results/"
+
+
 def results_grant(store: str, runner: str, project: str) -> Step:
     """Return the command that lets a service add results to a store in a bucket, and neither read nor replace anything.
 
     Conditions need uniform bucket-level access: https://cloud.google.com/storage/docs/access-control/iam#conditions
     """
-    bucket, _, prefix = store.removeprefix("gs://").rstrip("/").partition("/")
-    objects = f"projects/_/buckets/{bucket}/objects/{prefix and prefix + '/'}results/"
-    expression = f"expression=resource.name.startsWith({orjson.dumps(objects).decode()})"
+    expression = f"expression=resource.name.startsWith({orjson.dumps(results_folder(store)).decode()})"
     binding = _bucket_binding(store, f"serviceAccount:{runner}", _ROLE_RESULTS)
     return Step(words=(*binding, f"--condition={_joined([expression, 'title=results'])}", "--project", project))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.deploy import Deployment
-from cloudtasks_nb.handlers.gcloud import results_grant
+from cloudtasks_nb.handlers.gcloud import results_folder, results_grant
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["check_store"]
@@ -19,6 +22,8 @@ _WRITERS = (
     *("roles/storage.objectUser", "roles/storage.objectCreator", "roles/storage.objectAdmin", "roles/storage.admin"),
     *("roles/storage.legacyBucketWriter", "roles/storage.legacyBucketOwner"),
 )
+#: A condition by which a role holds for some objects only, as `ct.deploy` writes it.
+_BELOW = re.compile(r'resource\.name\.startsWith\("(.*)"\)')
 
 
 async def check_store(context: CheckContext) -> Finding:
@@ -61,10 +66,17 @@ async def _runner(context: CheckContext, deployment: Deployment) -> Finding:
         policy = await context.google.read("storage", f"storage/v1/b/{bucket}/iam", optionsRequestedPolicyVersion=3)
     except CloudTasksError as error:
         return Finding(ok=True, detail=f"{usable}; whether {deployment.runner} may write is not known: {error.message}")
-    if any(binding["role"] in _WRITERS and member in binding["members"] for binding in policy.get("bindings", ())):
+    folder = results_folder(deployment.store)
+    if any(member in binding["members"] and _may_write(binding, folder) for binding in policy.get("bindings", ())):
         return Finding(ok=True, detail=f"{usable}, and {deployment.runner} may write")
     return Finding(
         ok=False,
         detail=f"{deployment.runner}, as which the service runs, has no role on gs://{bucket} by which it may write",
         fix=results_grant(deployment.store, deployment.runner, deployment.project).text,
     )
+
+
+def _may_write(binding: Mapping[str, Any], folder: str) -> bool:
+    """Return whether the members of a binding may write objects in a folder, as far as its condition can be read."""
+    below = _BELOW.fullmatch(binding.get("condition", {}).get("expression", ""))
+    return binding["role"] in _WRITERS and (below is None or folder.startswith(below[1]))

@@ -331,6 +331,20 @@ def test_the_runner_of_a_deployment(setup: Setup) -> None:
     assert setup.doctor().detail["store"] == "memory://runner can be written, read, listed and cleared"
 
 
+@cases(("tasks/results/", []), ("tasks/", []), ("other/results/", ["store"]))
+def test_a_right_of_the_runner_that_has_a_condition(setup: Setup, folder: str, failed: list[str]) -> None:
+    """It counts where results are stored; services with other folders share the runner."""
+    expression = f'resource.name.startsWith("projects/_/buckets/team/objects/{folder}")'
+    role = {"role": "roles/storage.objectCreator", "condition": {"title": "results", "expression": expression}}
+
+    async def read(*_: object, **__: object) -> dict[str, Any]:
+        return {"bindings": [{**role, "members": [f"serviceAccount:{RUNNER}"]}]}
+
+    deployed(setup)
+    setup.patch.setattr("cloudtasks_nb.service.google_apis.GoogleApis.read", read)
+    assert wrong(setup.doctor()) == failed
+
+
 def test_apis_that_only_the_doctor_needs(setup: Setup) -> None:
     """That the IAM and the Resource Manager API are disabled is no fault; what they answer is not checked."""
     setup.google.set(api_disabled=["iam.googleapis.com", "cloudresourcemanager.googleapis.com"])
