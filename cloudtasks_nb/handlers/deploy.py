@@ -294,9 +294,13 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     return deployment
 
 
+def _is_list(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str)
+
+
 def _requirements(given: Iterable[str] | None) -> list[str]:
-    lines = list(given or ())
-    if isinstance(given, str) or not all(isinstance(line, str) for line in lines):
+    lines: list[Any] = list(given or ()) if given is None or _is_list(given) else [None]
+    if not all(isinstance(line, str) for line in lines):
         hint = 'requirements=["pandas>=2", "pyarrow"]'
         raise HandlerError(f"requirements={given!r} is not a list of lines", resource="requirements", hint=hint)
     return lines
@@ -304,10 +308,11 @@ def _requirements(given: Iterable[str] | None) -> list[str]:
 
 def _options(given: Iterable[str]) -> tuple[str, ...]:
     """Check more options of ``gcloud run deploy``."""
-    options = tuple(given)
+    listed = _is_list(given)
+    options: tuple[Any, ...] = tuple(given) if listed else (given,)
     hint = 'gcloud=["--memory=2Gi", "--max-instances=20"]'
-    for option in (given,) if isinstance(given, str) else options:
-        if isinstance(given, str) or not isinstance(option, str) or not _OPTION.fullmatch(option):
+    for option in options:
+        if not (listed and isinstance(option, str) and _OPTION.fullmatch(option)):
             raise HandlerError(f"gcloud={option!r} is not a list of options", resource="gcloud", hint=hint)
         if reason := _TAKEN.get(option.partition("=")[0]):
             raise HandlerError(f"{option} in gcloud= cannot be given", resource=option, hint=reason)

@@ -227,10 +227,11 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
     (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
     (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
     (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
-    (report, {"requirements": [5]}, "is not a list of lines"),
+    *((report, {"requirements": lines}, "is not a list of lines") for lines in ([5], 5)),
     (report, {"store": "gs://"}, "store='gs://' has no bucket"),
     (report, {"gcloud": "--memory=2Gi"}, "gcloud='--memory=2Gi' is not a list of options"),
     (report, {"gcloud": ["--memory 2Gi"]}, "gcloud='--memory 2Gi' is not a list of options"),
+    (report, {"gcloud": None}, "gcloud=None is not a list of options"),
     *(
         (report, {"gcloud": [option]}, f"{option} in gcloud= cannot be given")
         for option in ("--allow-unauthenticated", "--set-env-vars=A=1", "--region=r")
