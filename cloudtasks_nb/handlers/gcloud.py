@@ -178,6 +178,9 @@ def account_member() -> str:
         If there is no gcloud, or nobody is logged in.
     """
     account = ask(("config", "get-value", "account"))
+    # A workforce identity: https://cloud.google.com/iam/docs/principal-identifiers
+    if account.startswith("principal://"):
+        return account
     if "@" not in account:
         raise ConfigurationError("nobody is logged in to gcloud", resource="gcloud", hint="gcloud auth login")
     return f"{'serviceAccount' if account.endswith('.gserviceaccount.com') else 'user'}:{account}"

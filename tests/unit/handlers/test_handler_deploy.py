@@ -210,6 +210,13 @@ def test_without_gcloud() -> None:
             use()
 
 
+def test_a_workforce_identity_may_deploy(stub: Stub) -> None:
+    """Its name in gcloud is that in policies."""
+    ann = "principal://iam.googleapis.com/locations/global/workforcePools/team/subject/ann"
+    stub(account=ann)
+    assert account_member() == ann
+
+
 def test_nobody_is_logged_in(stub: Stub) -> None:
     """Before anything is run."""
     state = stub(account=None)
