@@ -126,7 +126,8 @@ def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame
         else:
             raise InvalidInputError(
                 f"part {number} of the input is of type {type(computed).__name__}, not a DataFrame",
-                hint='make one frame of the rows: pd.DataFrame(rows), or of single values pd.DataFrame({"n": values})',
+                hint="list(rows) if they are dictionaries; else make one frame of the rows: pd.DataFrame(rows), or of "
+                'single values pd.DataFrame({"n": values})',
             )
 
 

@@ -261,6 +261,12 @@ def test_refused(data: Any, word: str) -> None:
         list(frames(data))
 
 
+def test_an_iterator_of_dictionaries() -> None:
+    """They are to be given as a list: from a frame a function gets what a dictionary does not have, as a null."""
+    with pytest.raises(InvalidInputError, match=r"→ list\(rows\)"):
+        list(frames(iter([{"a": 1}, {"b": 2}])))
+
+
 @cases(POLARS, "rows.parquet")
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
     """Arrow data or a Parquet file without pyarrow raises an error that names the extra to install."""
