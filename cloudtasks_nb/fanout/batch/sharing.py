@@ -105,7 +105,7 @@ class Sharing:
         Parameters
         ----------
         found : callable
-            Called with each batch that has some of the rows, and that this home does not have.
+            Called with each batch that has some of the rows, of those that this home does not have.
         own : str
             The id of a new batch of the rows: what others have sent of it is found without its rows.
         has_any : callable
@@ -116,9 +116,7 @@ class Sharing:
         try:
             listing = asyncio.to_thread(unnamed, self._store, alike_digest(spec.place, spec.recipe))
             for batch in _loop.run(listing, timeout=_PATIENCE):
-                blocks = (
-                    () if batch == own or self._outbox.batches.find(batch=batch) else block_names(self._store, batch)
-                )
+                blocks = () if batch == own else self._new_blocks(batch)
                 if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
                     found(batch)
         except (OutboxError, StoreError) as error:
@@ -165,7 +163,7 @@ class Sharing:
         found = self._outbox.batches.find(batch=batch)
         parts, blocks = self._known(batch) if found else (None, set[str]())
         published = not found or parts == self._parts(batch)
-        names = [name for name in block_names(self._store, batch) if name not in blocks]
+        names = self._new_blocks(batch)
         data = read_record(self._store, batch)
         if data is None or not names:
             return
@@ -186,6 +184,11 @@ class Sharing:
     def _parts(self, batch: str) -> int:
         """Return how often rows were added to a batch."""
         return len(self._outbox.rows.parts(batch))
+
+    def _new_blocks(self, batch: str) -> list[str]:
+        """Return the names of the blocks of a batch in the store that this home does not have."""
+        known = self._known(batch)[1] if self._outbox.batches.find(batch=batch) else ()
+        return [name for name in block_names(self._store, batch) if name not in known]
 
     def _known(self, batch: str) -> tuple[int | None, set[str]]:
         """Return how many parts of a batch are in the store, and the names of its blocks there."""

@@ -122,7 +122,7 @@ class Incoming:
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
         self._repeated = self._find_duplicates()
-        if self._spec.by_rows and not self._find_overlaps():
+        if self._spec.by_rows and not any(one.shared == self._valid for one in self._find_overlaps()):
             self._spec.compare(self._new_id(), self._has_any)
         if self._spec.by_rows and (grown := self._find_grown()):
             self._find_known(grown)

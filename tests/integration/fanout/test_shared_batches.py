@@ -315,3 +315,20 @@ def test_rows_without_a_name_extend_the_batch_of_another_home(
     said = capsys.readouterr().out
     assert f"batch {found[0]} has 3 of these rows already; 17 new ones will be sent" in said
     assert "another disk" not in said
+
+
+def test_rows_that_another_home_has_added_are_not_sent_again(connect: Connect, serve: Serve, tmp_path: Path) -> None:
+    """Rows without a name are compared with other batches, and with what a home lacks of its own one."""
+    calls: list[int] = []
+
+    def work(day: int) -> None:
+        calls.append(day)
+
+    handler = serve(work, store=tmp_path / "store")
+    ada, bob = (connect(home).queue("reports", create=True, max_attempts=1) for home in ("ada", "bob"))
+    for queue, rows in ((ada, ROWS.head(3)), (bob, ROWS.head(9)), (bob, ROWS.tail(3)), (ada, ROWS.iloc[[7, 5]])):
+        batch = queue.fan_out(rows, url=handler, progress=False)
+        assert batch.wait("60s").succeeded == len(rows)
+    with pytest.raises(BatchExistsError, match="1 of these 3 rows are in the batch"):  # of two batches
+        ada.fan_out(ROWS.iloc[[2, 12, 18]], url=handler, progress=False)
+    assert sorted(calls) == [*range(9), 17, 18, 19]
