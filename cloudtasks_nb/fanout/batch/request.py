@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from types import SimpleNamespace
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from cloudtasks_nb._names import QueueName
@@ -39,7 +37,6 @@ _LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
 _NO_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # ends of lines, and what changes how other characters are shown
 _JOINERS = "\u200c\u200d"  # which are parts of words and of emoji
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
-_LOCAL = re.compile(r"http://127\.0\.0\.1:\d{4,5}/")  # where handlers are
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -143,7 +140,7 @@ def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOu
         Naming the argument that is wrong, or the file that cannot be read.
     """
     options = BatchOptions(**{name: given[name] for name in _BatchKeywords.__annotations__ if name in given})
-    recipe = compile_recipe({**given, "url": _as_handler(given["url"])})
+    recipe = compile_recipe(given)
     rows = read_input(data)
     _check_canary(options.canary, length(rows) or 0)
     function = given["url"] if hasattr(given["url"], "uncovered") else None
@@ -202,16 +199,6 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
         return cast("_Method", complete)
 
     return decorate
-
-
-def _as_handler(url: Any) -> Any:
-    """Return what stands for the handler that a local URL belongs to, so that handler and URL make the same batch."""
-    if not (isinstance(url, str) and _LOCAL.match(url)):
-        return url
-    from cloudtasks_nb.handlers.serving import name_at  # noqa: PLC0415 - loads aiohttp, which only handlers need
-
-    name = name_at(url)
-    return url if name is None else SimpleNamespace(url=url, name=name)
 
 
 def _check_name(name: str | None) -> None:

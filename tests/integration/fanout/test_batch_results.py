@@ -182,7 +182,7 @@ def test_another_machine_has_the_same_results(
         check(tasks.batch(batch.id).results())
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "elsewhere"))
     with ct.connect(**place) as tasks:
-        theirs = tasks.queue(once.id).fan_out(ROWS, url=handler.url, name="squares", progress=False)
+        theirs = tasks.queue(once.id).fan_out(ROWS, url=handler, name="squares", progress=False)
         assert theirs.wait("60s").succeeded == 15
         check(theirs.results())
         assert theirs.failed()["last_message"].tolist()[0] == "ValueError: 3 is no good"

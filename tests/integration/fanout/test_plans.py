@@ -96,15 +96,16 @@ def test_a_backfill_whose_requests_have_changed(paused: ct.Queue) -> None:
     assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
 
 
-def test_a_handlers_address_is_the_handler(paused: ct.Queue, serve: Serve) -> None:
-    """Whether a handler is given or its URL, served or closed, is the same batch."""
+def test_a_handlers_address_is_a_text(paused: ct.Queue, serve: Serve) -> None:
+    """A URL is what it says in each kernel, whether that serves it or not; the handler is its name."""
     handler = serve(lambda **_: None, name="report")
-    batch = paused.fan_out(DATA, url=handler)
-    assert paused.fan_out(DATA, url=handler.url).id == batch.id
+    batch = paused.fan_out(DATA, url=handler, name="by handler")
+    with pytest.raises(errors.BatchExistsError, match=f"url was 'handler:report', is '{handler.url}'"):
+        paused.fan_out(DATA, url=handler.url, name="by handler")
+    by_url = paused.fan_out(DATA, url=handler.url, name="by url")
     handler.close()
-    assert paused.fan_out(DATA, url=handler.url).id == batch.id
-    assert set(batch.tasks()["url"]) == {handler.url}
-    assert paused.fan_out(DATA, url=f"{handler.url}?x=1").id != batch.id
+    assert paused.fan_out(DATA, url=handler.url, name="by url") == by_url != batch
+    assert {*by_url.tasks()["url"], *batch.tasks()["url"]} == {handler.url}
 
 
 def test_try_one_calls_a_handler(queue: ct.Queue, serve: Serve) -> None:
