@@ -192,7 +192,12 @@ class Rows(Repository):
     def order(self, connection: sqlite3.Connection, batch: str) -> Order | None:
         """Return the order of the rows in their input; None for a batch, and for an input that has made all of it."""
         scope = scope_of(connection, batch)
-        if not isinstance(batch, Scope) or (scope > 0 and len(ranges(connection, scope)) == 1):
+        if not isinstance(batch, Scope):
+            return None
+        places = connection.execute(
+            "SELECT place FROM labels WHERE input = ? ORDER BY place", (batch.input,)
+        ).fetchall()
+        if scope > 0 and len(ranges(connection, scope)) == 1 and not places:
             return None
         part, scope = scope < 0, -batch.input
         spans = connection.execute("SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place", (scope,))
@@ -201,7 +206,6 @@ class Rows(Repository):
             order.firsts.append(first)
             order.lasts.append(last)
             order.places.append(place)
-        places = connection.execute("SELECT place FROM labels WHERE input = ? ORDER BY place", (batch.input,))
         order.labels.extend(place for (place,) in places)
         return order
 

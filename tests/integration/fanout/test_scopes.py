@@ -83,7 +83,12 @@ _PICKED = month(1).iloc[[4, 0, 2]]
     (pd.concat([month(3, 1), month(1).iloc[[4]]]), ["3-0", "1-4"]),
     ([_PICKED.head(2), _PICKED.tail(1)], ["1-4", "1-0", "1-2"]),
     (_PICKED.head(2).assign(level=[8, 9]).set_index("level", append=True), [("1-4", 8), ("1-0", 9)]),
-    ids=["another order", "no index", "not unique", "known and new", "an iterator", "two levels"],
+    (month(1).iloc[::-1], month(1).index[::-1].tolist()),
+    (month(1).set_axis([1, 1, 2, 3, 4, 5]), [0, 1, 2, 3, 4, 5]),
+    ids=[
+        *("another order", "no index", "not unique", "known and new", "an iterator", "two levels"),
+        *("all in another order", "all, not unique"),
+    ],
 )
 def test_known_rows_have_the_index_of_the_input(paused: ct.Queue, data: Any, index: list[Any]) -> None:
     """Rows that came with another frame have the labels and the order of this one, however they are read."""
