@@ -35,7 +35,7 @@ from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
-from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
 from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
@@ -223,9 +223,8 @@ class Catalog:
             If there is none, or several.
         """
         found = self._find(batch)
-        if found.imported:
-            self._sharing.update(found.id)
-        opened = self._open(found.id, sending=False, adopting=found.imported)
+        self._sharing.update(found.id)
+        opened = self._open(found.id, sending=False, adopting=has_others(self.outbox.batches.get(found.id)))
         self._sharing.publish(found.id)
         return opened
 

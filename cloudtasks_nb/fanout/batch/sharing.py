@@ -35,7 +35,7 @@ from cloudtasks_nb.store.batches import (
 )
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["OTHERS", "Sharing", "is_shared", "made_elsewhere", "other_record"]
+__all__ = ["OTHERS", "Sharing", "has_others", "is_shared", "made_elsewhere", "other_record"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
@@ -176,8 +176,10 @@ class Sharing:
                 spool.add(chunk)
                 bar.add(len(chunk.rows))
             added = spool.commit().added
-        theirs = self._outbox.batches.settings(batch).get(OTHERS, 0) + added
-        self._outbox.batches.set_setting(batch, OTHERS, theirs)
+        if added:
+            theirs = self._outbox.batches.settings(batch).get(OTHERS, 0) + added
+            self._outbox.batches.set_setting(batch, OTHERS, theirs)
+            self._outbox.batches.set_setting(batch, "read_elsewhere", None)  # these rows were not known then
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)
 
@@ -198,6 +200,11 @@ class Sharing:
     def _remember(self, batch: str, names: Iterable[str], parts: int | None) -> None:
         value = {"store": self._store.url, "parts": parts, "blocks": sorted(names)}
         self._outbox.batches.set_setting(batch, _SHARED, value)
+
+
+def has_others(record: BatchRecord) -> bool:
+    """Return whether this home has rows of a batch that another one has made."""
+    return record.imported or OTHERS in record.settings
 
 
 def is_shared(outbox: Outbox, store: Store) -> bool:

@@ -13,6 +13,7 @@ from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
+from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import cancels_all
@@ -157,7 +158,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "changed": record.changed,
         "gate": gate,
         "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
-        "unread": record.imported and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
+        "unread": has_others(record) and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},

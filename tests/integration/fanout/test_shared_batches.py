@@ -122,6 +122,18 @@ def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
     assert len(target.received) == 20
 
 
+def test_the_maker_of_a_batch_sees_what_others_have_added(connect: Connect, target: Target) -> None:
+    """Who opens the batch has all of its rows, in each home, also where others have made the first ones."""
+    ada, bob = connect("ada"), connect("bob")
+    for home, rows in ((ada, ROWS.head(12)), (bob, ROWS.tail(8))):
+        mine = cell(home, "reports", target, rows)
+        assert mine.wait("60s").succeeded == len(rows)
+        assert mine.whole == mine
+    for home in (ada, bob):
+        assert home.batch("march").tasks()["state"].tolist() == ["succeeded"] * 20
+    assert (mine.progress().total, len(mine.whole.tasks()), len(target.received)) == (8, 20, 20)
+
+
 def test_outcomes_that_come_before_the_reading_are_known(
     connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
