@@ -48,14 +48,16 @@ class Report:
 
     def text(self) -> str:
         """Return a few lines of text."""
-        share = self._share()
+        share, progress = self._share(), self.progress
         full = round(_WIDTH * share)
-        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {self.progress.state or ''}".rstrip()
+        known = "" if progress.known == progress.done else f"{progress.known:,} known of {progress.total:,}"
+        words = ", ".join(filter(None, (progress.state, known)))
+        bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {words}".rstrip()
         head = [
             f"{self._title(isolated(self.name or ''))}  [{self.badge}]",
             *([self.partitions] if self.partitions else []),
         ]
-        return "\n".join([*head, *([] if _is_unread(self.progress) else [bar]), repr(self.progress), *self.lines()])
+        return "\n".join([*head, *([] if _is_unread(progress) else [bar]), repr(progress), *self.lines()])
 
     def html(self, *, methods: bool = True) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""

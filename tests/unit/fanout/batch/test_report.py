@@ -27,6 +27,7 @@ def test_what_delays_a_batch_comes_first_with_what_helps() -> None:
 def test_rows_that_are_not_known_are_not_called_done() -> None:
     """Of lost and rejected rows nobody knows how they would have ended."""
     assert "<b>0</b> known of 10,000<" in report(gone=10_000, state="unknown").html()
+    assert report(gone=10_000, state="unknown").text().splitlines()[1].endswith("  unknown, 0 known of 10,000")
     assert "<b>3</b> of 3 done<" in report(succeeded=2, cancelled=1, state="cancelled").html()
 
 
