@@ -146,11 +146,16 @@ class Sharing:
 
     def update(self, batch: str) -> None:
         """Fetch what was added to a batch since; say so if that fails."""
-        if self.active:
-            try:
+        if not self.active:
+            return
+        missing = f"rows that others have added to batch {batch} may be missing"
+        try:
+            if _loop.run(asyncio.to_thread(self._new_blocks, batch), timeout=_PATIENCE):
                 self.fetch(batch)
-            except (BatchExistsError, OutboxError, StoreError) as error:
-                notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
+        except TimeoutError:
+            notify(f"{missing}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
+        except (BatchExistsError, OutboxError, StoreError) as error:
+            notify(f"{missing}: {error.message}")
 
     def fetch(self, batch: str) -> None:
         """Bring the rows of a batch here that other homes have written; they are unsent, and nobody trusts them.

@@ -178,6 +178,8 @@ def test_a_store_that_does_not_answer(
     monkeypatch.setattr(sharing, "_PATIENCE", 0.01)
     assert list(tasks.batches().index) == [batch.id]
     assert "did not answer" in capsys.readouterr().out
+    assert tasks.batch(batch.id) == batch
+    assert f"added to batch {batch.id} may be missing" in capsys.readouterr().out
     release.set()
     monkeypatch.undo()
 
