@@ -189,7 +189,8 @@ def _reason(error: Exception) -> str:
 
 
 def _refused(error: Exception) -> TypeGuard[aiohttp.ClientConnectorError]:
-    if not isinstance(error, aiohttp.ClientConnectorError):
+    is_certificate = isinstance(error, aiohttp.ClientConnectorCertificateError)  # which is of this class, too
+    if is_certificate or not isinstance(error, aiohttp.ClientConnectorError):
         return False
     number = error.os_error.errno
     # For a name with several addresses (localhost) the library reports all failures as one, without an error number.

@@ -106,7 +106,7 @@ def test_refused_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: st
     with pytest.raises(InvalidInputError, match=words):
         read_input(name)
     broken = pl.LazyFrame({"n": [1]}).select("m")
-    with pytest.raises(InvalidInputError, match=r"the LazyFrame cannot be read: [\s\S]*\"m\"[\s\S]*shows why"):
+    with pytest.raises(InvalidInputError, match=r"the LazyFrame cannot be read: [\s\S]*m[\s\S]*shows why"):
         read_input(broken)
 
 
