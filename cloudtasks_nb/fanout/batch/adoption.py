@@ -161,7 +161,7 @@ class Adoption:
                 await self.clock.sleep(_ENDPOINT_POLL)
                 return False
             await self._read_results(first=not last)
-            # Then the log was never read, and results tell instead.
+            # If the results told of rows, the batch counts as read, without a note about the log.
             adopted = not last and (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("adopted")
             await self._set("unseen", "" if adopted else error.message)
         finally:

@@ -151,7 +151,7 @@ def is_newest(record: BatchRecord, progress: Progress) -> bool:
 def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any]:
     """Return the facts that are stored, as arguments of `Facts`."""
     counts, causes = record.counts, outbox.causes
-    waits = counts[State.UNSENT] + record.doubtful > 0  # else all were told of, and need not be read
+    waits = counts[State.UNSENT] + record.doubtful > 0  # else it is known of each row that it was sent
     return {
         "counts": counts,
         "doubtful": record.doubtful,

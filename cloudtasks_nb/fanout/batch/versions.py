@@ -19,13 +19,13 @@ __all__ = ["advise", "give_function", "notify_versions", "stale_rows"]
 
 _FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
 
-#: What computes rows again that an earlier version has computed: ``{}`` is them. Empty: nothing is said of these rows.
+#: How to compute rows of an earlier version again; ``{}`` becomes "it" or "them". Empty: no note about such rows.
 _advice: ContextVar[str] = ContextVar("cloudtasks_nb_advice", default="batch.resend(batch.stale()) computes {} again")
 
 
 @contextmanager
 def advise(text: str) -> Iterator[None]:
-    """Say something else inside the block about rows of an earlier version, to whom has no batch; or nothing."""
+    """Replace the advice about rows of an earlier version inside the block: callers of `map` have no batch."""
     token = _advice.set(text)
     try:
         yield
