@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -94,6 +95,13 @@ class BatchesPanel(Panel):
         if self.view.batch is not None and self.view.batch.id not in self._listed:
             self.view.show(None)  # somebody has deleted it
         self.view.draw()
+
+    def fail(self, error: BaseException) -> None:
+        """Show an error; if it says that the chosen batch was deleted, read the list again, which shows that too."""
+        if isinstance(error, BatchNotFoundError) and error.resource == self._wanted:
+            self._reread.ask()
+        else:
+            super().fail(error)
 
     def static_html(self) -> str:
         """Return the list, and the chosen batch."""

@@ -101,14 +101,14 @@ def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> No
 
 
 def test_a_batch_that_is_deleted_elsewhere_is_shown_no_longer(panel: BatchesPanel, harness: Harness) -> None:
-    """It leaves the list, and what was shown of it; no error stays."""
+    """It leaves the list, and what was shown of it; its details, when they are drawn before the list, show no error."""
     batch = fan_out(harness)
     harness.finish(batch)
     panel.refresh()
     look_at(panel.table, batch.id)
     panel.settle()
     batch.delete()
-    harness.publish("reports")
+    panel.guarded(panel.view.draw)
     panel.settle()
     assert (panel.view.batch, panel.view.static_html(), panel.table.page_keys) == (None, "", [])
     assert panel.footer.alert == {}
