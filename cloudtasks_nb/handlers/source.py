@@ -351,7 +351,7 @@ def _constant(name: str, value: Any, user: str) -> str:
             hint=f'read it inside the function, os.environ["{secret}"], and give it to the service: '
             f'ct.deploy(…, gcloud=["--update-secrets={secret}=my-secret:latest"]); the account that it runs as needs '
             "gcloud secrets add-iam-policy-binding my-secret --member=serviceAccount:… "
-            "--role=roles/secretmanager.secretAccessor",
+            "--role=roles/secretmanager.secretAccessor --condition=None",
         )
     return text
 

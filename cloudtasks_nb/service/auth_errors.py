@@ -144,7 +144,7 @@ def _impersonation_error(facts: dict[str, Any], credentials: Any) -> CloudTasksE
     else:
         hint = "; ".join(
             f"gcloud iam service-accounts add-iam-policy-binding {account} --member={iam_member(by)} "
-            "--role=roles/iam.serviceAccountTokenCreator"
+            "--role=roles/iam.serviceAccountTokenCreator --condition=None"
             for by, account in itertools.pairwise(accounts)
         )
         hint = f"run: {hint}   (it takes some minutes to work)"

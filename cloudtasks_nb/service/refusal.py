@@ -138,8 +138,8 @@ _BY_REASON = {
         PermissionDeniedError,
         "calls are counted for the quota project {consumer}, which you may not use: "
         "gcloud projects add-iam-policy-binding {consumer} --member={member} "
-        "--role=roles/serviceusage.serviceUsageConsumer; or name another one: ct.connect(…, quota_project=…) or "
-        "gcloud auth application-default set-quota-project PROJECT",
+        "--role=roles/serviceusage.serviceUsageConsumer --condition=None; or name another one: "
+        "ct.connect(…, quota_project=…) or gcloud auth application-default set-quota-project PROJECT",
     ),
     "SECURITY_POLICY_VIOLATED": _Cure(
         PermissionDeniedError,
@@ -283,14 +283,14 @@ def grant_command(resource: str | None, role: str, project: str | None, member: 
     binding = f"--member={member} --role={role}"
     if account := _SERVICE_ACCOUNT.search(resource or ""):
         place = f"{account[0]} --project={account['project'] or project}"
-        return f"gcloud iam service-accounts add-iam-policy-binding {place} {binding}"
+        return f"gcloud iam service-accounts add-iam-policy-binding {place} {binding} --condition=None"
     parts = (resource or "").rpartition("googleapis.com/")[2].split("/")
     names = dict(zip(parts[::2], parts[1::2], strict=False))
     named = names.get("projects", project)
     if "queues" in names:
         place = f"{names['queues']} --location={names['locations']} --project={named}"
-        return f"gcloud tasks queues add-iam-policy-binding {place} {binding}"
-    return f"gcloud projects add-iam-policy-binding {named} {binding}"
+        return f"gcloud tasks queues add-iam-policy-binding {place} {binding}"  # it has no option for a condition
+    return f"gcloud projects add-iam-policy-binding {named} {binding} --condition=None"
 
 
 def _queue_not_found(name: str, endpoint: Endpoint) -> QueueNotFoundError:

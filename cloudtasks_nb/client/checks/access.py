@@ -12,7 +12,7 @@ from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.fanout.plan.options import TaskOptions, check_token
-from cloudtasks_nb.service.refusal import role_of
+from cloudtasks_nb.service.refusal import grant_command, role_of
 
 __all__ = ["check_api", "check_location", "check_permissions", "check_queues", "check_service_account"]
 
@@ -146,10 +146,7 @@ async def check_service_account(context: CheckContext) -> Finding:
         create = f"gcloud iam service-accounts create {name} --project={project}"
         return Finding(ok=False, detail=f"there is no service account {account}", fix=create)
     if _ACT_AS not in granted:
-        grant = (
-            f"gcloud iam service-accounts add-iam-policy-binding {account} --member={context.member()} "
-            "--role=roles/iam.serviceAccountUser"
-        )
+        grant = grant_command(account, "roles/iam.serviceAccountUser", project, context.member())
         return Finding(ok=False, detail=f"the caller lacks {_ACT_AS} on {account}", fix=grant)
     return Finding(ok=True, detail=f"the caller may act as {account}")
 

@@ -202,7 +202,8 @@ def _not_reached(context: CheckContext, url: str, redirect: str | None, task: Pe
             detail=f"the service agent of Cloud Tasks cannot get a token of {context.target.service_account}: it does "
             f"not exist, or lacks its role ({task.last_message})",
             fix=f"gcloud beta services identity create --service=cloudtasks.googleapis.com --project={project} && "
-            f'gcloud projects add-iam-policy-binding {project} --member="{agent}" --role=roles/cloudtasks.serviceAgent',
+            f'gcloud projects add-iam-policy-binding {project} --member="{agent}" --role=roles/cloudtasks.serviceAgent '
+            "--condition=None",
         )
     if task.last_status == "DEADLINE_EXCEEDED":
         fix = "does its handler answer a GET request? Is its start quick enough?"

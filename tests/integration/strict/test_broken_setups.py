@@ -217,16 +217,17 @@ elsewhere = partial(deployed, store="gs://team/other")  # the connection reads r
 
 LOGIN = "gcloud auth application-default login"
 ACCOUNTS, SERVICES = "gcloud iam service-accounts", "gcloud run services"
+ALWAYS, BIND = "--condition=None", "add-iam-policy-binding"  # else gcloud asks, if a policy has conditions
 USER, ROLE = "--member=serviceAccount:{email}", "--role=roles/cloudtasks"
 NO_QUEUE, NO_REGION = 'there is no queue "nowhere" in us-central1', "us-centrall is no location of Cloud Tasks"
 ELSEWHERE = 'there is no queue "reports" in europe-west1, but one in us-central1'
 UNTRUSTED, NO_PROJECT = "CERTIFICATE_VERIFY_FAILED", "Permission denied on resource project demmo"
 API_OFF = "Cloud Tasks API has not been used in project demo"
 API_ON = "gcloud services enable cloudtasks.googleapis.com --project=demo"
-CONSUMER = f"gcloud projects add-iam-policy-binding other {USER} --role=roles/serviceusage.serviceUsageConsumer"
+CONSUMER = f"gcloud projects {BIND} other {USER} --role=roles/serviceusage.serviceUsageConsumer {ALWAYS}"
 PERIMETER = "VPC Service Controls do not allow the call from here"
 CONNECT = 'ct.connect("demo", "us-central1")'
-ACT_AS = f"{ACCOUNTS} add-iam-policy-binding {CALLER} {USER} --role=roles/iam.serviceAccountUser"
+ACT_AS = f"{ACCOUNTS} {BIND} {CALLER} --project=demo {USER} --role=roles/iam.serviceAccountUser {ALWAYS}"
 NO_ACCOUNT, CREATE_ACCOUNT = "there is no service account nobody@demo", f"{ACCOUNTS} create nobody --project=demo"
 INVOKER = f"--project=demo --member=serviceAccount:{CALLER} --role=roles/run.invoker"
 INVOKE = f"{SERVICES} add-iam-policy-binding report --region=us-central1 {INVOKER}"

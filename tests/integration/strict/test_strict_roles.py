@@ -162,7 +162,7 @@ def test_an_account_that_signs_needs_act_as(
     with pytest.raises(ct.errors.PermissionDeniedError, match="actAs") as caught:
         batch.wait(timeout=PATIENCE)
     role, member = "roles/iam.serviceAccountUser", f"serviceAccount:{emulator.email('sender')}"
-    grant = f"--project=demo --member={member} --role={role}"
+    grant = f"--project=demo --member={member} --role={role} --condition=None"
     command = f"gcloud iam service-accounts add-iam-policy-binding {signer} {grant}"
     needed = f"the permission iam.serviceAccounts.actAs is needed on {signer}"
     assert caught.value.hint == f"{needed}; {role} includes it: {command}"

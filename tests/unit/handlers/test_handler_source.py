@@ -166,7 +166,7 @@ HARMLESS = (
 def test_the_forms_of_secrets(notebook: Notebook, name: str, text: str) -> None:
     """Tokens of well-known services are known by their form, whatever their name; so are long values of a key."""
     for value in (repr(text), repr(text.encode()), f"[{text!r}]"):
-        with raises(HandlerError, "looks like a secret", hint="roles/secretmanager.secretAccessor"):
+        with raises(HandlerError, "looks like a secret", hint="roles/secretmanager.secretAccessor --condition=None"):
             module_source(notebook(f"{name} = {value}\ndef report(): return {name}").report)
 
 

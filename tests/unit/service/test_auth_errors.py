@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("sign_in")
 Patch = pytest.MonkeyPatch
 LOGIN = "run: gcloud auth application-default login"
 NEW_KEY = f"--iam-account={ACCOUNT}"
-CREATOR = "--role=roles/iam.serviceAccountTokenCreator"
+CREATOR = "--role=roles/iam.serviceAccountTokenCreator --condition=None"
 
 
 def denied(message: str, reason: str, **facts: Any) -> Answer:
