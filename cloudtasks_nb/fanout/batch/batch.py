@@ -67,6 +67,7 @@ class Batch:
         open_panel: Callable[..., Any],
         delete: Callable[[str, Others], None],
         rows: Scope | None = None,
+        shown: bytes = b"",
     ) -> None:
         self._own_tracker = tracker
         self._rows: str = tracker.batch if rows is None else rows
@@ -75,7 +76,8 @@ class Batch:
         self._delete = delete
         self._view = BatchView(tracker, self._rows)
         framed = not tracker.record.description.get("backfill")
-        self._frames = RowFrames(self._outbox.rows, self._rows, self._view.now, framed=framed)
+        without = shown if rows is not None and not rows.rows else b""  # of an input without rows
+        self._frames = RowFrames(self._outbox.rows, self._rows, self._view.now, framed=framed, shown=without)
 
     @property
     def id(self) -> str:

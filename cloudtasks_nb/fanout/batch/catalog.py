@@ -132,7 +132,7 @@ class Catalog:
         if result.created and not self._sharing.active:
             self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
-        batch = self._open(result.batch, sending=True, rows=result.scope)
+        batch = self._open(result.batch, sending=True, rows=result.scope, shown=first)
         self._sharing.publish(result.batch)
         if result.created and self._sharing.made_elsewhere(result.batch):
             read_first(self._trackers[result.batch], whole=True)
@@ -452,7 +452,9 @@ class Catalog:
         ):
             notify(unseen_note(log_reason(ratio)))
 
-    def _open(self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None) -> Batch:
+    def _open(
+        self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None, shown: bytes = b""
+    ) -> Batch:
         outbox = self.outbox
         with self._lock:
             tracker = self._trackers.get(batch)
@@ -465,7 +467,7 @@ class Catalog:
                 outbox.batches.set_setting(batch, REACH, reach)
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
-        return Batch(tracker, self._open_panel, self.delete, rows)
+        return Batch(tracker, self._open_panel, self.delete, rows, shown)
 
     def _progress(self, record: BatchRecord) -> Progress:
         tracker = self._trackers.get(record.id)

@@ -194,10 +194,16 @@ class RowFrames:
         Returns the time of the service in microseconds since 1970.
     framed : bool
         Whether the rows are of frames of an analyst, which could be joined by their index; those of a backfill are not.
+    shown : bytes
+        What is shown of the columns of an input without rows; empty if it has rows, or is not known.
     """
 
-    def __init__(self, rows: Rows, batch: str, now: Callable[[], int], *, framed: bool = True) -> None:
+    def __init__(
+        self, rows: Rows, batch: str, now: Callable[[], int], *, framed: bool = True, shown: bytes = b""
+    ) -> None:
         self._rows, self._batch, self._now, self._framed = rows, batch, now, framed
+        none: list[Any] = [*[()] * 14, shown, ()]
+        self._without = [Page(*none)] if shown else []
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def frame(
@@ -224,7 +230,8 @@ class RowFrames:
             pages = self._rows.pages_of(self._batch, refs, wire=True)
         made = self._made(pages, pending or {}, brief=brief)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            first, labelled = islice(self._rows.pages(str(self._batch), wire=True), 1), self._labelled(self._order())
+            first = self._without or islice(self._rows.pages(str(self._batch), wire=True), 1)
+            labelled = self._labelled(self._order())
             made = rows_frame(first, {}, self._now(), labelled=labelled, brief=brief).head(0)
         return made
 
@@ -264,7 +271,8 @@ class RowFrames:
         return self._known[1]
 
     def _tells_apart(self, parts: Sequence[tuple[int, int]]) -> bool:
-        firsts = [ReadRows(islice(self._rows.pages(self._batch, after=first - 1), 1)).stored for first, _ in parts]
+        pages = (self._without or islice(self._rows.pages(self._batch, after=first - 1), 1) for first, _ in parts)
+        firsts = [ReadRows(page).stored for page in pages]
         if len(firsts) == 1 and firsts[0].complete:
             return True
         if any(stored.labelled for stored in firsts):

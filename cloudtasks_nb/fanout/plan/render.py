@@ -213,6 +213,8 @@ def plan_chunks(
 ) -> Iterator[Chunk]:
     """Render the input, which is read once, into chunks of up to 2,000 tasks and 1 MiB.
 
+    Frames without a row are one chunk without one, with what it shows of the columns.
+
     Parameters
     ----------
     now : datetime.datetime
@@ -237,6 +239,7 @@ def plan_chunks(
     renderer = Renderer(recipe, now, complete=whole)
     named: list[str] = []
     bad, position, labelled = 0, 0, None
+    table: Table | None = None
     for frame in frames(data, recipe.choose):
         table = Table(frame, labelled=labelled, part=not whole)
         recipe.check(table.columns)
@@ -256,6 +259,14 @@ def plan_chunks(
         position += table.length
         if bad:
             raise _rows_error(named, bad, position, renderer.missing, whole=whole)
+    yield from _without_rows(table, position, recipe)
+
+
+def _without_rows(table: Table | None, count: int, recipe: Recipe) -> Iterator[Chunk]:
+    """Yield what is shown of the columns of the last frame, if all frames have no rows."""
+    if table is not None and not count:
+        shown = Preview.of(table.block(0, 0, 0), recipe.columns_used)
+        yield Chunk(rows=(), keys=(), digests=(), tasks=(), shown=shown.encode(0, 0))
 
 
 def _notes(table: Table, recipe: Recipe) -> Iterator[str]:

@@ -130,6 +130,16 @@ def test_an_input_without_rows(paused: ct.Queue) -> None:
     assert batch.wait("10s").total == 0
 
 
+def test_a_batch_without_rows(queue: ct.Queue, serve: Serve) -> None:
+    """Its frames have the columns and the index of each input all the same."""
+    handler = serve(work)
+    for rows in (month(1).head(0), month(1).astype({"month": "Int64"}).set_index("month").head(0)):
+        batch = queue.fan_out(rows, url=handler)
+        for frame in (batch.tasks(), batch.results(), batch.failed(), queue.map(handler, rows)):
+            assert frame[rows.columns].dtypes.to_dict() == rows.dtypes.to_dict()
+            pd.testing.assert_index_equal(frame.index, rows.index)
+
+
 def test_a_part_is_waited_for_alone(queue: ct.Queue, serve: Serve) -> None:
     """Rows of others that are not due do not hold it up, neither `wait` nor `await`."""
     handler = serve(work)

@@ -129,9 +129,10 @@ def test_chunks_by_size(size: int, lengths: list[int]) -> None:
 
 
 def test_nothing() -> None:
-    """No rows are no chunks; the columns are checked all the same."""
+    """No rows are one chunk, with the columns, which are checked all the same."""
     empty = FRAME.head(0)
-    assert _chunks(empty) == []
+    [chunk] = _chunks([empty, empty])
+    assert (len(chunk.rows), _shown(chunk).dtypes.to_dict()) == (0, empty.dtypes.to_dict())
     assert _chunks([]) == []
     with pytest.raises(TemplateError, match="orgin"):
         _chunks(empty, url="https://svc/{orgin}")
