@@ -82,7 +82,8 @@ def app(
     Raises
     ------
     HandlerError
-        If `audience` or `service_account` is missing, a function cannot be served, or a path does not begin with "/".
+        If `audience` or `service_account` is missing, a function cannot be served, a path does not begin with "/", or
+        `private` or its variable says neither yes nor no.
     InvalidInputError
         If `store` is not a folder or a bucket.
 
@@ -108,7 +109,7 @@ def app(
         service_account=str(service_account),
         audience=[str(audience)],
         certs_url=lambda: None,
-        private=private or os.environ.get(PRIVATE_VARIABLE) == "1",
+        private=_is_private(private),
     )
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     results = None if place is None else ResultWriter(Store(place))
@@ -118,6 +119,18 @@ def app(
         for path, one in functions.items()
     }
     return _App(name or names, called)
+
+
+def _is_private(given: Any) -> bool:
+    """Return whether the argument or the variable says it; a guess could let everybody in, or nobody."""
+    variable = os.environ.get(PRIVATE_VARIABLE, "")
+    if not isinstance(given, bool) or variable not in ("", "0", "1"):
+        raise HandlerError(
+            f"private={given!r} and {PRIVATE_VARIABLE}={variable!r} do not say whether the service is private",
+            resource="private",
+            hint=f"private=True or {PRIVATE_VARIABLE}=1 if it is, else neither",
+        )
+    return given or variable == "1"
 
 
 def _by_path(fn: Any) -> dict[str, Callable[..., Any]]:

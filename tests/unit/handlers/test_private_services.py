@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app
 from cloudtasks_nb.handlers.verify import Verifier
 from tests.cases import cases
@@ -86,6 +87,14 @@ def test_a_wrong_signature_is_refused_as_ever(issuer: Any) -> None:
     for wrong in (bearer[:-4] + "AAAA", f"{bearer.rpartition('.')[0]}.", removed(bearer) + "A"):
         refusal: Any = verifier.check(wrong)
         assert refusal.status == 401
+
+
+@cases(("no", ""), (None, ""), (1, ""), (False, "true"), (True, "no"))
+def test_what_says_neither_yes_nor_no(monkeypatch: pytest.MonkeyPatch, argument: Any, variable: str) -> None:
+    """It is refused: "no" must not let anybody in, and "true" must not keep everybody out."""
+    monkeypatch.setenv(ALLOWED, variable)
+    with pytest.raises(HandlerError, match=r"private|CLOUDTASKS_NB_PRIVATE"):
+        app(dict, audience=AUDIENCE, service_account=ACCOUNT, private=argument)
 
 
 @cases((True, None, 200), (False, "1", 200), (False, "0", 401), (False, None, 401))
