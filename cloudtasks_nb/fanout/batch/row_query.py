@@ -13,8 +13,8 @@ import pandas as pd
 
 from cloudtasks_nb._frames import STATES as TASK_STATES
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.alike import alike
+from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import InputOrder, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
@@ -158,24 +158,22 @@ class RowReader:
     def ordered(
         self, refs: Sequence[int], column: str, stopped: Callable[[], bool], *, descending: bool, progress: bool
     ) -> list[int]:
-        """Return rows sorted by a column of `batch.tasks()`, or by their place in the input; missing values are last.
+        """Return rows sorted by a column of `batch.tasks()`, their place in the input, or a field of known results.
+
+        Missing values are last.
 
         A bar shows how far that is; what is not read when it is `stopped` is left out.
-
-        Raises
-        ------
-        InvalidInputError
-            If there is no such column.
         """
         parts: list[pd.Series[Any]] = []
         with Bar("sorting", len(refs), show=progress) as bar:
             for some in paged(sorted(refs), _SCANNED):
                 if stopped():
                     break
-                frame = self.frame(some).reset_index()
-                if column not in frame.columns:
-                    raise InvalidInputError(f'rows are sorted by their inputs and outcomes, not by "{column}"')
-                parts.append(frame[column].set_axis(some))
+                frame = self.frame(some)
+                if column not in frame and column not in frame.index.names:
+                    frame = join_results(frame, self._results.answers).frame
+                values = frame.reset_index().get(column, pd.Series(pd.NA, range(len(some)), dtype=object))
+                parts.append(values.set_axis(some))
                 bar.add(len(some))
         if not parts:
             return []

@@ -15,6 +15,7 @@ import pytest
 
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.batch import row_query
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
@@ -471,6 +472,21 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     look_at(table, table._rows.ids([0])[0])
     panel.settle()
     assert "&quot;sold&quot;: 18" in panel.view.story.value
+
+
+def test_rows_are_sorted_by_a_field_of_their_results(
+    panel: BatchPanel, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are, those without the field last."""
+    monkeypatch.setattr(row_query, "_SCANNED", 2)
+    tasks = batch.tasks()["task"]
+    for row in range(18, 26):
+        answer(batch, tasks[row], {"sold": abs(row - 21), "day": row})
+    pick(panel, panel.view.rows.states, "succeeded")
+    ask(panel, do="sort", column="sold", descending=True)
+    assert on_page(panel) == [25, 18, 24, 19, 23, 20, 22, 21, 26, 27]
+    ask(panel, do="sort", column="day_result", descending=True)
+    assert on_page(panel) == [*range(25, 17, -1), 26, 27]
 
 
 def test_results_are_shown_as_soon_as_all_have_succeeded(harness: Harness) -> None:
