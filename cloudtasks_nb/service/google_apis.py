@@ -59,6 +59,17 @@ class GoogleApis:
         """
         return await self._call("GET", service, path, params=query)
 
+    async def project_policy(self, project: str) -> dict[str, Any]:
+        """Return who has which roles on a project.
+
+        Raises
+        ------
+        CloudTasksError
+            If the API refuses the question, or does not answer.
+        """
+        options = {"options": {"requestedPolicyVersion": 3}}
+        return await self._call("POST", "cloudresourcemanager", f"v1/projects/{project}:getIamPolicy", json=options)
+
     async def redirect(self, url: str) -> str | None:
         """Return where a URL redirects to; None if it does not, or nothing answers here."""
         try:

@@ -22,6 +22,8 @@ _WRITERS = (
     *("roles/storage.objectUser", "roles/storage.objectCreator", "roles/storage.objectAdmin", "roles/storage.admin"),
     *("roles/storage.legacyBucketWriter", "roles/storage.legacyBucketOwner"),
 )
+#: Whom the policy of a bucket has for the basic roles: https://cloud.google.com/storage/docs/access-control/iam-roles
+_GROUPS = {"roles/editor": "projectEditor", "roles/owner": "projectOwner"}
 #: A condition by which a role holds for some objects only, as `ct.deploy` writes it.
 _BELOW = re.compile(r'resource\.name\.startsWith\("(.*)"\)')
 
@@ -54,7 +56,7 @@ def _use(store: Store) -> None:
 
 
 async def _runner(context: CheckContext, deployment: Deployment) -> Finding:
-    """Look into the policy of the bucket whether the service may write results."""
+    """Look into the policies of the bucket and of the project whether the service may write results."""
     usable = f"{deployment.store} can be written, read, listed and cleared"
     bucket = deployment.store.removeprefix("gs://").partition("/")[0]
     if not deployment.store.startswith("gs://"):
@@ -66,12 +68,19 @@ async def _runner(context: CheckContext, deployment: Deployment) -> Finding:
         policy = await context.google.read("storage", f"storage/v1/b/{bucket}/iam", optionsRequestedPolicyVersion=3)
     except CloudTasksError as error:
         return Finding(ok=True, detail=f"{usable}; whether {deployment.runner} may write is not known: {error.message}")
+    bindings, lacks = policy.get("bindings", []), f"has no role on gs://{bucket} by which it may write"
+    try:
+        of_project = (await context.google.project_policy(deployment.project)).get("bindings", [])
+    except CloudTasksError as error:
+        of_project, lacks = [], f"{lacks}; whether one on the project lets it is not known: {error.message}"
+    roles = {binding["role"] for binding in of_project if member in binding["members"]}
+    members = {member, *(f"{_GROUPS[role]}:{deployment.project}" for role in _GROUPS.keys() & roles)}
     folder = results_folder(deployment.store)
-    if any(member in binding["members"] and _may_write(binding, folder) for binding in policy.get("bindings", ())):
+    if any(members & {*one["members"]} and _may_write(one, folder) for one in [*bindings, *of_project]):
         return Finding(ok=True, detail=f"{usable}, and {deployment.runner} may write")
     return Finding(
         ok=False,
-        detail=f"{deployment.runner}, as which the service runs, has no role on gs://{bucket} by which it may write",
+        detail=f"{deployment.runner}, as which the service runs, {lacks}",
         fix=results_grant(deployment.store, deployment.runner, deployment.project).text,
     )
 

@@ -1,7 +1,8 @@
 """The IAM APIs of a strict emulator: tokens of service accounts, what a caller may do with them, and policies.
 
 https://cloud.google.com/iam/docs/reference/credentials/rest, `testIamPermissions` of service accounts and projects, and
-who may use a bucket (https://cloud.google.com/storage/docs/json_api/v1/buckets/getIamPolicy) or call a service
+who has roles on a project (https://cloud.google.com/resource-manager/reference/rest/v1/projects/getIamPolicy), may use
+a bucket (https://cloud.google.com/storage/docs/json_api/v1/buckets/getIamPolicy) or call a service
 (https://cloud.google.com/run/docs/reference/rest/v2/projects.locations.services).
 """
 
@@ -56,6 +57,10 @@ class IamApi:
                 "/v1/projects/{project}:testIamPermissions",
                 self._answer(projects, "TestIamPermissions", self._on_project),
             ),
+            web.post(
+                "/v1/projects/{project}:getIamPolicy",
+                self._policy("resourcemanager.projects.getIamPolicy", self._project_policy),
+            ),
             web.get(f"{_SERVICE}:getIamPolicy", self._policy("run.services.getIamPolicy", self._service_policy)),
             web.get(_SERVICE, self._policy("run.services.get", self._service)),
             web.get(_BUCKET, self._policy("storage.buckets.getIamPolicy", self._bucket_policy)),
@@ -66,9 +71,8 @@ class IamApi:
         self, permission: str, answer: Callable[[Caller, web.Request], tuple[str, dict[str, Any]]]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         """Return what answers a question about a resource that its caller may ask with a permission there."""
-        service = (
-            "storage.googleapis.com" if permission.startswith("storage") or not permission else "run.googleapis.com"
-        )
+        api = permission.partition(".")[0] or "storage"
+        service = f"{'cloudresourcemanager' if api == 'resourcemanager' else api}.googleapis.com"
 
         async def respond(request: web.Request) -> web.Response:
             try:
@@ -94,6 +98,10 @@ class IamApi:
     def _service_policy(self, caller: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
         url, _ = self._service(caller, request)
         return url, {"bindings": self.access.state.policy(url)}
+
+    def _project_policy(self, _: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
+        project = f"projects/{request.match_info['project']}"
+        return project, {"bindings": self.access.state.policy(project)}
 
     def _bucket_policy(self, _: Caller, request: web.Request) -> tuple[str, dict[str, Any]]:
         bucket = f"gs://{request.match_info['name']}"

@@ -37,18 +37,19 @@ _TOKENS = _ID_TOKEN | {
     "iam.serviceAccounts.signJwt",
 }
 _USE_PROJECT = frozenset({"serviceusage.services.use"})
+_READ_IAM = frozenset({"iam.serviceAccounts.get", "iam.serviceAccounts.list", "resourcemanager.projects.getIamPolicy"})
 _INVOKE = frozenset({"run.routes.invoke"})
 _SERVICES = frozenset({"run.services.get", "run.services.getIamPolicy"})
 _WRITE_OBJECTS = frozenset({"storage.objects.create"})
 _READ_OBJECTS = frozenset({"storage.objects.get", "storage.objects.list"})
 _OBJECTS = _WRITE_OBJECTS | _READ_OBJECTS | {"storage.objects.delete", "storage.objects.update"}
 _BUCKETS = frozenset({"storage.buckets.get", "storage.buckets.getIamPolicy"})
-_EDITOR = _TASKS_EDITOR | _READ_LOG | _WRITE_LOG | _ACT_AS | _USE_PROJECT
+_EDITOR = _TASKS_EDITOR | _READ_LOG | _WRITE_LOG | _ACT_AS | _USE_PROJECT | _READ_IAM
 
 _ROLES: dict[str, frozenset[str]] = {
     "roles/owner": _EDITOR | _TASKS_ADMIN | _INVOKE | _SERVICES | _OBJECTS | _BUCKETS,
     "roles/editor": _EDITOR,
-    "roles/viewer": _TASKS_VIEWER | _READ_LOG | {"iam.serviceAccounts.get", "iam.serviceAccounts.list"},
+    "roles/viewer": _TASKS_VIEWER | _READ_LOG | _READ_IAM,
     "roles/cloudtasks.admin": _TASKS_ADMIN,
     "roles/cloudtasks.editor": _TASKS_EDITOR,
     "roles/cloudtasks.viewer": _TASKS_VIEWER,

@@ -332,6 +332,19 @@ def test_the_runner_of_a_deployment(setup: Setup) -> None:
     assert setup.doctor().detail["store"] == "memory://runner can be written, read, listed and cleared"
 
 
+@cases(("roles/storage.objectUser", None), ("roles/editor", "projectEditor:demo"), ("roles/editor", None))
+def test_a_right_of_the_runner_on_the_project(setup: Setup, role: str, group: str | None) -> None:
+    """It counts as well; a basic role lets write where the bucket's policy has its group, as new buckets have it."""
+    deployed(setup)
+    setup.google.grant(RUNNER, role)
+    if group is not None:
+        setup.google.grant(group, "roles/storage.objectUser", "gs://team")
+    found = setup.doctor()
+    assert "whether one on the project lets it is not known: " in found.detail["store"]
+    setup.google.grant(setup.email, "roles/viewer")
+    assert wrong(setup.doctor()) == (["store"] if role == "roles/editor" and group is None else [])
+
+
 @cases(("tasks/results/", []), ("tasks/", []), ("other/results/", ["store"]))
 def test_a_right_of_the_runner_that_has_a_condition(setup: Setup, folder: str, failed: list[str]) -> None:
     """It counts where results are stored; services with other folders share the runner."""
