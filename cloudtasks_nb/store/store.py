@@ -11,15 +11,16 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 
-__all__ = ["Found", "Range", "Store", "Token"]
+__all__ = ["Found", "Range", "Store", "Token", "answer_of"]
 
 Token: TypeAlias = Callable[[], tuple[str, datetime | None]]
+T = TypeVar("T")
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.IGNORECASE | re.DOTALL)
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all three
@@ -357,6 +358,21 @@ _CREDENTIALS = {
     "s3": " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION)",
     "az": " (AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY)",
 }
+
+
+async def answer_of(store: Store, seconds: float, function: Callable[..., T], *args: Any) -> T:
+    """Return what a function returns that uses a store, and runs in a thread meanwhile.
+
+    Raises
+    ------
+    StoreError
+        If it takes longer than some seconds; the function goes on. Else whatever the function raises.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.to_thread(function, *args)
+    except TimeoutError:
+        raise StoreError(f"{store.url} did not answer in {seconds:.0f} s", resource=store.url) from None
 
 
 def _provider(token: Token) -> Callable[[], dict[str, Any]]:

@@ -25,7 +25,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS, cancels_all
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = ["ELSEWHERE", "Cancels", "cancelled_by", "takes_up", "was_cancelled"]
 
@@ -76,13 +76,11 @@ class Cancels:
 
     async def tell(self, name: str, rows: str) -> None:
         """Tell other homes of a wish to cancel the batch, or rows of it, unless they know it; say so if that fails."""
-        reason = "the store did not answer"
+        seconds = _PATIENCE + (rows.rows / _A_SECOND if isinstance(rows, Scope) else 0)
         try:
-            async with asyncio.timeout(_PATIENCE + (rows.rows / _A_SECOND if isinstance(rows, Scope) else 0)):
-                await asyncio.to_thread(self._tell, name, rows)
-        except (StoreError, TimeoutError) as error:
-            reason = error.message if isinstance(error, StoreError) else reason
-            notify(f"other homes do not know that batch {self._batch} is cancelled: {reason}")
+            await answer_of(self._store, seconds, self._tell, name, rows)
+        except StoreError as error:
+            notify(f"other homes do not know that batch {self._batch} is cancelled: {error.message}")
 
     async def take(self) -> bool:
         """Wish here what other homes have wished; return whether something is new.

@@ -25,6 +25,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.store.store import answer_of
 
 __all__ = ["Sending"]
 
@@ -214,14 +215,11 @@ class Sending:
     async def _claim(self) -> None:
         """Claim the batch, unless that was done; without an answer of the store its rows get the key of this home."""
         store = self.connection.store
-        reason = f"{store.url} did not answer in {_PATIENCE:.0f} s"
         try:
-            async with asyncio.timeout(_PATIENCE):
-                await asyncio.to_thread(claim, self.outbox, store, self.record.id)
-        except (StoreError, TimeoutError) as error:
-            reason = error.message if isinstance(error, StoreError) else reason
+            await answer_of(store, _PATIENCE, claim, self.outbox, store, self.record.id)
+        except StoreError as error:
             if not await self.outbox.run(is_claimed, self.outbox, store, self.record.id):
-                notify(f"until batch {self.record.id} is claimed, its results count in this home only: {reason}")
+                notify(f"until batch {self.record.id} is claimed, its results count in this home only: {error.message}")
 
     def will_retry(self, error: CloudTasksError | None) -> None:
         """Keep the error until rows are sent; None: something has answered."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb.display.notify import notify
@@ -33,17 +33,17 @@ from cloudtasks_nb.store.batches import (
     unnamed,
     write_batch,
 )
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.store import Store, answer_of
 
-__all__ = ["OTHERS", "Sharing", "has_others", "is_shared", "made_elsewhere", "other_record"]
+__all__ = ["OTHERS", "Sharing", "has_others", "made_elsewhere", "other_record"]
 
 #: Setting of a batch: how many rows of it other homes have made.
 OTHERS = "others"
 
 _SHARED = "shared"  # setting of a batch: what of it is in which store
-_MISSING = "batches that others have made may be missing"
-_NOT_COMPARED = "whether other homes have sent some of these rows in another batch is not known"
 _PATIENCE = 5.0  # seconds to wait for the list of batches
+
+T = TypeVar("T")
 
 
 class Sharing:
@@ -59,7 +59,7 @@ class Sharing:
         self._outbox = outbox
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
-        self.active = is_shared(outbox, store)
+        self.active = store.url != Store(outbox.path.parent / "store").url  #: whether homes may share the store
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse rows of a batch that this home does not have, and another has made of other templates.
@@ -73,9 +73,8 @@ class Sharing:
             return
         batch = first_id(spec.place, spec.name)
         if not self._outbox.batches.find(batch=batch):
-            with suppress(StoreError, TimeoutError):
-                check = asyncio.to_thread(check_recipe, self._store, batch, spec.name, spec.recipe)
-                _loop.run(check, timeout=_PATIENCE)
+            with suppress(StoreError):
+                self._ask(check_recipe, self._store, batch, spec.name, spec.recipe)
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
@@ -114,15 +113,12 @@ class Sharing:
         if not self.active:
             return
         try:
-            listing = asyncio.to_thread(unnamed, self._store, alike_digest(spec.place, spec.recipe))
-            for batch in _loop.run(listing, timeout=_PATIENCE):
+            for batch in self._ask(unnamed, self._store, alike_digest(spec.place, spec.recipe)):
                 blocks = () if batch == own else self._new_blocks(batch)
                 if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
                     found(batch)
         except (OutboxError, StoreError) as error:
-            notify(f"{_NOT_COMPARED}: {error.message}")
-        except TimeoutError:
-            notify(f"{_NOT_COMPARED}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
+            notify(f"whether other homes have sent some of these rows in another batch is not known: {error.message}")
 
     def made_elsewhere(self, batch: str) -> bool:
         """Return whether another home has made a batch first."""
@@ -133,11 +129,9 @@ class Sharing:
         if not self.active:
             return ()
         try:
-            found = _loop.run(asyncio.to_thread(read_records, self._store, tuple(self._records)), timeout=_PATIENCE)
-        except TimeoutError:
-            notify(f"{_MISSING}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
+            found = self._ask(read_records, self._store, tuple(self._records))
         except StoreError as error:
-            notify(f"{_MISSING}: {error.message}")
+            notify(f"batches that others have made may be missing: {error.message}")
         else:
             self._records = {
                 batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
@@ -148,14 +142,11 @@ class Sharing:
         """Fetch what was added to a batch since; say so if that fails."""
         if not self.active:
             return
-        missing = f"rows that others have added to batch {batch} may be missing"
         try:
-            if _loop.run(asyncio.to_thread(self._new_blocks, batch), timeout=_PATIENCE):
+            if self._ask(self._new_blocks, batch):
                 self.fetch(batch)
-        except TimeoutError:
-            notify(f"{missing}: {self._store.url} did not answer in {_PATIENCE:.0f} s")
         except (BatchExistsError, OutboxError, StoreError) as error:
-            notify(f"{missing}: {error.message}")
+            notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
 
     def fetch(self, batch: str) -> None:
         """Bring the rows of a batch here that other homes have written; they are unsent, and nobody trusts them.
@@ -188,6 +179,10 @@ class Sharing:
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)
 
+    def _ask(self, function: Callable[..., T], *args: Any) -> T:
+        """Return what a function reads from the store; a StoreError if that takes long."""
+        return _loop.run(answer_of(self._store, _PATIENCE, function, *args))
+
     def _parts(self, batch: str) -> int:
         """Return how often rows were added to a batch."""
         return len(self._outbox.rows.parts(batch))
@@ -210,11 +205,6 @@ class Sharing:
 def has_others(record: BatchRecord) -> bool:
     """Return whether this home has rows of a batch that another one has made."""
     return record.imported or OTHERS in record.settings
-
-
-def is_shared(outbox: Outbox, store: Store) -> bool:
-    """Return whether homes may share a store: it is not the one in the outbox's own home."""
-    return store.url != Store(outbox.path.parent / "store").url
 
 
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:
