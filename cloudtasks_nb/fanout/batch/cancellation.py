@@ -7,26 +7,22 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
 from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
-from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
-from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Cancellation"]
 
@@ -43,18 +39,12 @@ _OURS = 2_000_000  # microseconds in which the process that wishes a cancel begi
 class Cancellation:
     """Cancels one batch. All of it runs on the background loop."""
 
-    connection: Connection
-    outbox: Outbox
-    record: BatchRecord
     reading: Reading  #: finds the rows that others have sent, whose tasks have to be deleted too
-    sending: Sending
-    supervisor: _loop.Supervisor
-    changed: Callable[[], None]  #: called after each change of the batch in the outbox
-    ended: Callable[[], None]  #: called when a cancellation has ended
 
     def __post_init__(self) -> None:
-        self.batch, self.cancels = self.record.id, self.reading.cancels
-        self.queue = QueueName.parse(self.record.place.queue_name)
+        self.sending = sending = self.reading.sending
+        self.connection, self.outbox, self.supervisor = sending.connection, sending.outbox, sending.supervisor
+        self.batch, self.queue, self.cancels = self.reading.batch, self.reading.outcomes.queue, sending.cancels
         self.trouble: str | None = None
         #: This connection may not cancel it: whether every row was final when it was refused; None: it was not.
         self._refused: bool | None = None
@@ -124,7 +114,7 @@ class Cancellation:
             self._owner = False
             lock.release()
         self.connection.watcher.refresh(self.queue)
-        self.ended()  # the batch may be finished now, and notifications due
+        self.sending.ended()  # the batch may be finished now, and notifications due
 
     async def _pause(self, seconds: float) -> None:
         """Wait before another try, unless a verb asks for it before."""
@@ -168,7 +158,7 @@ class Cancellation:
         paused = own and await self._prepare(wish)
         try:
             while more:
-                self.changed()  # a sending that waits for the canary ends with the last of them
+                self.sending.changed()  # a sending that waits for the canary ends with the last of them
                 more = await self.outbox.run(next, steps, 0)
             # Wait for the results of the requests that are under way: their tasks have to be deleted too.
             if await self.outbox.run(self.outbox.requests.waiting, self.batch):
@@ -195,7 +185,7 @@ class Cancellation:
         while await self.outbox.run(waiting, rows):
             steps = self.outbox.requests.cancel(rows)
             while await self.outbox.run(next, steps, 0):
-                self.changed()
+                self.sending.changed()
             if not await self.outbox.run(waiting, rows):
                 break
             if not self.sending.active:  # they are in requests of a sender that has ended
@@ -276,7 +266,7 @@ class Cancellation:
         """Delete the tasks of one page after the other until there are no more, or a call fails as a whole."""
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
-            self.changed()
+            self.sending.changed()
             results = await self._delete_page(page, refusals)
 
     async def _delete_page(self, page: DeletionPage, refusals: list[CloudTasksError]) -> list[bool | None]:

@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
-from cloudtasks_nb.fanout.batch.cancels import Cancels, takes_up, was_cancelled
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.adoption import READING
+from cloudtasks_nb.fanout.batch.cancels import takes_up, was_cancelled
+from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import State
@@ -35,19 +34,16 @@ _PAUSE = 5.0  # seconds between two looks into a log whose entries come late any
 class Reading:
     """Reads what is new of one batch. Runs on the background loop, one reading at a time."""
 
-    adoption: Adoption
-    supervisor: _loop.Supervisor
+    sending: Sending
     record: Callable[[], BatchRecord]  #: returns the batch as it was read last
     unanswered: Callable[[], EndpointError | None]  #: returns that nothing answers
-    will_retry: Callable[[CloudTasksError | None], None]  #: as of `Adoption.run`
     turn: Callable[[], Awaitable[BatchRecord]]  #: reads the batch from the outbox, and watches it if rows are open
     listen: Callable[[Callable[[], None]], Callable[[], None]]  #: as `Tracker.listen`
     search: Callable[[], Awaitable[None]]  #: finds out what became of rows that have left the queue
-    cancels: Cancels
-    ended: Callable[[], None]  #: called after the first reading
 
     def __post_init__(self) -> None:
-        self.outcomes: OutcomeTracker = self.adoption.outcomes
+        self.adoption, self.supervisor = self.sending.adoption, self.sending.supervisor
+        self.outcomes = self.adoption.outcomes
         self.outbox, self.batch = self.outcomes.outbox, self.outcomes.batch
         self._done = False  # the batch was read since it was opened
         self._problems: list[str] = []  # why something could not be read the last time
@@ -125,11 +121,11 @@ class Reading:
         await self._try("cancel", self._take_cancel)
         self._done = True
         if first:
-            self.ended()
+            self.sending.ended()
 
     async def _adopt(self) -> None:
         """Adopt the rows that others have sent, as far as they can be read."""
-        if await self.adoption.run(self.will_retry):
+        if await self.adoption.run(self.sending.will_retry):
             await self.adoption.finish()
         self.adoption.changed()
 
@@ -210,8 +206,8 @@ class Reading:
         return later
 
     async def _take_cancel(self) -> None:
-        await self.cancels.take()
-        if self.cancels.shared:
+        await self.sending.cancels.take()
+        if self.sending.cancels.shared:
             await self.turn()  # the sending may have taken it up
             await self._until(lambda: not takes_up(self.record().settings))
         if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later

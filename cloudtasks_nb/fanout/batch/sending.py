@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -18,9 +18,7 @@ from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
 from cloudtasks_nb.fanout.batch.request import lasting_options
-from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.locks import Hold
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
@@ -40,16 +38,14 @@ class Sending:
     """Sends one batch on request, and keeps the state of the sending. Runs on the background loop."""
 
     connection: Connection
-    outbox: Outbox
-    record: BatchRecord
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
     cancels: Cancels  #: what other homes have cancelled
-    changed: Callable[[], None]  #: called after each change
     ended: Callable[[], None]  #: called when a sending ends
-    clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
+        self.outbox, self.record, self.clock = self.adoption.outbox, self.adoption.record, self.adoption.clock
+        self.changed = self.adoption.changed  #: called after each change
         self.gate = Gate()  #: what holds rows back, as it was read last
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early

@@ -96,21 +96,9 @@ class Tracker:
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
-        self._sending = Sending(
-            connection,
-            outbox,
-            record,
-            self._adoption,
-            supervisor=self._supervisor,
-            cancels=self._cancels,
-            changed=self._soon,
-            ended=self._work_ended,
-            clock=clock,
-        )
+        self._sending = Sending(connection, self._adoption, self._supervisor, self._cancels, self._work_ended)
         self._reading = self._make_reading()
-        self._cancellation = Cancellation(
-            connection, outbox, record, self._reading, self._sending, self._supervisor, self._soon, self._work_ended
-        )
+        self._cancellation = Cancellation(self._reading)
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self.progress = stored_progress(outbox, record, connection.clock.now())
         self._stored: dict[str, Any] = {}  # the facts that were read last
@@ -125,16 +113,12 @@ class Tracker:
 
     def _make_reading(self) -> Reading:
         return Reading(
-            self._adoption,
-            self._supervisor,
+            self._sending,
             record=lambda: self.record,
             unanswered=self._unanswered,
-            will_retry=self._sending.will_retry,
             turn=self._turn,
             listen=self.listen,
             search=self._search_now,
-            cancels=self._cancels,
-            ended=self._work_ended,
         )
 
     @property

@@ -51,14 +51,10 @@ class Supervised:
         self.store = Store(outbox.path.parent / "store")
         self.supervisor = Sending(
             SimpleNamespace(transport=service, endpoint=service.endpoint, store=self.store),  # type: ignore[arg-type]  # all of one
-            outbox,
-            outbox.batches.get(batch),
-            Nothing(),  # type: ignore[arg-type]  # all that is used of one
-            supervisor=_loop.Supervisor("batch", lambda: None),
-            cancels=Cancels(outbox, self.store, batch),
-            changed=self._changed,
-            ended=self._ended,
-            clock=self.clock,
+            Nothing(outbox, batch, self),  # type: ignore[arg-type]  # all that is used of one
+            _loop.Supervisor("batch", lambda: None),
+            Cancels(outbox, self.store, batch),
+            self._ended,
         )
 
     async def check(self) -> None:
@@ -73,7 +69,8 @@ class Supervised:
         await self.supervisor.join()
         assert not self.supervisor.active
 
-    def _changed(self) -> None:
+    def note(self) -> None:
+        """Keep the trouble after a change."""
         self.troubles.add(None if self.supervisor.trouble is None else self.supervisor.trouble.message)
         self.changed.set()
 
@@ -85,6 +82,10 @@ class Nothing:
     """An adoption that finds nothing."""
 
     seen = None
+
+    def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
+        self.outbox, self.record = outbox, outbox.batches.get(batch)
+        self.changed, self.clock = supervised.note, supervised.clock
 
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
