@@ -30,6 +30,7 @@ __all__ = [
     "loop",
     "run",
     "submit",
+    "until",
 ]
 
 T = TypeVar("T")
@@ -177,6 +178,31 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+async def until(
+    listen: Callable[[Callable[[], None]], Callable[[], None]],
+    ended: Callable[[], bool],
+    check: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Wait until something is true, which is looked at after each change; first call `check` each time.
+
+    Parameters
+    ----------
+    listen : callable
+        Has a function called on this loop after each change; returns a function that ends that.
+    """
+    changed = asyncio.Event()
+    end = listen(changed.set)
+    try:
+        while not ended():
+            if check is not None:
+                await check()
+            if not ended():
+                await changed.wait()
+            changed.clear()
+    finally:
+        end()
 
 
 def call_soon(function: Any, *args: Any) -> None:

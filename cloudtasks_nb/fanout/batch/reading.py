@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING
 from cloudtasks_nb.fanout.batch.cancels import takes_up, was_cancelled
@@ -55,10 +56,9 @@ class Reading:
     async def load(self, read_until: dt.datetime | None) -> None:
         """Read the batch as it is opened, the log of which was read up to a time."""
         record = await self.outbox.run(self.outbox.batches.get, self.batch)
-        read = None if read_until is None else round(read_until.timestamp() * 1e6)
         states = {state for state, rows in record.counts.items() if rows}
         self._new = states <= {State.UNSENT, State.REJECTED} and not record.doubtful
-        self._since = unread_since(round(record.created.timestamp() * 1e6), read, self.outcomes.watcher.now())
+        self._since = unread_since(record.created, read_until, self.outcomes.watcher.now())
 
     def begin(self, *, results: bool = True) -> None:
         """Read in the background, unless that is under way."""
@@ -82,7 +82,7 @@ class Reading:
         self.begin(results=results)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._until(lambda: not self.supervisor.running(_WORK) or self.unanswered() is not None)
+                await self._ended(_WORK)
 
     async def adopt(self, *, again: bool) -> EndpointError | None:
         """Read which rows others have sent, before unsent rows count as cancelled; with `again` if that was read, too.
@@ -94,7 +94,7 @@ class Reading:
         if not self.adoption.stale and "read_elsewhere" in settings:
             return None
         self.supervisor.start(_ADOPTING, self._adopt, again=False)
-        await self._until(lambda: not self.supervisor.running(_ADOPTING) or self.unanswered() is not None)
+        await self._ended(_ADOPTING)
         silent = self.unanswered() if self.supervisor.running(_ADOPTING) else None
         return silent if silent is not None and await self.adoption.other_home() is not None else None
 
@@ -133,7 +133,7 @@ class Reading:
         """Find out what became of open rows that others may have sent, or that ended while nobody watched them."""
         if (await self.turn()).done:
             return
-        await self._until(self._was_watched)
+        await _loop.until(self.listen, self._was_watched)
         values = self.outcomes.limit.values
         incomplete = values.get("log_sampling_ratio", 0) < 1
         sent, tasks = (await self.turn()).counts[State.SENT], values.get("tasks")
@@ -147,16 +147,9 @@ class Reading:
         found = self.outcomes.snapshot
         return self.record().done or (found is not None and (found.log_until is not None or bool(found.errors)))
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition holds, which is looked at after each change."""
-        changed = asyncio.Event()
-        end = self.listen(changed.set)
-        try:
-            while not condition():
-                await changed.wait()
-                changed.clear()
-        finally:
-            end()
+    async def _ended(self, work: str) -> None:
+        """Wait until some work has ended, or nothing answers."""
+        await _loop.until(self.listen, lambda: not self.supervisor.running(work) or self.unanswered() is not None)
 
     async def _was_adopted(self) -> bool:
         return "adopted" in await self.outbox.run(self.outbox.batches.settings, self.batch)
@@ -209,7 +202,7 @@ class Reading:
         await self.sending.cancels.take()
         if self.sending.cancels.shared:
             await self.turn()  # the sending may have taken it up
-            await self._until(lambda: not takes_up(self.record().settings))
+            await _loop.until(self.listen, lambda: not takes_up(self.record().settings))
         if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
             await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
             await self.turn()

@@ -79,11 +79,7 @@ class Subscribed:
 
     def _subscribe(self, record: BatchRecord) -> None:
         read = self.outcomes.sources.get("log") or self.read_until
-        since = unread_since(
-            round(record.created.timestamp() * 1_000_000),
-            None if read is None else round(read.timestamp() * 1_000_000),
-            self.connection.clock.micros(),
-        )
+        since = unread_since(record.created, read, self.connection.clock.micros())
         watcher = self.connection.watcher
         self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
 

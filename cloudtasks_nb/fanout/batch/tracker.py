@@ -343,20 +343,15 @@ class Tracker:
         CloudTasksError
             What work in the background raises again and again, besides what `check` raises.
         """
-        changed = asyncio.Event()
-        end = self.listen(changed.set)
-        try:
-            while not ended():
-                self.check_there()
-                self.connection.transport.check_open()
-                self._supervisor.check()
-                if check is not None:
-                    await check()
-                if not ended():
-                    await changed.wait()
-                changed.clear()
-        finally:
-            end()
+
+        async def check_all() -> None:
+            self.check_there()
+            self.connection.transport.check_open()
+            self._supervisor.check()
+            if check is not None:
+                await check()
+
+        await _loop.until(self.listen, ended, check_all)
 
     def _settled(self, since: int, *, drained: bool) -> bool:
         if self.sending and (not self.gate.running or self.gate.rows[State.UNSENT]):

@@ -6,6 +6,7 @@ A further one is a class with `read`, and an item of `Witnesses.stored`.
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,26 +239,28 @@ class Witnesses(NamedTuple):
     stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
 
 
-def unread_since(created: int, read: int | None, now: int) -> int:
-    """Return the time from which the log may have outcomes that are not stored.
+def unread_since(created: dt.datetime, read: dt.datetime | None, now: int) -> int:
+    """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970.
 
-    All times are those of the service, in microseconds since 1970.
+    All times are those of the service.
 
     Parameters
     ----------
-    created : int
+    created : datetime
         When the batch was created.
-    read : int, optional
+    read : datetime, optional
         Up to when the log was read; None: it was not.
     now : int
+        Microseconds since 1970.
 
     Examples
     --------
-    >>> hour = 3_600_000_000
-    >>> unread_since(hour, 3 * hour, 9 * hour) / hour
+    >>> one, three = (dt.datetime(1970, 1, 1, hour, tzinfo=dt.UTC) for hour in (1, 3))
+    >>> unread_since(one, three, now=9 * 3_600_000_000) / 3_600_000_000
     2.75
     """
-    created = min(created, now)
-    if read is None or read > now:  # the clock was set back
-        return created - CLOCK_MARGIN
-    return max(created, read - _LATE_ENTRY) - CLOCK_MARGIN
+    since = min(round(created.timestamp() * _SECOND), now)
+    until = None if read is None else round(read.timestamp() * _SECOND)
+    if until is not None and until <= now:  # else the clock was set back
+        since = max(since, until - _LATE_ENTRY)
+    return since - CLOCK_MARGIN

@@ -1,6 +1,7 @@
 """The loop of an open batch: watch, notify, store and leave; what fails is shown, and survived where it goes away."""
 
 import asyncio
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
@@ -151,7 +152,11 @@ async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
 def test_the_log_is_read_on_from_where_it_was_read(age: int, read: int | None, back: int) -> None:
     """A retry of yesterday's batch does not read its whole log again, only what may have come late."""
     now = 2_000_000_000_000_000
-    assert unread_since(now - age, None if read is None else now - read, now) == now - back
+
+    def moment(ago: int) -> dt.datetime:
+        return dt.datetime.fromtimestamp((now - ago) / 1_000_000, dt.UTC)
+
+    assert unread_since(moment(age), None if read is None else moment(read), now) == now - back
 
 
 def failing(work: Callable[..., Any], error: Exception, times: int) -> Callable[..., Any]:
