@@ -22,11 +22,11 @@ from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
-from cloudtasks_nb.fanout.batch.resend import resend, retry_failed
+from cloudtasks_nb.fanout.batch.resend import NewTries
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.trust import Trusting
+from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
 from cloudtasks_nb.fanout.batch.view import BatchView, there
 from cloudtasks_nb.fanout.outbox.records import Scope
@@ -461,8 +461,7 @@ class Batch:
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        now = self._view.now()
-        return self._go(sending=retry_failed(self._outbox, self._rows, where, self.tasks, trust=trust, now=now))
+        return self._go(sending=self._new_tries(trust=trust).retry_failed(where))
 
     def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
@@ -498,7 +497,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        resend(self._outbox, self._rows, df, self.tasks, trust=trust, now=self._view.now())
+        self._new_tries(trust=trust).resend(df)
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -546,8 +545,8 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        trusting = Trusting("batch.resume(trust=True)", trust)
-        trusting.check(self._outbox, self._tracker.batch, {State.UNSENT})
+        foreign = find_foreign(self._outbox, self._tracker.batch, {State.UNSENT})
+        check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
         _loop.run(self._tracker.resume())
         return self
 
@@ -620,6 +619,10 @@ class Batch:
         task = TaskOptions(url=url, service_account=service_account, audience=audience)
         notify(register(self._connection, self._outbox, self._tracker.record, task, queue))
         return self._go(sending=False)
+
+    def _new_tries(self, *, trust: bool) -> NewTries:
+        now = self._view.now()
+        return NewTries(outbox=self._outbox, batch=self._rows, tasks=self.tasks, trust=trust, now=now)
 
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))

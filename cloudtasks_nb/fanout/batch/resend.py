@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -12,160 +12,132 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
-from cloudtasks_nb.fanout.batch.trust import Trusting
+from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["resend", "retry_failed"]
+__all__ = ["RESEND", "NewTries"]
+
+#: The calls that also send rows which this home did not render.
+_RETRY, RESEND = "batch.retry_failed(…, trust=True)", "batch.resend(df, trust=True)"
 
 
-def retry_failed(
-    outbox: Outbox,
-    batch: str,
-    where: Any,
-    tasks: Callable[[], pd.DataFrame],
-    *,
-    trust: bool = False,
-    now: int | None = None,
-) -> bool:
-    """Open a new try for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTries:
+    """Opens a new try for rows of a batch that are final."""
 
-    Parameters
-    ----------
-    tasks : callable
-        `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks.
-    trust : bool
-        Also for rows that this home did not render.
-    now : int, optional
-        As for `Outcomes.new_try`.
+    outbox: Outbox
+    batch: str  #: its id, or those of its rows that are meant
+    tasks: Callable[[], pd.DataFrame]  #: `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks
+    trust: bool  #: also for rows that this home did not render
+    now: int  #: as for `Outcomes.new_try`
 
-    Raises
-    ------
-    InvalidInputError
-        If rows failed, but none of these, or if `where` is something else.
-    PreconditionError
-        If nobody trusts some of them.
-    """
-    trusting = Trusting("batch.retry_failed(…, trust=True)", trust)
-    if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
-        _send_again(outbox, batch, _with_tasks(where, batch, "retry_failed", tasks), {State.FAILED}, trusting, now)
+    def retry_failed(self, where: Any) -> bool:
+        """Open one for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
+
+        Raises
+        ------
+        InvalidInputError
+            If rows failed, but none of these, or if `where` is something else.
+        PreconditionError
+            If nobody trusts some of them.
+        """
+        if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
+            self._open(self._with_tasks(where, "retry_failed"), {State.FAILED}, _RETRY)
+            return True
+        causes = [cause for cause in self.outbox.causes.found(self.batch) if cause.failed]
+        if not causes:
+            notify(f"nothing is sent again: no row of batch {self.batch} is in state failed")
+            return False
+        choice = None if where is None else choose(where, causes, self.batch)
+        if choice is not None:
+            self._check_choice(choice, where)
+        self._check_trust({State.FAILED}, _RETRY, choice=choice)
+        self.outbox.outcomes.new_try(self.batch, None, {State.FAILED}, choice, self.now)
         return True
-    causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
-    if not causes:
-        notify(f"nothing is sent again: no row of batch {batch} is in state failed")
-        return False
-    choice = None if where is None else choose(where, causes, batch)
-    if choice is not None:
-        _check_choice(outbox, batch, choice, where)
-    trusting.check(outbox, batch, {State.FAILED}, choice=choice)
-    outbox.outcomes.new_try(batch, None, {State.FAILED}, choice, now)
-    return True
 
+    def resend(self, df: Any) -> None:
+        """Open one for the final rows of a frame, as `Batch.resend` describes.
 
-def resend(
-    outbox: Outbox,
-    batch: str,
-    df: Any,
-    tasks: Callable[[], pd.DataFrame],
-    *,
-    trust: bool = False,
-    now: int | None = None,
-) -> None:
-    """Open a new try for the final rows of a frame, as `Batch.resend` describes.
+        Raises
+        ------
+        InvalidInputError
+            If it is another frame.
+        PreconditionError
+            If nobody trusts some of its rows.
+        """
+        self._open(self._with_tasks(df, "resend"), FINAL, RESEND)
 
-    Parameters
-    ----------
-    tasks, trust, now
-        As for `retry_failed`.
+    def _check_trust(self, states: Collection[State], again: str, **chosen: Any) -> None:
+        check_trusted(self.outbox, find_foreign(self.outbox, self.batch, states, **chosen), again, trust=self.trust)
 
-    Raises
-    ------
-    InvalidInputError
-        If it is another frame.
-    PreconditionError
-        If nobody trusts some of its rows.
-    """
-    frame = _with_tasks(df, batch, "resend", tasks)
-    _send_again(outbox, batch, frame, FINAL, Trusting("batch.resend(df, trust=True)", trust), now)
+    def _check_choice(self, choice: Choice, where: Any) -> None:
+        """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
+        count = self.outbox.causes.matching(self.batch, choice)
+        if not count:
+            shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
+            hint = causes_hint(self.outbox.causes.failed(self.batch))
+            raise InvalidInputError(f"no failed row of batch {self.batch} has {shown}", resource=self.batch, hint=hint)
+        assumed = count - self.outbox.causes.matching(self.batch, replace(choice, assumed=frozenset()))
+        if assumed:
+            notify(
+                f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
+                f"their last status: {names_of(choice.assumed)}"
+            )
 
+    def _open(self, df: pd.DataFrame, allowed: Collection[State], again: str) -> None:
+        """Open one for those rows of a frame that are in an allowed state; print which are left out, and why."""
+        wanted = df["task"].dropna().unique().tolist()
+        if strange := [task for task in wanted if batch_of(str(task)) != self.batch]:
+            raise InvalidInputError(
+                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.batch}: {strange[0]}",
+                resource=self.batch,
+                hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+            )
+        found = self.outbox.rows.locate(self.batch, wanted)
+        inside = set(self.outbox.rows.within(self.batch, found.values()))
+        if outside := [task for task, ref in found.items() if ref not in inside]:
+            raise InvalidInputError(
+                f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {self.batch} that are not in this "
+                f"input: {outside[0]}",
+                resource=self.batch,
+                hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
+            )
+        rows = [(ref, task) for task, ref in found.items()]
+        self._check_trust(allowed, again, rows=rows)
+        opened = self.outbox.outcomes.new_try(self.batch, rows, allowed, now=self.now)
+        if opened < len(df):
+            reasons = [
+                (len(wanted) - len(found), "has", "have", "a newer try"),
+                (len(found) - opened, "is", "are", "not final" if allowed is FINAL else "not in state failed"),
+                (int(df["task"].isna().sum()), "never was", "never were", "a task"),
+            ]
+            why = ", ".join(f"{n:,} {one if n == 1 else several} {what}" for n, one, several, what in reasons if n)
+            notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
 
-def _check_choice(outbox: Outbox, batch: str, choice: Choice, where: Any) -> None:
-    """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
-    count = outbox.causes.matching(batch, choice)
-    if not count:
-        shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
-        hint = causes_hint(outbox.causes.failed(batch))
-        raise InvalidInputError(f"no failed row of batch {batch} has {shown}", resource=batch, hint=hint)
-    assumed = count - outbox.causes.matching(batch, replace(choice, assumed=frozenset()))
-    if assumed:
-        notify(
-            f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
-            f"their last status: {names_of(choice.assumed)}"
-        )
+    def _with_tasks(self, df: Any, method: str) -> pd.DataFrame:
+        """Return rows of `tasks()` as they are, and rows of `results()` with their tasks.
 
-
-def _send_again(
-    outbox: Outbox,
-    batch: str,
-    df: pd.DataFrame,
-    allowed: Collection[State],
-    trusting: Trusting,
-    now: int | None,
-) -> None:
-    """Open a new try for those rows of a frame that are in an allowed state; print which are left out, and why."""
-    wanted = df["task"].dropna().unique().tolist()
-    strange = [task for task in wanted if batch_of(str(task)) != batch]
-    if strange:
+        These are found by their labels. What the frame has of the input tells rows of another batch with the same
+        labels, and rows whose values were edited, which would be sent as they are stored.
+        """
+        if isinstance(df, pd.DataFrame) and "task" in df.columns:
+            return df
+        if isinstance(df, pd.DataFrame) and "error" in df.columns:
+            known = self.tasks()
+            inputs = known.columns[: known.columns.get_loc("url")]
+            shared = [name for name in inputs if name in df.columns]
+            if known.index.is_unique and df.index.isin(known.index).all() and (shared or inputs.empty):
+                known = known.loc[df.index]
+                if _values(known[shared]).equals(_values(df[shared])):
+                    return known
         raise InvalidInputError(
-            f"{len(strange):,} of {len(wanted):,} tasks are not of batch {batch}: {strange[0]}",
-            resource=batch,
-            hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+            f"{method}() wants rows of tasks(), failed() or results() of this batch",
+            resource=self.batch,
+            hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
         )
-    found = outbox.rows.locate(batch, wanted)
-    inside = set(outbox.rows.within(batch, found.values()))
-    if outside := [task for task, ref in found.items() if ref not in inside]:
-        raise InvalidInputError(
-            f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {batch} that are not in this input: "
-            f"{outside[0]}",
-            resource=batch,
-            hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
-        )
-    rows = [(ref, task) for task, ref in found.items()]
-    trusting.check(outbox, batch, allowed, rows)
-    opened = outbox.outcomes.new_try(batch, rows, allowed, now=now)
-    if opened < len(df):
-        reasons = [
-            (len(wanted) - len(found), "has", "have", "a newer try"),
-            (len(found) - opened, "is", "are", "not final" if allowed is FINAL else "not in state failed"),
-            (int(df["task"].isna().sum()), "never was", "never were", "a task"),
-        ]
-        why = ", ".join(f"{n:,} {one if n == 1 else several} {what}" for n, one, several, what in reasons if n)
-        notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
-
-
-def _with_tasks(df: Any, batch: str, method: str, tasks: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """Return rows of `tasks()` as they are, and rows of `results()` with their tasks.
-
-    These are found by their labels. What the frame has of the input tells rows of another batch with the same labels,
-    and rows whose values were edited, which would be sent as they are stored.
-    """
-    if isinstance(df, pd.DataFrame) and "task" in df.columns:
-        return df
-    if isinstance(df, pd.DataFrame) and "error" in df.columns:
-        known = tasks()
-        inputs = known.columns[: known.columns.get_loc("url")]
-        shared = [name for name in inputs if name in df.columns]
-        if known.index.is_unique and df.index.isin(known.index).all() and (shared or inputs.empty):
-            known = known.loc[df.index]
-            if _values(known[shared]).equals(_values(df[shared])):
-                return known
-    raise InvalidInputError(
-        f"{method}() wants rows of tasks(), failed() or results() of this batch",
-        resource=batch,
-        hint='failed = batch.failed(); batch.retry_failed(failed[failed["last_status"] == "INTERNAL"])',
-    )
 
 
 def _values(columns: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.plan.foreign import Call, call_of, plain_text
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["Foreign", "Trusting", "find_foreign"]
+__all__ = ["Foreign", "check_trusted", "find_foreign"]
 
 _NAMED = 50  # kinds of calls, and makers, that a text names
 
@@ -52,45 +52,6 @@ class Foreign:
         return "\n  ".join(self.lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Trusting:
-    """What a verb does with rows that this home did not render."""
-
-    again: str  #: the call that sends them: "batch.resume(trust=True)"
-    trust: bool = False  #: whether this is that call
-
-    def check(
-        self,
-        outbox: Outbox,
-        batch: str,
-        states: Collection[State],
-        rows: Iterable[tuple[int, str | None]] | None = None,
-        choice: Choice | None = None,
-    ) -> None:
-        """Trust the rows that a verb would send, and print what they do.
-
-        Parameters
-        ----------
-        states, rows, choice
-            As for `Trust.untrusted`.
-
-        Raises
-        ------
-        PreconditionError
-            If the verb was not told to trust them: it has the same lines.
-        """
-        foreign = find_foreign(outbox, batch, states, rows, choice)
-        if foreign is None:
-            return
-        if not self.trust:
-            hint = (
-                f"run the cell that makes these rows, which renders them here; or {self.again} sends them as they are"
-            )
-            raise PreconditionError(foreign.text, resource=batch, hint=hint)
-        outbox.trust.trust(foreign.refs)
-        notify(f"trusted: {foreign.text}")
-
-
 def find_foreign(
     outbox: Outbox,
     batch: str,
@@ -113,3 +74,27 @@ def find_foreign(
     place = outbox.batches.get(batch).place
     queue = f"{place.queue} of project {place.project}"
     return Foreign(batch=batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))
+
+
+def check_trusted(outbox: Outbox, foreign: Foreign | None, again: str, *, trust: bool) -> None:
+    """Trust rows that a verb would send, and print what they do.
+
+    Parameters
+    ----------
+    again : str
+        The call that sends them: "batch.resume(trust=True)".
+    trust : bool
+        Whether this is that call.
+
+    Raises
+    ------
+    PreconditionError
+        If it is not: it has the same lines.
+    """
+    if foreign is None:
+        return
+    if not trust:
+        hint = f"run the cell that makes these rows, which renders them here; or {again} sends them as they are"
+        raise PreconditionError(foreign.text, resource=foreign.batch, hint=hint)
+    outbox.trust.trust(foreign.refs)
+    notify(f"trusted: {foreign.text}")

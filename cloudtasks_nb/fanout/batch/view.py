@@ -11,11 +11,12 @@ from cloudtasks_nb.fanout.batch.live import show_in_tab
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.resend import RESEND
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.status import progress_of_part
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.trust import Foreign, Trusting, find_foreign
+from cloudtasks_nb.fanout.batch.trust import Foreign, check_trusted, find_foreign
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -102,8 +103,7 @@ class BatchView:
         tracker = there(self._tracker)
         tracker.connection.transport.check_open()
         chosen = list(self.reader.each(query)) if refs is None else refs
-        rows = [(ref, None) for ref in chosen]
-        Trusting("batch.resend(df, trust=True)").check(self._outbox, tracker.batch, FINAL, rows)
+        check_trusted(self._outbox, self.foreign(FINAL, chosen), RESEND, trust=False)
         opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL, now=self.now())
         _loop.run(tracker.start(sending=True))
         return opened
