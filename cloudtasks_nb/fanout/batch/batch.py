@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
-from cloudtasks_nb.fanout.batch.view import BatchView, there
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.states import State
@@ -160,7 +160,7 @@ class Batch:
         >>> batch.progress().failed
         1
         """
-        there(self._own_tracker)
+        self._own_tracker.there()
         return self._view.progress()
 
     def status(self) -> Status:
@@ -225,7 +225,7 @@ class Batch:
 
     @property
     def _tracker(self) -> Tracker:
-        return there(self._own_tracker)
+        return self._own_tracker.there()
 
     def __await__(self) -> Generator[Any, None, Progress]:
         async def finish(tracker: Tracker) -> Progress:
@@ -690,5 +690,5 @@ class Batch:
 
 def batch_view(batch: Batch) -> BatchView:
     """Return what a panel shows of a batch that was not deleted."""
-    there(batch._own_tracker)  # noqa: SLF001 - not for users, so it is no public name of Batch
+    batch._own_tracker.there()  # noqa: SLF001 - not for users, so it is no public name of Batch
     return batch._view  # noqa: SLF001 - same

@@ -17,11 +17,10 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
@@ -89,9 +88,9 @@ class Tracker:
         self.outbox = outbox
         self.record = record  #: as it was read last
         self.batch = record.id
-        self.queue = QueueName.parse(record.place.queue_name)
         clock = Clock(connection.clock.micros)
         self.outcomes = OutcomeTracker(outbox, record, connection.watcher, connection.store, clock)
+        self.queue = self.outcomes.queue
         self._supervisor = _loop.Supervisor(f"batch {record.id}", self._work_reported)
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._cancels = Cancels(outbox, connection.store, record.id)
@@ -170,7 +169,7 @@ class Tracker:
 
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
-        ratio = self._queue_values().get("log_sampling_ratio", 1)
+        ratio = self.queue_values().get("log_sampling_ratio", 1)
         notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
         more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
         return [*notes, *filter(None, more)]
@@ -345,7 +344,7 @@ class Tracker:
         """
 
         async def check_all() -> None:
-            self.check_there()
+            self.there()
             self.connection.transport.check_open()
             self._supervisor.check()
             if check is not None:
@@ -461,7 +460,7 @@ class Tracker:
         """Return how the batch is, by what was read last and what is known in this process."""
         record, outcomes, clock = self.record, self.outcomes, self.connection.clock
         split = outcomes.split(record.counts, clock.micros())
-        values, at = self._queue_values(), max(outcomes.sources.values(), default=self.progress.at)
+        values, at = self.queue_values(), max(outcomes.sources.values(), default=self.progress.at)
         limits = [values.get(name) for name in ("rate", "effective_rate")]
         limit = min((limit for limit in limits if limit), default=None)
         until = outcomes.sources.get("log")
@@ -519,11 +518,12 @@ class Tracker:
             await self._turn()
         self._look_later()
 
-    def check_there(self) -> None:
-        """Raise BatchNotFoundError if the batch was deleted."""
+    def there(self) -> Self:
+        """Return the tracker; raise BatchNotFoundError if the batch was deleted."""
         if self.deleted:
             hint = "tasks.batches() lists those there are"
             raise BatchNotFoundError(f"batch {self.batch} was deleted", resource=self.batch, hint=hint)
+        return self
 
     def _forget(self) -> None:
         """Stop, because the batch was deleted."""
@@ -568,7 +568,7 @@ class Tracker:
         """Return that nothing answers at the endpoint; None: it answers."""
         return self._sending.unanswered or self._silent
 
-    def _queue_values(self) -> Mapping[str, Any]:
+    def queue_values(self) -> Mapping[str, Any]:
         """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
         snapshot = self.outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.trust import Foreign, check_trusted, find_foreig
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["BatchView", "there"]
+__all__ = ["BatchView"]
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
 
@@ -52,7 +52,7 @@ class BatchView:
         whole = self._tracker.progress
         if self.part is None:
             return whole
-        changed = self._outbox.batches.changed(self._tracker.batch)
+        changed = self.changed()
         if self._counted is None or self._counted[:2] != (changed, whole):
             counts, causes = self._outbox.batches.counts(self._rows), self._outbox.causes
             failed, lost = causes.failed(self._rows), causes.lost(self._rows)
@@ -75,9 +75,7 @@ class BatchView:
 
     def limit(self) -> float | None:
         """Return the tasks that the queue dispatches in a second at most; None if that is not known here."""
-        snapshot = self._tracker.outcomes.snapshot
-        values = None if snapshot is None else snapshot.values
-        return None if values is None else values.get("rate")
+        return self._tracker.queue_values().get("rate")
 
     def show_in_tab(self) -> Callable[[], None]:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
@@ -100,7 +98,7 @@ class BatchView:
         PreconditionError
             If nobody trusts some of them.
         """
-        tracker = there(self._tracker)
+        tracker = self._tracker.there()
         tracker.connection.transport.check_open()
         chosen = list(self.reader.each(query)) if refs is None else refs
         check_trusted(self._outbox, self.foreign(FINAL, chosen), RESEND, trust=False)
@@ -110,12 +108,12 @@ class BatchView:
 
     def periods(self, bands: Sequence[str]) -> Periods | None:
         """Return the partitions, in these bands; None if it is no backfill."""
-        there(self._tracker)
+        self._tracker.there()
         return self._periods.periods(bands) if self._periods else None
 
     def report(self, *, drawn: bool = False) -> Report:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
-        tracker = there(self._tracker)
+        tracker = self._tracker.there()
         record, rows, progress, causes = tracker.record, self._rows, self.progress(), self._outbox.causes
         troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
@@ -137,9 +135,3 @@ class BatchView:
             partitions=partitions,
             grid=grid,
         )
-
-
-def there(tracker: Tracker) -> Tracker:
-    """Return the tracker of a batch that was not deleted."""
-    tracker.check_there()
-    return tracker
