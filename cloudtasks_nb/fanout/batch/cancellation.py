@@ -141,62 +141,60 @@ class Cancellation:
 
         Return the error because of which something is left to do.
         """
-        self.trouble = error = None
-        if inputs := wish.get(INPUTS):
-            errors = [await self._cancel_rows(Scope(self.batch, number, rows), name) for number, rows, name in inputs]
-            return next(filter(None, errors), None)
-        own = ELSEWHERE not in wish
-        pages = self.outbox.deletions(self.batch)
-        if own:
-            await self.cancels.tell(self.cancels.name_of(wish, self.batch), self.batch)
-        if silent := await self.reading.adopt(again=not own):
+        self.trouble = None
+        parts: list[tuple[str, str | None]] = [
+            (Scope(self.batch, number, rows), name) for number, rows, name in wish.get(INPUTS, ())
+        ]
+        whole = (self.batch, None if ELSEWHERE in wish else self.cancels.name_of(wish, self.batch))
+        errors = [await self._cancel_rows(rows, name, wish) for rows, name in parts or [whole]]
+        return next(filter(None, errors), None)
+
+    async def _cancel_rows(self, rows: str, name: str | None, wish: Mapping[str, Any]) -> CloudTasksError | None:
+        """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
+        pages = self.outbox.deletions(rows)
+        if name is not None:
+            await self.cancels.tell(name, rows)
+        if silent := await self.reading.adopt(again=name is None):
             return silent  # nobody can tell which rows were sent
-        if not own:
+        if name is None:
             await self.outbox.run(pages.leave)
-        steps = self.outbox.requests.cancel(self.batch)
-        more = await self.outbox.run(next, steps, 0)  # from the first step on, no request is sent again
-        paused = own and await self._prepare(wish)
+        steps = self.outbox.requests.cancel(rows)
+        more = await self.outbox.run(next, steps, 0)  # from the first step on, no request of the batch is sent again
+        paused = name is not None and not isinstance(rows, Scope) and await self._prepare(wish)
         try:
             while more:
                 self.sending.changed()  # a sending that waits for the canary ends with the last of them
                 more = await self.outbox.run(next, steps, 0)
-            # Wait for the results of the requests that are under way: their tasks have to be deleted too.
-            if await self.outbox.run(self.outbox.requests.waiting, self.batch):
-                self.sending.begin()
-            await self.sending.join()
-            if own:
-                error = await self._delete_tasks(pages, self.batch)
-            else:
+            error = await self._join(rows)
+            if error is None and name is None:
                 await self.outbox.run(pages.leave)
+            elif error is None:
+                error = await self._delete_tasks(pages, rows)
         finally:
             refusal = await self._resume() if paused else None
         return error or refusal
 
-    async def _cancel_rows(self, rows: Scope, name: str | None) -> CloudTasksError | None:
-        """Do the same for some rows of the batch; the other rows are sent meanwhile."""
-        pages, waiting = self.outbox.deletions(rows), self.outbox.requests.waiting
-        if name is not None:
-            await self.cancels.tell(name, rows)
-        if silent := await self.reading.adopt(again=name is None):
-            return silent
-        if name is None:
-            await self.outbox.run(pages.leave)
-        looked = False
+    async def _join(self, rows: str) -> CloudTasksError | None:
+        """Wait for the results of the requests that are under way: their tasks have to be deleted too.
+
+        The other rows of the batch are sent meanwhile. Return the error because of which there are no results.
+        """
+        waiting, looked = self.outbox.requests.waiting, False
+        if not isinstance(rows, Scope):
+            if await self.outbox.run(waiting, rows):
+                self.sending.begin()
+            await self.sending.join()
+            return None
         while await self.outbox.run(waiting, rows):
-            steps = self.outbox.requests.cancel(rows)
-            while await self.outbox.run(next, steps, 0):
-                self.sending.changed()
-            if not await self.outbox.run(waiting, rows):
-                break
             if not self.sending.active:  # they are in requests of a sender that has ended
                 if looked and self.sending.error is not None:
                     return self.sending.error
                 self.sending.begin(only_doubtful=True)
                 looked = True
             await self.sending.clock.sleep(_IN_FLIGHT_POLL)
-        if name is not None:
-            return await self._delete_tasks(pages, rows)
-        await self.outbox.run(pages.leave)
+            steps = self.outbox.requests.cancel(rows)
+            while await self.outbox.run(next, steps, 0):
+                self.sending.changed()
         return None
 
     async def _counts(self) -> dict[State, int]:
