@@ -28,8 +28,8 @@ T = TypeVar("T")
 _FIND = """
     SELECT num, id, identity, place, name, recipe, description, created, changed, round,
         (SELECT json_group_array(json_array(state, n)) FROM
-            (SELECT state, sum(n) AS n FROM parts JOIN tallies USING (part)
-             WHERE parts.num = batches.num AND phase = 1 GROUP BY state)),
+            (SELECT state, sum(n) AS n FROM spans CROSS JOIN tallies ON part = first >> 32
+             WHERE scope = batches.num GROUP BY state)),
         (SELECT json_group_object(key, json(value)) FROM settings WHERE settings.num = batches.num)
     FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC"""
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
@@ -80,8 +80,8 @@ class Batches(Repository):
         found = connection.execute(
             """SELECT b.id, total(length(k.keys) + length(k.tasks) + length(k.shown) + k.n * ?)
                    + (SELECT total(size) FROM objects o WHERE o.num = b.num)
-               FROM batches b LEFT JOIN parts p ON p.num = b.num AND p.phase = 1
-               LEFT JOIN blocks k ON k.first BETWEEN p.part << 32 AND p.last GROUP BY b.id""",
+               FROM batches b LEFT JOIN spans s ON scope = b.num
+               LEFT JOIN blocks k ON k.first BETWEEN s.first AND s.last GROUP BY b.id""",
             (_ROW_BYTES,),
         )
         return {batch: round(size) for batch, size in found}

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 # Every table that grows with the rows is written in ascending order. The index on the random keys of rows is filled by
 # a sort when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so
-# that a part is one range in each table. A batch is visible once `batches` has it, a part once its phase is 1.
+# that a part is one range in each table. A batch is visible once `batches` has it, a part once it is a span of it.
 _TABLES = (
     """CREATE TABLE batches (
         num INTEGER PRIMARY KEY,  -- number of its first part
@@ -44,13 +44,10 @@ _TABLES = (
         created REAL NOT NULL, changed REAL NOT NULL,
         begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
         round INTEGER NOT NULL DEFAULT 1)""",
-    """CREATE TABLE parts (
-        part INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER,
-        phase INTEGER NOT NULL,  -- 0 spooling, 1 live, 2 to be removed
-        last INTEGER NOT NULL, touched REAL NOT NULL)""",
-    "CREATE INDEX parts_of_batch ON parts (num, part)",
+    # Parts that are invisible: they are spooled, or to be removed.
+    "CREATE TABLE hidden (part INTEGER PRIMARY KEY AUTOINCREMENT, touched REAL NOT NULL)",
     # Rows that are read together: those of a batch by its number, those of an input by its negative number. A span is
-    # rows that follow each other, `place` that of the first one in the input.
+    # rows that follow each other, `place` that of the first one in the input. Those of a batch are its parts.
     """CREATE TABLE spans (
         scope INTEGER, first INTEGER, last INTEGER NOT NULL, place INTEGER NOT NULL,
         PRIMARY KEY (scope, first)) WITHOUT ROWID""",
@@ -108,7 +105,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 15
+VERSION = 16
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

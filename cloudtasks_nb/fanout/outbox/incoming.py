@@ -288,9 +288,10 @@ class Incoming:
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
         others = self._connection.execute(
-            """SELECT b.num, b.round, (SELECT total(n) FROM parts p JOIN tallies USING (part) WHERE p.num = b.num),
-                      b.id, b.name, b.recipe
-               FROM batches b WHERE place = ? ORDER BY b.num DESC""",
+            """SELECT num, round,
+                      (SELECT total(n) FROM spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = num),
+                      id, name, recipe
+               FROM batches WHERE place = ? ORDER BY num DESC""",
             (place_text(self._spec.place),),
         )
         found = [self._compared(*other) for other in others.fetchall()]

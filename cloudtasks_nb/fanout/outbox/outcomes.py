@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
     ROWS,
+    TALLIES,
     as_json,
     counted,
     number,
@@ -222,7 +223,7 @@ def _kept(connection: sqlite3.Connection, num: int, wanted: Iterable[str]) -> di
     new = set(wanted)
     if not new:
         return {}
-    query = "SELECT DISTINCT cause FROM parts JOIN tallies USING (part) WHERE num = ? AND typeof(cause) = 'text'"
+    query = f"SELECT DISTINCT cause FROM {TALLIES} AND typeof(cause) = 'text'"
     counted = {cause for (cause,) in connection.execute(query, (num,))}
     room = max(0, MOST_CAUSES - len(counted))
     kept = (new & counted) | set(sorted(new - counted)[:room])
@@ -272,7 +273,7 @@ def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> 
     with counted(connection, AMONG, refs):
         return connection.execute(
             f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {AMONG} AND try > 0
-                AND ref >> 32 IN (SELECT part FROM parts WHERE num = ? AND phase = 1)
+                AND ref >> 32 IN (SELECT first >> 32 FROM spans WHERE scope = ?)
                 AND state IN (SELECT value FROM json_each(?))""",
             (refs, num, codes),
         ).rowcount

@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
     ROWS,
+    TALLIES,
     WITHIN,
     as_json,
     counted,
@@ -94,7 +95,7 @@ class Requests(Repository):
         scope = scope_of(connection, batch)
         if scope < 0:
             return number(connection, f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND {_WAITING})", 0, ALL, scope) > 0
-        query = f"SELECT EXISTS (SELECT 1 FROM parts JOIN tallies USING (part) WHERE num = ? AND {_WAITING})"
+        query = f"SELECT EXISTS (SELECT 1 FROM {TALLIES} AND {_WAITING})"
         return number(connection, query, scope) > 0
 
     @reading

@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     REASON,
     ROWS,
     SHOWN_STATE,
+    TALLIES,
     as_json,
     number,
     number_of,
@@ -242,8 +243,7 @@ class Rows(Repository):
     def retrying(self, connection: sqlite3.Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
         num = number_of(connection, batch)
-        of_batch = f"num = ? AND phase = 1 AND state = {State.SENT:d}"
-        query = f"SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE {of_batch} AND cause <> ''"
+        query = f"SELECT coalesce(sum(n), 0) FROM {TALLIES} AND state = {State.SENT:d} AND cause <> ''"
         count = number(connection, query, num)
         # Those with the most attempts are enough: there may be a million, and this is read each second.
         rows = f"rows INDEXED BY retrying WHERE ref >> 32 = ? AND state = {State.SENT:d} AND status > 0"

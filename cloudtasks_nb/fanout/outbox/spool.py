@@ -78,7 +78,7 @@ class Spool(Incoming):
 
     def _make_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
-        inserted = connection.execute("INSERT INTO parts (phase, last, touched) VALUES (0, -1, ?)", (time.time(),))
+        inserted = connection.execute("INSERT INTO hidden (touched) VALUES (?)", (time.time(),))
         self._part = inserted.lastrowid or 0
         self._first = self._next = self._part << 32  # refs of the next block that is written, and of the next row
         self._lock = hold(self._path, f"spool-{self._part}")
@@ -156,7 +156,7 @@ class Spool(Incoming):
     def _write(self, connection: sqlite3.Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
         block = (self._first, len(keys), pack_keys(keys), tasks, shown)
         connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", block)
-        connection.execute("UPDATE parts SET touched = ? WHERE part = ?", (time.time(), self._part))
+        connection.execute("UPDATE hidden SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _attach(self) -> Spooled | None:
         """Attach to the batch that was given this input before, without comparing each row; None if there is none."""
@@ -210,8 +210,7 @@ class Spool(Incoming):
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
-            values = (target.num, self._next - 1, part)
-            connection.execute("UPDATE parts SET num = ?, phase = 1, last = ? WHERE part = ?", values)
+            connection.execute("DELETE FROM hidden WHERE part = ?", (part,))
             connection.execute("INSERT INTO spans VALUES (?, ?, ?, 0)", (target.num, part << 32, self._next - 1))
         if added and not created:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))

@@ -37,7 +37,7 @@ _REMOVALS = (
     f"DELETE FROM labels WHERE (input, place) IN ({_OF_INPUTS.format('input, place', 'labels USING (input)')})",
     "DELETE FROM inputs WHERE num = :part",
     "DELETE FROM tallies WHERE part = :part",
-    "DELETE FROM parts WHERE part = :part",
+    "DELETE FROM hidden WHERE part = :part",
 )
 
 
@@ -56,15 +56,14 @@ def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: floa
     if number(connection, "SELECT count(*) FROM batches WHERE changed < ?", before):
         transact(connection, _forget_old, before)
     removed = 0
-    parts = connection.execute("SELECT part, phase, touched FROM parts WHERE phase <> 1")
-    for part, phase, touched in parts.fetchall():
+    for part, touched in connection.execute("SELECT part, touched FROM hidden").fetchall():
         lock = hold(path, f"spool-{part}")
         # Without locks, only the time since its last update shows that a spool has ended.
-        if lock is None or (phase == 0 and not lock.certain and now - touched < _DAY):
+        if lock is None or (not lock.certain and now - touched < _DAY):
             continue
         try:
             # It may have ended between the query and the lock.
-            if number(connection, "SELECT count(*) FROM parts WHERE part = ? AND phase <> 1", part):
+            if number(connection, "SELECT count(*) FROM hidden WHERE part = ?", part):
                 removed += _remove(connection, part, deadline)
         finally:
             lock.release()
@@ -102,7 +101,7 @@ def _forget_old(connection: sqlite3.Connection, before: float) -> None:
 
 def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
-    connection.execute("UPDATE parts SET phase = 2 WHERE num = ?", (num,))
+    connection.execute("INSERT INTO hidden SELECT first >> 32, 0 FROM spans WHERE scope = ?", (num,))
     connection.execute("DELETE FROM spans WHERE scope = ?", (num,))
     for table in ("flights", "settings", "wordings", "past", "batches"):
         connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))

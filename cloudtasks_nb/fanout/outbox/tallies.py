@@ -28,6 +28,7 @@ __all__ = [
     "REASON",
     "ROWS",
     "SHOWN_STATE",
+    "TALLIES",
     "WITHIN",
     "as_json",
     "causes",
@@ -53,6 +54,9 @@ AMONG = "ref IN (SELECT value FROM json_each(?))"
 #: The rows of a batch or of an input from one ref to another, with what `scope_of` returns as the third value.
 #: `ORDER BY first, ref` costs nothing.
 ROWS = "spans CROSS JOIN rows ON ref BETWEEN max(first, ?) AND min(last, ?) WHERE scope = ?"
+
+#: The tallies of a batch, whose number is the value.
+TALLIES = "spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = ?"
 
 #: Whether a row is in a scope, with the ref and the number of the scope to be filled in.
 WITHIN = (
@@ -142,8 +146,7 @@ def _tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any,
     if scope < 0:
         query = f"SELECT state, {COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
         return connection.execute(query, (0, ALL, scope)).fetchall()
-    query = "SELECT state, cause, sum(n) FROM parts JOIN tallies USING (part) WHERE num = ? AND phase = 1 GROUP BY 1, 2"
-    return connection.execute(query, (scope,)).fetchall()
+    return connection.execute(f"SELECT state, cause, sum(n) FROM {TALLIES} GROUP BY 1, 2", (scope,)).fetchall()
 
 
 def number_of(connection: sqlite3.Connection, batch: str) -> int:
@@ -174,8 +177,8 @@ def scope_of(connection: sqlite3.Connection, batch: str) -> int:
     num = number_of(connection, batch)
     if not isinstance(batch, Scope):
         return num
-    total = "SELECT coalesce(sum(n), 0) FROM parts JOIN tallies USING (part) WHERE num = ? AND phase = 1"
-    return num if batch.rows == number(connection, total, num) else -batch.input
+    total = number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)
+    return num if batch.rows == total else -batch.input
 
 
 def within(connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:

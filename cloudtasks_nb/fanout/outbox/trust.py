@@ -66,8 +66,7 @@ class Trust(Repository):
 
 def has_untrusted(connection: sqlite3.Connection, num: int) -> bool:
     """Return whether nobody trusts some rows of a batch."""
-    query = """SELECT EXISTS (SELECT 1 FROM parts CROSS JOIN untrusted ON ref BETWEEN part << 32 AND last
-               WHERE num = ? AND phase = 1)"""
+    query = "SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN untrusted ON ref BETWEEN first AND last WHERE scope = ?)"
     return bool(number(connection, query, num))
 
 

@@ -25,7 +25,7 @@ def test_the_same_cell_three_times_is_one_batch(outbox: Outbox, name: str | None
         again = spool(outbox, chunks(range(250)), name=name)
         assert again == replace(first, created=False, added=0, known=250, left={State.UNSENT: 250})
     assert tables(outbox.path)["rows"] == tables(outbox.path)["keys"] == 250
-    assert tables(outbox.path)["parts"] == 1
+    assert tables(outbox.path)["hidden"] == 0
 
 
 def test_the_order_of_the_rows_does_not_matter(outbox: Outbox) -> None:

@@ -68,7 +68,7 @@ def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) 
     with pytest.raises(BatchNotFoundError):
         outbox.batches.counts(batch)
     assert outbox.sweep() == 1
-    left = {"batches": 1, "parts": 1, "blocks": 1, "rows": 3, "keys": 3, "tallies": 1, "spans": 2, "inputs": 1}
+    left = {"batches": 1, "blocks": 1, "rows": 3, "keys": 3, "tallies": 1, "spans": 2, "inputs": 1}
     assert tables(path) == {**NOTHING, **left}
     assert [record.id for record in outbox.batches.find()] == [other]
     assert spool(outbox, chunks(range(250))).batch == batch

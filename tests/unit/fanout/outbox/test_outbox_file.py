@@ -43,7 +43,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
     assert [record.id for record in outbox.batches.find()] == [used]
-    left = {"rows": 3_000, "keys": 3_000, "parts": 1, "settings": 0}
+    left = {"rows": 3_000, "keys": 3_000, "hidden": 0, "settings": 0}
     assert left.items() <= tables(outbox.path).items()
     assert len(refs(outbox, used)) == 3_000
 

@@ -218,7 +218,7 @@ def test_a_killed_planner_leaves_nothing(path: Path, stop: int) -> None:
         assert child.stdout.readline() == b"now\n"
         with Outbox(path) as outbox:
             assert outbox.batches.find() == []
-            assert tables(path)["parts"] == 1, "a living spool is not swept away"
+            assert tables(path)["hidden"] == 1, "a living spool is not swept away"
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
             assert outbox.sweep() == 1
