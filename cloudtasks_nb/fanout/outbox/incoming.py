@@ -73,12 +73,9 @@ class FoundBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Overlap:
+class _Overlap(FoundBatch):
     """A batch that has some of the rows."""
 
-    num: int
-    id: str
-    label: str
     grows: bool  #: whether rows may be added to it without its name: it has the same templates, and no name
     same: bool  #: whether it has the same templates
     shared: int  #: number of these rows
@@ -277,7 +274,7 @@ class Incoming:
         overlaps = self._find_overlaps()
         if not overlaps or not overlaps[0].grows or (len(overlaps) > 1 and overlaps[0].shared < self._valid):
             return None
-        return FoundBatch(num=overlaps[0].num, id=overlaps[0].id, label=overlaps[0].label)
+        return overlaps[0]
 
     def _has_any(self, keys: bytes) -> bool:
         """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
