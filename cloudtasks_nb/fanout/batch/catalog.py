@@ -529,7 +529,7 @@ def _try(task: Any, recipe: Recipe) -> Trial:
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
     # Machines may share the outbox; what runs on another one is not known here.
-    found = outbox.batches.with_setting(REACH).items()
+    found = ((record.id, record.settings.get(REACH, {})) for record in outbox.batches.find())
     here = {batch: reach for batch, reach in found if reach.get("machine") == platform.node() and "ended" not in reach}
     ended = set(filter(has_ended, {reach["target"] for reach in here.values()}))
     batches = {batch: reach for batch, reach in here.items() if reach["target"] in ended}

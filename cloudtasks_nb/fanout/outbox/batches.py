@@ -97,12 +97,6 @@ class Batches(Repository):
         found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
         return {key: orjson.loads(value) for key, value in found}
 
-    @reading
-    def with_setting(self, connection: sqlite3.Connection, key: str) -> dict[str, Any]:
-        """Return one setting of all batches that have it, by the id of the batch."""
-        found = connection.execute("SELECT id, value FROM settings JOIN batches USING (num) WHERE key = ?", (key,))
-        return {batch: orjson.loads(value) for batch, value in found}
-
     @transaction
     def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
         """Store a setting of a batch, any value that JSON has; None removes it."""
