@@ -22,7 +22,6 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
     ROWS,
-    TALLIES,
     WITHIN,
     as_json,
     counted,
@@ -30,6 +29,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     number_of,
     replace,
     scope_of,
+    tallied,
     touch,
 )
 from cloudtasks_nb.fanout.outbox.trust import has_untrusted
@@ -92,11 +92,7 @@ class Requests(Repository):
     @reading
     def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        scope = scope_of(connection, batch)
-        if scope < 0:
-            return number(connection, f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND {_WAITING})", 0, ALL, scope) > 0
-        query = f"SELECT EXISTS (SELECT 1 FROM {TALLIES} AND {_WAITING})"
-        return number(connection, query, scope) > 0
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, batch))
 
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:

@@ -40,6 +40,7 @@ __all__ = [
     "ranges",
     "replace",
     "scope_of",
+    "tallied",
     "tally",
     "touch",
     "within",
@@ -126,7 +127,7 @@ def replace(connection: sqlite3.Connection, before: _Tally, after: _Tally) -> No
 def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
     """Return how many rows of a batch, or of an input, are in each state."""
     found = dict.fromkeys(State, 0)
-    for state, _, n in _tallied(connection, batch):
+    for state, _, n in tallied(connection, batch):
         found[State.SENT if state == IN_DOUBT else State(state)] += n
     return found
 
@@ -134,13 +135,13 @@ def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
 def causes(connection: sqlite3.Connection, batch: str, *states: int) -> list[tuple[Any, int]]:
     """Return the causes of the rows in some states and their numbers, the most frequent first."""
     found: Counter[Any] = Counter()
-    for state, cause, n in _tallied(connection, batch):
+    for state, cause, n in tallied(connection, batch):
         if state in states:
             found[cause] += n
     return found.most_common()
 
 
-def _tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, int]]:
+def tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, int]]:
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
     scope = scope_of(connection, batch)
     if scope < 0:
