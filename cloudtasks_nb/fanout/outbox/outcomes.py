@@ -25,11 +25,10 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     number,
     number_of,
     paged,
-    replace,
     scope_of,
     touch,
 )
-from cloudtasks_nb.fanout.states import FINAL, OPEN, State
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.fanout.wording import Wording
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "rows_in", "unchanged"]
@@ -179,7 +178,8 @@ def _record_page(
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [(row, before[ref]) for ref, row in after.items() if row is not before[ref]]
-    connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
+    with counted(connection, AMONG, as_json(row.ref for row, _ in changed)):
+        connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
     connection.executemany(_NOTE, [(num, second, kind, n) for (second, kind), n in past.items()])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
@@ -191,7 +191,6 @@ def _record_page(
                 recorded.ends[second] += 1
             if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
-    replace(connection, Counter(_counted(old) for _, old in changed), Counter(_counted(row) for row, _ in changed))
     return corrected
 
 
@@ -205,17 +204,6 @@ def _overtaken(row: Row, new: Row) -> Iterator[tuple[int, int]]:
 def _second(row: Row) -> int:
     """Return the second in which the last attempt on a row ended."""
     return ((row.began or 0) + (row.duration or 0)) // 1_000_000
-
-
-def _counted(row: Row) -> tuple[int, int, int | str]:
-    """Return what the tallies count a row as: its part, its state, and what `COUNTED` is of it."""
-    more: int | str | None = None
-    if row.state == State.GONE:
-        more = row.reason
-    elif row.state == State.FAILED or (row.status and row.state in OPEN):
-        current = row.said == (row.attempts or 0) or row.code == row.status
-        more = row.cause if current and row.cause is not None else row.status
-    return row.ref >> 32, row.state, "" if more is None else more
 
 
 def _kept(connection: sqlite3.Connection, num: int, wanted: Iterable[str]) -> dict[str | None, str | None]:
