@@ -14,6 +14,7 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
 from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Wanted
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import FINAL, State
@@ -54,8 +55,8 @@ class NewTries:
         choice = None if where is None else choose(where, causes, self.batch)
         if choice is not None:
             self._check_choice(choice, where)
-        self._check_trust({State.FAILED}, _RETRY, choice=choice)
-        self.outbox.outcomes.new_try(self.batch, None, {State.FAILED}, choice, self.now)
+        self._check_trust({State.FAILED}, _RETRY, choice)
+        self.outbox.outcomes.new_try(self.batch, choice, {State.FAILED}, self.now)
         return True
 
     def resend(self, df: Any) -> None:
@@ -70,8 +71,8 @@ class NewTries:
         """
         self._open(self._with_tasks(df, "resend"), FINAL, RESEND)
 
-    def _check_trust(self, states: Collection[State], again: str, **chosen: Any) -> None:
-        check_trusted(self.outbox, find_foreign(self.outbox, self.batch, states, **chosen), again, trust=self.trust)
+    def _check_trust(self, states: Collection[State], again: str, rows: Wanted) -> None:
+        check_trusted(self.outbox, find_foreign(self.outbox, self.batch, states, rows), again, trust=self.trust)
 
     def _check_choice(self, choice: Choice, where: Any) -> None:
         """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
@@ -106,7 +107,7 @@ class NewTries:
                 hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
             )
         rows = [(ref, task) for task, ref in found.items()]
-        self._check_trust(allowed, again, rows=rows)
+        self._check_trust(allowed, again, rows)
         opened = self.outbox.outcomes.new_try(self.batch, rows, allowed, now=self.now)
         if opened < len(df):
             reasons = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.outcomes import Wanted
 from cloudtasks_nb.fanout.plan.foreign import Call, call_of, plain_text
 from cloudtasks_nb.fanout.states import State
 
@@ -52,21 +52,15 @@ class Foreign:
         return "\n  ".join(self.lines)
 
 
-def find_foreign(
-    outbox: Outbox,
-    batch: str,
-    states: Collection[State],
-    rows: Iterable[tuple[int, str | None]] | None = None,
-    choice: Choice | None = None,
-) -> Foreign | None:
+def find_foreign(outbox: Outbox, batch: str, states: Collection[State], rows: Wanted = None) -> Foreign | None:
     """Return the rows in some states that this home did not render, with what their tasks do; None if there are none.
 
     Parameters
     ----------
-    states, rows, choice
+    states, rows
         As for `Trust.untrusted`.
     """
-    makers = outbox.trust.untrusted(batch, states, rows, choice)
+    makers = outbox.trust.untrusted(batch, states, rows)
     if not makers:
         return None
     pages = outbox.rows.pages_of(batch, makers, wire=True)

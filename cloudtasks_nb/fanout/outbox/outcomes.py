@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import reduce
+from typing import TypeAlias
 
 from cloudtasks_nb.fanout.causes import Fault, kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
@@ -31,7 +32,10 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.fanout.wording import Wording
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "rows_in", "unchanged"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "Wanted", "wanted_rows"]
+
+#: Rows of a batch: all if it is None, those that a choice has, or these, each with the task that has to be its newest.
+Wanted: TypeAlias = Iterable[tuple[int, str | None]] | Choice | None
 
 #: The most causes that are counted for a batch; of further messages only the type of the exception counts.
 MOST_CAUSES = 1_000
@@ -100,29 +104,26 @@ class Outcomes(Repository):
         self,
         connection: sqlite3.Connection,
         batch: str,
-        rows: Iterable[tuple[int, str | None]] | None = None,
+        rows: Wanted = None,
         allowed: Collection[State] = (State.FAILED,),
-        choice: Choice | None = None,
         now: int | None = None,
     ) -> int:
         """Open a new try for rows that are in one of the allowed states; return how many will be sent again.
 
         Parameters
         ----------
-        rows : iterable of (ref, task id or None), optional
+        rows : iterable of (ref, task id or None), or Choice, optional
             All rows of the batch when left out. With a task id, a row is only taken if that is its newest task, so
             that the same call twice, or from two kernels, sends once.
         allowed : collection of State
             Unsent and sent rows are never taken.
-        choice : Choice, optional
-            Of all rows of the batch, only those that it has.
         now : int, optional
             The time of the service, microseconds since 1970, for the marks in the chart of the run.
         """
         codes = as_json({*FINAL} & {*allowed})
         num = number_of(connection, batch)
-        wanted = rows_in(connection, batch, codes, choice) if rows is None else unchanged(connection, batch, rows)
-        opened = sum(_reopen(connection, num, as_json(page), codes) for page in paged(wanted, _PAGE))
+        pages = paged(wanted_rows(connection, batch, codes, rows), _PAGE)
+        opened = sum(_reopen(connection, num, as_json(page), codes) for page in pages)
         if opened and now is not None:
             connection.execute(_NOTE, (num, now // 1_000_000, Past.AGAIN, opened))
         if opened:
@@ -230,22 +231,23 @@ def _note_wordings(connection: sqlite3.Connection, num: int, told: Mapping[str, 
             connection.execute("INSERT OR REPLACE INTO wordings VALUES (?, ?, ?)", (num, cause, words))
 
 
-def rows_in(connection: sqlite3.Connection, batch: str, codes: str, choice: Choice | None) -> Iterator[int]:
-    """Yield the refs of rows in some states that a choice has, read a page at a time as the caller changes them."""
-    condition, values = ("TRUE", list[str]()) if choice is None else chosen(choice)
+def wanted_rows(connection: sqlite3.Connection, batch: str, codes: str, rows: Wanted) -> Iterator[int]:
+    """Yield the refs of the rows that `Outcomes.new_try` means; in other states than these perhaps, if they are given.
+
+    They are read a page at a time, as the caller changes them.
+    """
+    if rows is not None and not isinstance(rows, Choice):
+        for given in paged(rows, _PAGE):
+            newest = locate(connection, batch, (task for _, task in given if task is not None))
+            yield from (ref for ref, task in given if task is None or newest.get(task) == ref)
+        return
+    condition, values = ("TRUE", list[str]()) if rows is None else chosen(rows)
     query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
                 ORDER BY first, ref LIMIT ?"""
     scope, after = scope_of(connection, batch), 0
     while page := connection.execute(query, (after + 1, ALL, scope, codes, *values, _PAGE)).fetchall():
         yield from (ref for (ref,) in page)
         (after,) = page[-1]
-
-
-def unchanged(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, str | None]]) -> Iterator[int]:
-    """Yield the refs of those rows whose newest task is the one that is given with them, if one is."""
-    for page in paged(rows, _PAGE):
-        newest = locate(connection, batch, (task for _, task in page if task is not None))
-        yield from (ref for ref, task in page if task is None or newest.get(task) == ref)
 
 
 def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> int:

@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
-from cloudtasks_nb.fanout.outbox.outcomes import rows_in, unchanged
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.outcomes import Wanted, wanted_rows
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, ROWS, as_json, number, number_of, paged
 from cloudtasks_nb.fanout.states import State
 
@@ -30,24 +29,22 @@ class Trust(Repository):
         connection: sqlite3.Connection,
         batch: str,
         states: Collection[State],
-        rows: Iterable[tuple[int, str | None]] | None = None,
-        choice: Choice | None = None,
+        rows: Wanted = None,
     ) -> dict[int, str]:
         """Return who says to have made which rows in some states that nobody trusts, by their refs.
 
         Parameters
         ----------
-        rows, choice : optional
+        rows : optional
             As for `Outcomes.new_try`.
         """
         num, codes = number_of(connection, batch), as_json(states)
         if not has_untrusted(connection, num):
             return {}
-        wanted = rows_in(connection, batch, codes, choice) if rows is None else unchanged(connection, batch, rows)
         query = f"""SELECT ref, maker FROM untrusted JOIN rows USING (ref)
                     WHERE {AMONG} AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
         found: dict[int, str] = {}
-        for page in paged(wanted, _PAGE):
+        for page in paged(wanted_rows(connection, batch, codes, rows), _PAGE):
             found.update(connection.execute(query, (as_json(page), codes)))
         return found
 

@@ -144,7 +144,7 @@ def test_which_rows_a_new_try_would_send(outbox: Outbox) -> None:
     tasks = all_rows(outbox, batch, "tasks")
     untrusted = outbox.trust.untrusted
     assert list(untrusted(batch, {State.FAILED})) == found[:4]
-    assert list(untrusted(batch, {State.FAILED}, choice=Choice(statuses=frozenset({14})))) == found[2:4]
+    assert list(untrusted(batch, {State.FAILED}, Choice(statuses=frozenset({14})))) == found[2:4]
     rows = [(found[0], tasks[0]), (found[1], "another"), (found[2], None), (found[9], None)]
     assert list(untrusted(batch, {State.FAILED}, rows)) == [found[0], found[2]]
     outbox.trust.trust(found)
