@@ -117,7 +117,7 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = (), maker: str 
     A block has the same name in every outbox; names sort as the rows of the input. `maker` is who has rendered it:
     rows of others that nobody trusts are left out.
     """
-    for block, found in rows.blocks(batch, 0, "ref NOT IN (SELECT ref FROM untrusted)"):
+    for block, found in rows.blocks(batch, 0, "maker IS NULL"):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if not found or name in known:
             continue

@@ -68,7 +68,9 @@ _TABLES = (
         reason TEXT,  -- why it was rejected, or how its task left the queue
         attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
-        message TEXT, said INTEGER, code INTEGER, cause TEXT)  -- what an attempt tells of its failure""",
+        message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
+        maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `trust.py`""",
+    "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
@@ -78,8 +80,6 @@ _TABLES = (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
         ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
-    # Rows that another home says to have rendered, whose tasks are not sent until somebody trusts them: see `trust.py`.
-    "CREATE TABLE untrusted (ref INTEGER PRIMARY KEY, maker TEXT NOT NULL)",
     # Requests that may have been sent and are not answered.
     """CREATE TABLE flights (
         seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
@@ -105,7 +105,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 16
+VERSION = 17
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

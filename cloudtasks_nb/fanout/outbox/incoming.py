@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, count
+from itertools import chain, count, repeat
 from pathlib import Path
 from struct import pack, unpack
 from typing import Any
@@ -32,10 +32,11 @@ _NOTHING_SENT = "nothing was sent; "
 _NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
 
 # On a connection of its own. `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be
-# sent. `theirs` and `stored` are ref and digest of the row with the same key in the batch; NULL: it has none.
+# sent, `maker` who says to have rendered it in another home. `theirs` and `stored` are ref and digest of the row with
+# the same key in the batch; NULL: it has none.
 _INCOMING = """CREATE TEMP TABLE incoming (
-    ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, reason TEXT, theirs INTEGER,
-    stored INTEGER)"""
+    ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, reason TEXT, maker TEXT,
+    theirs INTEGER, stored INTEGER)"""
 # The first row of each key among those that the batch does not have.
 _FIRST = """CREATE TEMP TABLE first (
     k1 INTEGER, k2 INTEGER, digest INTEGER, ref INTEGER, PRIMARY KEY (k1, k2)) WITHOUT ROWID"""
@@ -160,9 +161,10 @@ class Incoming:
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self._next if started is None else _NOT_STORED + self._rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
+        makers = repeat(None if self._spec.origin is None else chunk.maker, n)
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason, maker) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, makers, strict=True),
         )
         self._rows += n
         if self._spec.by_rows:
@@ -171,8 +173,8 @@ class Incoming:
             self._next += n
             return range(n)
         self._find_known(started, first)
-        query = """SELECT ref FROM incoming
-                   WHERE ref >= ? AND (theirs IS NULL OR theirs IN (SELECT ref FROM untrusted)) ORDER BY ref"""
+        query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
+                   WHERE i.ref >= ? AND (theirs IS NULL OR r.maker IS NOT NULL) ORDER BY i.ref"""
         new = [ref for (ref,) in connection.execute(query, (first,))]
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self._next), new, strict=False))
         self._next += len(new)

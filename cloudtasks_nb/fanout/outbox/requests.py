@@ -289,7 +289,7 @@ class RequestQueue(Repository):
         """
         others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
         unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) {others}
-                     AND ref NOT IN (SELECT ref FROM untrusted) ORDER BY first, ref LIMIT ?"""
+                     AND maker IS NULL ORDER BY first, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()

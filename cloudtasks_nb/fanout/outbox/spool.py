@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
-from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -66,7 +65,6 @@ class Spool(Incoming):
         self._from_0 = True  # the positions of the rows are 0, 1, 2 and so on
         self._digest = blake2b(digest_size=16)  # of keys, digests and labels, in the order of the input
         connection.execute(_LABELLED)
-        self._makers: list[tuple[int, str]] = []  # of rows of another home: the first ref of a chunk, and its maker
         transact(connection, self._make_part)
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
@@ -98,8 +96,6 @@ class Spool(Incoming):
             If the disk is full, or the outbox cannot be written for another reason.
         """
         with guard(self._path):
-            if self._spec.origin is not None:
-                self._makers.append((self._next, chunk.maker))
             new = snapshot(self._connection, self._take, chunk)
             if not new:
                 return
@@ -200,13 +196,11 @@ class Spool(Incoming):
         )
         with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(
-                """INSERT INTO rows (ref, pos, try, state, reason)
-                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason FROM incoming
-                   WHERE theirs IS NULL ORDER BY ref""",
+                """INSERT INTO rows (ref, pos, try, state, reason, maker)
+                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, maker, NULL)
+                   FROM incoming WHERE theirs IS NULL ORDER BY ref""",
                 (State.UNSENT, State.REJECTED),
             )
-        if self._spec.origin is not None:
-            self._distrust(connection)
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
@@ -252,21 +246,17 @@ class Spool(Incoming):
             connection.execute("INSERT INTO labels SELECT ?, place, labels FROM labelled", (scope.input,))
         return scope
 
-    def _distrust(self, connection: sqlite3.Connection) -> None:
-        """Note who says to have made the rows, so that none is sent until somebody trusts it."""
-        for (first, maker), (end, _) in pairwise([*self._makers, (self._next, "")]):
-            query = "INSERT INTO untrusted SELECT ref, ? FROM rows WHERE ref >= ? AND ref < ? AND try > 0"
-            connection.execute(query, (maker, first, end))
-
     def _render_others(self) -> None:
         """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
         connection, after = self._connection, -1
-        if self._spec.origin is not None or not self._number("SELECT EXISTS (SELECT 1 FROM untrusted)"):
+        untrusted = "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY untrusted WHERE maker IS NOT NULL)"
+        if self._spec.origin is not None or not self._number(untrusted):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
         connection.execute(
-            """INSERT OR IGNORE INTO rendered SELECT u.ref, i.ref FROM incoming i
-               CROSS JOIN untrusted u ON u.ref = i.theirs WHERE i.digest = i.stored AND i.digest <> 0"""
+            """INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM incoming i
+               CROSS JOIN rows r ON r.ref = i.theirs AND r.maker IS NOT NULL
+               WHERE i.digest = i.stored AND i.digest <> 0"""
         )
         query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"
         while pairs := connection.execute(query, (after, _REPLACED)).fetchall():

@@ -27,7 +27,6 @@ _OF_INPUTS = "SELECT {} FROM inputs CROSS JOIN {} WHERE num = :part LIMIT :size"
 # results and inputs of the batch.
 _REMOVALS = (
     "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
-    "DELETE FROM untrusted WHERE ref IN (SELECT ref FROM untrusted WHERE ref >= :first AND ref < :end LIMIT :size)",
     "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
     """DELETE FROM keys WHERE num = :part AND k1 <=
        (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",

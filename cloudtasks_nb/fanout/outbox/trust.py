@@ -41,8 +41,8 @@ class Trust(Repository):
         num, codes = number_of(connection, batch), as_json(states)
         if not has_untrusted(connection, num):
             return {}
-        query = f"""SELECT ref, maker FROM untrusted JOIN rows USING (ref)
-                    WHERE {AMONG} AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
+        query = f"""SELECT ref, maker FROM rows WHERE {AMONG} AND maker IS NOT NULL
+                    AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
         found: dict[int, str] = {}
         for page in paged(wanted_rows(connection, batch, codes, rows), _PAGE):
             found.update(connection.execute(query, (as_json(page), codes)))
@@ -51,19 +51,20 @@ class Trust(Repository):
     @reading
     def unsent_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> int:
         """Return how many unsent rows up to a row nobody trusts."""
-        query = f"SELECT count(*) FROM {ROWS} AND state = ? AND ref IN (SELECT ref FROM untrusted)"
+        query = f"SELECT count(*) FROM {ROWS} AND state = ? AND maker IS NOT NULL"
         return number(connection, query, 0, ref, number_of(connection, batch), State.UNSENT)
 
     @transaction
     def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:
         """Have the tasks of rows sent as they are stored."""
         for page in paged(refs, _PAGE):
-            connection.execute(f"DELETE FROM untrusted WHERE {AMONG}", (as_json(page),))
+            connection.execute(f"UPDATE rows SET maker = NULL WHERE {AMONG}", (as_json(page),))
 
 
 def has_untrusted(connection: sqlite3.Connection, num: int) -> bool:
     """Return whether nobody trusts some rows of a batch."""
-    query = "SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN untrusted ON ref BETWEEN first AND last WHERE scope = ?)"
+    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY untrusted ON ref BETWEEN first AND last
+               WHERE scope = ? AND maker IS NOT NULL)"""
     return bool(number(connection, query, num))
 
 
@@ -75,7 +76,8 @@ def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) 
     pairs : sequence of (ref, ref)
         Rows, ascending, and those whose tasks they get. These may be invisible.
     """
-    untrusted = connection.execute(f"SELECT ref FROM untrusted WHERE {AMONG}", (as_json(ref for ref, _ in pairs),))
+    query = f"SELECT ref FROM rows WHERE {AMONG} AND maker IS NOT NULL"
+    untrusted = connection.execute(query, (as_json(ref for ref, _ in pairs),))
     left = {ref for (ref,) in untrusted}  # one that was trusted meanwhile may have been sent with its task
     mine, block = dict[int, bytes](), StoredBlock(0, b"")
     for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
@@ -91,4 +93,4 @@ def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) 
         places = range(block.first, end)
         tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
         connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
-    connection.execute(f"DELETE FROM untrusted WHERE {AMONG}", (as_json(mine),))
+    connection.execute(f"UPDATE rows SET maker = NULL WHERE {AMONG}", (as_json(mine),))

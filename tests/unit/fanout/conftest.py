@@ -111,7 +111,7 @@ def tables(path: Path) -> dict[str, int]:
 #: The tables that grow.
 TABLES = (
     *("batches", "settings", "hidden", "blocks", "rows", "keys", "tallies"),
-    *("spans", "inputs", "labels", "untrusted", "results", "objects"),
+    *("spans", "inputs", "labels", "results", "objects"),
 )
 #: What `tables` gives for an outbox without anything in it.
 NOTHING = dict.fromkeys(TABLES, 0)

@@ -18,7 +18,7 @@ BOSS = "boss@p.iam.gserviceaccount.com"
 def distrust(batch: Batch, maker: str) -> None:
     """Make the rows of a batch those of another home."""
     with closing(sqlite3.connect(batch._outbox.path)) as connection, connection:
-        connection.execute("INSERT OR REPLACE INTO untrusted SELECT ref, ? FROM rows", (maker,))
+        connection.execute("UPDATE rows SET maker = ?", (maker,))
 
 
 @pytest.fixture

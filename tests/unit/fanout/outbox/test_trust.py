@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import PLACE, all_rows, chunks, put, refs, send_all, spool, tables, take, task, tell
+from tests.unit.fanout.conftest import PLACE, all_rows, chunks, put, refs, send_all, spool, take, task, tell
 
 ROWS = 5_000  # in three blocks
 
@@ -149,11 +149,3 @@ def test_which_rows_a_new_try_would_send(outbox: Outbox) -> None:
     assert list(untrusted(batch, {State.FAILED}, rows)) == [found[0], found[2]]
     outbox.trust.trust(found)
     assert untrusted(batch, set(State)) == {}
-
-
-def test_what_is_not_trusted_goes_with_its_batch(outbox: Outbox) -> None:
-    """Nothing is left of a batch that was deleted."""
-    batch = fetch(outbox, foreign(range(ROWS)))
-    outbox.batches.delete(batch)
-    outbox.sweep()
-    assert tables(outbox.path)["untrusted"] == 0
