@@ -338,6 +338,18 @@ async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, val
     assert found.startswith(note)
 
 
+@cases(
+    (1.0, False, []),
+    (0.5, False, ["elsewhere cannot be seen: the queue logs 50% of its operations"]),
+    (0.0, True, ["elsewhere cannot be seen: the queue writes no log"]),
+    (0.0, False, ["queue.update(log_sampling_ratio=1.0)", "elsewhere cannot be seen: the queue writes no log"]),
+)
+def test_what_a_log_does_not_tell(outbox: Outbox, batch: str, ratio: float, *, results: bool, parts: list[str]) -> None:
+    """How rows end, unless a handler stores results, and what was sent from elsewhere."""
+    notes = outcome_tracker.outcome_notes(outbox.batches.get(batch), ratio, has_results=results)
+    assert [part in note for part, note in zip(parts, notes, strict=True)] == [True] * len(parts)
+
+
 def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times that are shown are the service's, which differ from those of this machine."""
     monkeypatch.setattr(tracked.tracker.connection.clock.known, "skew", -360_000_000)
