@@ -1,16 +1,7 @@
 """`batch.results()`: what came back, beside what went in, whatever happened in between."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pandas as pd
 import pytest
@@ -19,12 +10,10 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.handlers import app, verify
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, outcomes, reached
+from tests.integration.fanout.conftest import Serve, outcomes
 
 ROWS = pd.DataFrame({"x": range(20)})
-ACCOUNT, AUDIENCE = "caller@demo.iam.gserviceaccount.com", "https://squares.example"
 
 
 def square(x: int) -> dict[str, int]:
@@ -134,26 +123,6 @@ def test_a_queue_without_a_log_has_known_outcomes(
     assert "log_sampling_ratio=1.0" not in repr(batch) + capsys.readouterr().out
 
 
-def test_a_success_whose_task_was_not_answered(silent: ct.Queue, tasks: ct.Client, serve: Serve) -> None:
-    """A stored result is no outcome while the task is in the queue: another attempt may come."""
-    release = threading.Event()
-    began = threading.Semaphore(0)
-
-    def slow(x: int) -> int:
-        if x == 0:
-            began.release()
-            release.wait(60)
-        return x
-
-    batch = silent.fan_out(ROWS, url=serve(slow, name=f"slow-{silent.id}", workers=4), progress=False)
-    began.acquire(timeout=60)
-    reached(batch, lambda progress: progress.succeeded == 19)
-    assert not batch.progress().finished
-    release.set()
-    assert batch.wait("60s").succeeded == 20
-    assert batch.results()["result"].tolist() == list(range(20))
-
-
 def test_a_target_that_stores_nothing(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
     """Its rows have succeeded and have no result; a note says how many and why."""
     batch = once.fan_out(ROWS, url=target.url, progress=False)
@@ -162,30 +131,6 @@ def test_a_target_that_stores_nothing(once: ct.Queue, target: Target, capsys: py
     found = batch.results()
     assert found["result"].isna().all()
     assert "20 of 20 succeeded rows have no result in" in capsys.readouterr().out
-
-
-def test_another_machine_has_the_same_results(
-    once: ct.Queue,
-    emulator: Emulator,
-    serve: Serve,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """With the store in common, the home that adopts a batch has its results; also a later kernel of the first."""
-    monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path / "store"))
-    handler = serve(square, name=f"square-{once.id}")
-    place: dict[str, Any] = {"project": "demo", "location": "us-central1", "endpoint": emulator.ready["grpc"]}
-    with ct.connect(**place) as tasks:
-        batch = tasks.queue(once.id).fan_out(ROWS, url=handler, name="squares", progress=False)
-        batch.wait("60s")
-    with ct.connect(**place) as tasks:
-        check(tasks.batch(batch.id).results())
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "elsewhere"))
-    with ct.connect(**place) as tasks:
-        theirs = tasks.queue(once.id).fan_out(ROWS, url=handler, name="squares", progress=False)
-        assert theirs.wait("60s").succeeded == 15
-        check(theirs.results())
-        assert theirs.failed()["last_message"].tolist()[0] == "ValueError: 3 is no good"
 
 
 def test_a_store_that_does_not_answer(
@@ -200,85 +145,3 @@ def test_a_store_that_does_not_answer(
         assert batch.wait("60s").failed == 5
         with pytest.raises(StoreError, match="store"):
             batch.results()
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Log nothing."""
-
-
-@pytest.fixture
-def deployed(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run `handlers.app` behind wsgiref, with the emulator's certificates in place of Google's; give its URL."""
-    monkeypatch.setattr(verify, "GOOGLE_CERTS", f"{emulator.ready['http']}/oauth2/v1/certs")
-    application = app(square, audience=AUDIENCE, service_account=ACCOUNT, store=tmp_path / "bucket")
-    with make_server("127.0.0.1", 0, application, handler_class=_Quiet) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("ratio", [1.0, 0.0])
-def test_a_deployed_handler(deployed: str, emulator: Emulator, tmp_path: Path, ratio: float) -> None:
-    """Its results are in the store that its configuration names, with a log and without."""
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"], store=tmp_path / "bucket") as tasks:
-        # wsgiref serves one request at a time, and lets five others wait: more would be reset on a slow machine.
-        queue = tasks.queue("reports", create=True, max_attempts=1, max_concurrent=4, log_sampling_ratio=ratio)
-        batch = queue.fan_out(ROWS, url=deployed, service_account=ACCOUNT, audience=AUDIENCE, progress=False)
-        assert batch.wait("60s").succeeded == 15
-        check(batch.results())
-        assert ("known only where" in repr(batch)) is False
-
-
-#: A kernel that sends a batch, says so, and serves it until it is killed; the second one waits for the end.
-KERNEL = """
-import json, sys
-import pandas as pd
-import cloudtasks_nb as ct
-
-def square(x):
-    if x % 4 == 3:
-        raise ValueError(f"{x} is no good")
-    return {"y": x * x}
-
-folder, rows, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "stop"
-with ct.local(folder) as tasks:
-    queue = tasks.queue("sweep", create=True, rate=100, max_attempts=3, min_backoff="100ms")
-    handler = ct.serve(square, workers=2)
-    batch = queue.fan_out(pd.DataFrame({"x": range(rows)}), url=handler, name="sweep", progress=False)
-    if stop:
-        while len(handler.calls()) < rows / 4:
-            pass
-        print("answer:now", flush=True)
-    batch.wait()
-    print("answer:" + batch.results().to_json(orient="split"), flush=True)
-"""
-
-
-def kernel(folder: Path, rows: int, end: str) -> subprocess.Popen[str]:
-    """Start a kernel in a process of its own."""
-    command = [sys.executable, "-c", KERNEL, str(folder), str(rows), end]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def answer(process: subprocess.Popen[str]) -> str:
-    """Return the next answer of a kernel."""
-    assert process.stdout is not None
-    return next(line for line in process.stdout if line.startswith("answer:")).removeprefix("answer:")
-
-
-def test_a_kernel_that_is_killed_in_the_middle(tmp_path: Path) -> None:
-    """A new kernel has a row for every row, and a value for every success."""
-    rows = 200
-    with kernel(tmp_path, rows, "stop") as first:
-        assert answer(first).strip() == "now"
-        os.killpg(first.pid, signal.SIGKILL)
-    with kernel(tmp_path, rows, "wait") as second:
-        found = pd.DataFrame(**json.loads(answer(second)))
-    assert found["x"].tolist() == list(range(rows))
-    assert set(found["state"]) == {"succeeded", "failed"}
-    good = found["x"] % 4 != 3
-    assert found.loc[good, "y"].tolist() == [x * x for x in found.loc[good, "x"]]
-    assert found["error"].notna().tolist() == (~good).tolist()
