@@ -249,18 +249,3 @@ def test_a_batch_without_failures_has_no_causes(paused: ct.Queue) -> None:
     """The frame has its columns all the same."""
     found = paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x").errors()
     assert (len(found), list(found)) == (0, list(COLUMNS))
-
-
-def test_of_5000_pages_only_the_5xx_are_loaded_again(tasks: ct.Client, site: Site) -> None:
-    """The job of a scraper: what the site refuses stays failed, what it could not do is tried again."""
-    statuses = ([200] * 40 + [404] * 6 + [500, 502, 503, 504]) * 100
-    urls = pd.DataFrame({"url": [f"http://127.0.0.1:{site.port}/{status}/{n}" for n, status in enumerate(statuses)]})
-    queue = tasks.queue("reports", create=True, max_attempts=1, rate=500, max_concurrent=50)
-    batch = queue.fan_out(urls, url="{url}", body=None)
-    assert (batch.wait().succeeded, batch.progress().failed) == (4_000, 1_000)
-    counts = batch.errors().set_index("cause").failed.to_dict()
-    assert counts == {"NOT_FOUND": 600, "INTERNAL": 200, "UNAVAILABLE": 100, "DEADLINE_EXCEEDED": 100}
-    site.repaired = True
-    assert (batch.retry_failed("5xx").wait().succeeded, batch.progress().failed) == (4_400, 600)
-    assert batch.failed().url.str.contains("/404/").all()
-    assert len(site.received) == 5_400
