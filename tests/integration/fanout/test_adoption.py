@@ -1,8 +1,7 @@
 """A batch is known on every machine: what was sent from one home is not sent again from another."""
 
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator, StartEmulator, Target
-from tests.integration.fanout.conftest import fault, outcomes, sent
+from tests.integration.conftest import Emulator, Target
+from tests.integration.fanout.conftest import outcomes, sent
 
 ROWS = pd.DataFrame({"row": range(20)})
 DAY = 86_400
@@ -21,23 +20,15 @@ Home = Callable[[str], ct.Queue]
 @pytest.fixture
 def home(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """Give the same queue from homes of different names, each on a connection of its own."""
-    name = "reports"
     with ExitStack() as stack:
 
         def make(folder: str) -> ct.Queue:
-            return connect(stack, emulator, tmp_path / folder, monkeypatch).queue(
-                name, create=True, max_attempts=1, log_sampling_ratio=1.0
-            )
+            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / folder))
+            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]))
+            tasks.batches()
+            return tasks.queue("reports", create=True, max_attempts=1, log_sampling_ratio=1.0)
 
         yield make
-
-
-def connect(stack: ExitStack, emulator: Emulator, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ct.Client:
-    """Return a new connection that keeps its batches in a folder."""
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(folder))
-    tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]))
-    tasks.batches()
-    return tasks
 
 
 def cell(queue: ct.Queue, target: Target, rows: pd.DataFrame = ROWS, **options: Any) -> ct.Batch:
@@ -104,66 +95,6 @@ def test_a_colleague_has_retried_the_same_failures(home: Home, target: Target, e
     assert outcomes(mine.retry_failed()) == (20, 0, 0)
     assert len(target.received) == 25
     assert mine.tasks()["try"].max() == 2
-
-
-def test_two_homes_retry_at_once(home: Home, target: Target) -> None:
-    """Both make the same tasks, whose names exist once; both show the truth."""
-    target.script(*[500] * 5)
-    batches = [cell(home(folder), target) for folder in ("mine", "theirs")]
-    assert [outcomes(batch) for batch in batches] == [(15, 5, 0)] * 2
-    for batch in batches:
-        batch.retry_failed()
-    assert [outcomes(batch) for batch in batches] == [(20, 0, 0)] * 2
-    assert len(target.received) == 25
-
-
-def test_a_log_that_cannot_be_read_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
-    """The repr says so; the names of the tasks still protect, and the outcomes are found when the log can be read."""
-    assert outcomes(cell(home("old"), target)) == (20, 0, 0)
-    with fault(emulator, "ListLogEntries", "PERMISSION_DENIED"):
-        batch = sent(cell(home("new"), target))
-        shown = repr(batch)
-    assert "rows that were sent from elsewhere cannot be seen" in shown
-    assert "sent again once the name of its task is free" in shown
-    assert outcomes(batch) == (20, 0, 0)
-    assert len(target.received) == 20
-
-
-def test_a_log_of_half_the_operations_weakens_the_promise(home: Home, target: Target, emulator: Emulator) -> None:
-    """What the log has of a row is adopted, rows without an entry are sent again, and the repr says why."""
-    home("old").update(log_sampling_ratio=0.5)
-    cell(home("old"), target).wait("60s")
-    emulator.advance(DAY)
-    queue = home("new").update(log_sampling_ratio=0.5)
-    log = set(queue.attempts(since="7d")["task"])
-    batch = cell(queue, target)
-    batch.wait("60s")
-    assert "the queue logs 50% of its operations" in repr(batch)
-    assert len(target.received) == 40 - len(log)
-
-
-def test_a_log_that_was_truncated(
-    start_emulator: StartEmulator, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows whose entries are gone are like rows that nobody sent; the others are not sent again."""
-    data = tmp_path / "data"
-    with ExitStack() as stack:
-        emulator = start_emulator("--data-dir", str(data))
-        tasks = connect(stack, emulator, tmp_path / "old", monkeypatch)
-        batch = cell(tasks.queue("reports", create=True), target)
-        assert outcomes(batch) == (20, 0, 0)
-        lost = batch.tasks()["task"].tolist()[:6]
-    emulator.stop()
-    with closing(sqlite3.connect(data / "tasks.sqlite3")) as connection, connection:
-        connection.executemany("DELETE FROM log WHERE task = ?", [(task,) for task in lost])
-    with ExitStack() as stack:
-        emulator = start_emulator("--data-dir", str(data))
-        emulator.advance(DAY)
-        tasks = connect(stack, emulator, tmp_path / "new", monkeypatch)
-        batch = cell(tasks.queue("reports"), target)
-        assert outcomes(batch) == (20, 0, 0)
-        assert "rows were sent from elsewhere" in repr(batch)
-    assert len(target.received) == 26
 
 
 def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator) -> None:
