@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import BatchNotFoundError
 from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import fault, reached, sent
 from tests.processes import run
@@ -46,15 +45,3 @@ def test_every_kernel_shows_what_another_one_cancels(paused: ct.Queue, other: ct
         assert "cancelling" in repr(batch)
     for each in (batch, theirs):
         assert each.wait("60s").cancelled == len(MANY)
-
-
-def test_a_batch_that_another_kernel_deletes_is_made_anew_by_the_same_cell(queue: ct.Queue, other: ct.Client) -> None:
-    """The object that shows the deleted batch does not stand in the way."""
-    batch = queue.pause().fan_out(MANY.head(9), url=URL, name="march")
-    theirs = other.batch("march")
-    theirs.cancel().wait("60s")
-    theirs.delete()
-    with pytest.raises(BatchNotFoundError):
-        reached(batch, lambda _: False)
-    again = sent(queue.fan_out(MANY.head(9), url=URL, name="march"))
-    assert again.cancel().wait("60s").total == 9
