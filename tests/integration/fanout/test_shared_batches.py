@@ -1,6 +1,5 @@
 """Batches in a store that two homes share."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.adoption import Adoption
@@ -33,10 +31,6 @@ def blocked(release: threading.Event) -> Iterator[Any]:
     """Yield nothing, after an event."""
     release.wait()
     yield from ()
-
-
-async def _set(event: asyncio.Event) -> None:
-    event.set()
 
 
 def fail(*_: object, **__: object) -> Any:
@@ -108,18 +102,6 @@ def test_one_name_for_other_templates(
         bob.queue("reports").fan_out(ROWS, url=f"{target.url}/other", name="march", progress=False).wait("60s")
     assert (len(bob._catalog.outbox.batches.find()), len(target.received)) == (raced, 20)
     assert connect("cleo").batch("march").wait("60s").succeeded == 20
-
-
-def test_rows_that_are_added_are_seen(connect: Connect, target: Target) -> None:
-    """A colleague who opens the batch again has the new rows too, with their states."""
-    ada, name = connect("ada"), "reports"
-    mine = cell(ada, name, target, ROWS.head(12))
-    mine.wait("60s")
-    bob = connect("bob")
-    assert bob.batch("march").wait("60s").succeeded == 12
-    assert cell(ada, name, target).wait("60s").succeeded == 20
-    assert bob.batch("march").wait("60s").succeeded == 20
-    assert len(target.received) == 20
 
 
 def test_the_maker_of_a_batch_sees_what_others_have_added(connect: Connect, target: Target) -> None:
@@ -275,24 +257,6 @@ def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serv
     broken.clear()
     assert theirs.retry_failed(trust=True).wait("60s").succeeded == 15
     assert sorted(calls[15:]) == list(range(5))
-
-
-def test_a_batch_says_from_the_start_that_it_is_being_read(
-    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its rows look unsent until then."""
-    mine = cell(connect("ada"), "reports", target)
-    mine.wait("60s")
-    bob, release = connect("bob"), asyncio.Event()
-
-    async def held(*_: object, **__: object) -> bool:
-        return await release.wait()
-
-    monkeypatch.setattr(bob._connection.watcher, "is_logged", held)
-    theirs = bob.batch("march")
-    assert "reading what was sent from elsewhere" in repr(theirs)
-    _loop.run(_set(release))
-    assert theirs.wait("60s").succeeded == 20
 
 
 def test_a_store_that_does_not_list_results(
