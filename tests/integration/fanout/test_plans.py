@@ -66,36 +66,6 @@ def test_a_file_is_read_anew(paused: ct.Queue, tmp_path: Path, monkeypatch: pyte
         paused.fan_out(path, url=URL, canary=4_500)
 
 
-def test_rows_that_another_batch_has(paused: ct.Queue) -> None:
-    """Rows without a name that a named batch has: the plan counts the rest and says what `submit` raises, and why."""
-    batch = paused.fan_out(DATA, url=URL, name="days")
-    longer = pd.concat([DATA, pd.DataFrame({"a": [4]})], ignore_index=True)
-    plan = paused.fan_out(longer, url=URL, dry_run=True)
-    assert (plan.sendable, plan.facts()["known"]) == (1, "3 in days")
-    assert plan.frame["problem"].isna().tolist() == [False, False, False, True]
-    with pytest.raises(errors.BatchExistsError) as raised:
-        plan.submit()
-    assert raised.value.message in repr(plan)
-    refused = '3 of these 4 rows are in the batch days already; name="days" sends the other 1'
-    assert f"plan.submit() would raise: {refused}" in repr(plan)
-    assert paused.fan_out(longer, url=URL, name=batch.id, dry_run=True).submit().id == batch.id
-
-
-def test_a_backfill_whose_requests_have_changed(paused: ct.Queue) -> None:
-    """A partition that would be another request now is no partition to send, nor one that is only skipped."""
-    words: dict[str, Any] = {"freq": "D", "url": URL.replace("{a}", "x")}
-    value = [1]
-    body = lambda row: value[0]  # noqa: ARG005, E731 - the same function, as far as its name says
-    paused.backfill("2026-01-01", "2026-01-02", body=body, **words)
-    value[0] = 2
-    plan = paused.backfill("2026-01-01", "2026-01-03", body=body, dry_run=True, **words)
-    assert plan.frame["why"].tolist() == ["problem", "problem", "new"]
-    assert plan.sendable == 1
-    with pytest.raises(errors.BatchExistsError) as raised:
-        plan.submit()
-    assert f"plan.submit() would raise: {raised.value.message}" in repr(plan)
-
-
 def test_a_handlers_address_is_a_text(paused: ct.Queue, serve: Serve) -> None:
     """A URL is what it says in each kernel, whether that serves it or not; the handler is its name."""
     handler = serve(lambda **_: None, name="report")
