@@ -13,25 +13,6 @@ URL = "http://127.0.0.1:9/run"
 DAYS = pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich", name="day")
 
 
-def test_an_index_that_does_not_begin_at_0(paused: ct.Queue) -> None:
-    """Rows that were filtered out of a larger frame join to the rows that they were."""
-    orders = pd.DataFrame({"order": range(1000, 1200)})
-    late = orders.iloc[123:127]
-    tasks = sent(paused.fan_out(late, url=URL, body={"n": "{order}"})).tasks()
-    joined = orders.join(tasks[["task", "state"]], how="inner")
-    assert joined["order"].tolist() == [1123, 1124, 1125, 1126]
-    assert joined.index.equals(late.index)
-
-
-def test_a_named_index_with_a_time_zone(paused: ct.Queue) -> None:
-    """A level keeps its name and dtype, and is not shown as a column too."""
-    frame = pd.DataFrame({"n": range(4)}, index=DAYS)
-    tasks = sent(paused.fan_out(frame, url=URL)).tasks()
-    assert tasks.index.equals(DAYS)
-    assert (tasks.index.name, tasks.index.dtype) == ("day", DAYS.dtype)
-    assert list(tasks.columns[:2]) == ["n", "url"]
-
-
 def test_a_restart_and_a_longer_frame(emulator: Emulator, paused: ct.Queue) -> None:
     """Another client has the labels too; rows that a longer frame adds keep theirs, and no failed row has the dtype."""
     frame = pd.DataFrame({"n": range(4)}, index=DAYS)
