@@ -1,6 +1,5 @@
 """The same cell again, another cell, another kernel, another endpoint: nothing sent twice, nothing silently dropped."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchNotFoundError
 from tests.cases import cases
-from tests.integration.conftest import Emulator, StartEmulator
 from tests.integration.fanout.conftest import reached, sent
 
 #: Each test runs over gRPC and over REST.
@@ -46,17 +44,6 @@ def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.endswith("already; nothing new to send; 1 cancelled is left\n")
     paused.fan_out(rows.head(0), url=f"{URL}/{{day}}", name="words")
     assert capsys.readouterr().out == f"there are no rows here; batch words ({batch.id}) stays as it is\n"
-
-
-def test_rehearsed_on_one_emulator_then_run_on_another(emulator: Emulator, start_emulator: StartEmulator) -> None:
-    """A batch of one endpoint never answers for another."""
-    counts = []
-    for one in (emulator, start_emulator()):
-        with ct.connect("demo", "us-central1", endpoint=one.ready["grpc"]) as tasks:
-            queue = tasks.queue("same", create=True).pause()
-            sent(queue.fan_out(ROWS, url=URL, name="same"))
-            counts.append((in_queue(queue), len(tasks.batches())))
-    assert counts == [(300, 1), (300, 1)]
 
 
 def test_batches_are_found_again(tasks: ct.Client, paused: ct.Queue) -> None:
@@ -99,18 +86,6 @@ def test_three_rows_and_then_all(paused: ct.Queue, capsys: pytest.CaptureFixture
     assert part.tasks()["day"].tolist() == [295, 296, 297, 298, 299]
     paused.fan_out(ROWS.head(3), url=URL)
     assert capsys.readouterr().out == f"batch {first.id} has 3 of these rows already; nothing new to send\n"
-
-
-def test_a_grown_batch_on_another_disk(
-    paused: ct.Queue, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With its id as the name, the same cell sends nothing that was sent, and the rest."""
-    first = sent(paused.fan_out(ROWS.head(3), url=URL))
-    sent(paused.fan_out(ROWS.head(200), url=URL))
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "wiped"))
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as later:
-        batch = sent(later.queue(paused.id).fan_out(ROWS, url=URL, name=first.id))
-        assert (batch.id, in_queue(paused)) == (first.id, 300)
 
 
 _DAYS = pd.DataFrame({"day": pd.to_datetime(["2025-01-01", "2025-01-02"]), "shop": ["a", "b"], "n": [1, 2]})
