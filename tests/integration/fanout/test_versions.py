@@ -1,7 +1,6 @@
 """An edited function: which rows were computed by an earlier version of it, and how they are computed again."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,7 +8,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import Serve, outcomes
 
 ROWS = pd.DataFrame({"x": range(6)})
@@ -105,28 +104,6 @@ def test_without_a_handler(tasks: ct.Client, serve: Serve, target: Target, capsy
     out = capsys.readouterr().out
     assert "these rows were computed by 2 versions of a function: " in out
     assert f"{first} (5 rows)" in out
-
-
-def test_another_home(
-    emulator: Emulator,
-    serve: Serve,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A home that has the results from the store only says the same of them."""
-    for home, fn in (("first", double), ("second", triple)):
-        endpoint, store = emulator.ready["grpc"], tmp_path / "store"
-        with ct.connect("demo", "us-central1", endpoint=endpoint, store=store) as tasks:
-            handler = serve(fn, name="bmi", store=store)
-            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
-            queue = tasks.queue("reports", create=True, max_attempts=1)
-            batch = queue.fan_out(ROWS, url=handler, name="bmi", progress=False)
-            assert outcomes(batch) == (5, 1, 0)
-            capsys.readouterr()
-            batch.results()
-            assert ("6 of these rows were computed by an earlier" in capsys.readouterr().out) is (home == "second")
-            assert len(batch.stale()) == (6 if home == "second" else 0)
 
 
 def test_a_store_that_does_not_answer(
