@@ -15,7 +15,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
 from tests.cases import cases
-from tests.integration.conftest import Emulator, StartEmulator, Target, until
+from tests.integration.conftest import StartEmulator, Target, until
 from tests.integration.fanout.conftest import PATIENCE, sent
 
 COMMAND = """
@@ -188,14 +188,3 @@ def test_an_option_that_the_emulator_does_not_have(start: Run) -> None:
     _, err = emulator.communicate(timeout=PATIENCE)
     assert emulator.returncode == 2
     assert "unrecognized arguments: --colour" in err
-
-
-def test_batches_are_those_of_this_machine(
-    emulator: Emulator, queue: ct.Queue, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The list names the batch with its queue and the emulator that it was sent to, and asks nobody."""
-    batch = sent(queue.pause().fan_out(ROWS, url="http://127.0.0.1:9/never"))
-    assert cli.main(["batches"]) == 0
-    _, line = capsys.readouterr().out.splitlines()
-    assert line.split()[0] == batch.id
-    assert {queue.id, emulator.ready["grpc"]} <= set(line.split())
