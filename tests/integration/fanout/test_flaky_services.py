@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
-from urllib.request import urlopen
 
 import pandas as pd
 import pytest
@@ -53,12 +52,6 @@ def with_requests(url: str) -> None:
         raise
 
 
-def with_urllib(url: str) -> None:
-    """Ask for a place."""
-    with urlopen(url, timeout=20):  # noqa: S310 - of our own server
-        pass
-
-
 @pytest.fixture
 def queue(tasks: ct.Client) -> ct.Queue:
     """Give a queue that tries a task twice, at once."""
@@ -93,19 +86,6 @@ def test_why_a_function_gave_up_reads_the_same_everywhere(queue: ct.Queue, serve
     batch.wait("60s")
     assert batch.failed()["error"].tolist() == batch.results()["error"].tolist() == expected
     assert queue.wait(queue.enqueue(handler, {"why": "404"}), "60s")["error"].tolist() == ["GiveUp: 404"]
-
-
-def test_the_status_of_the_service_chooses_rows(queue: ct.Queue, serve: Serve, places: Places) -> None:
-    """The handler has answered each failure with 500."""
-    batch = queue.fan_out(FRAME, url=serve(lambda place: with_urllib(places.url + place), name="places"))
-    batch.wait("60s")
-    assert places.calls == {"a1": 1, "x1": 2, "x2": 2, "y1": 2, "z1": 2}
-    assert batch.failed()["last_http_status"].tolist() == [404, 404, 500]
-    assert set(batch.failed()["last_status"]) == {"INTERNAL"}
-    with pytest.raises(ct.errors.InvalidInputError, match="where=429"):
-        batch.retry_failed(429)
-    assert tried_again(batch, "5xx") == ["z1"]
-    assert tried_again(batch, 404) == ["x1", "x2", "z1"]
 
 
 def tried_again(batch: ct.Batch, where: Any) -> list[str]:
