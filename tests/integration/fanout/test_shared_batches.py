@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
-from tests.integration.fanout.conftest import Connect, Serve, outcomes, reached
+from tests.integration.fanout.conftest import Connect, Serve, outcomes
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 
@@ -68,24 +68,6 @@ def test_a_colleague_takes_over(connect: Connect, serve: Serve, tmp_path: Path) 
     broken.clear()
     assert theirs.retry_failed(trust=True).wait("60s").succeeded == 20
     assert theirs.results()["result"].tolist() == [2 * day for day in range(20)]
-
-
-def test_opening_sends_nothing(connect: Connect, target: Target) -> None:
-    """Rows that their maker did not send stay unsent until `resume()`; the name leads to the batch too."""
-    ada, name = connect("ada"), "reports"
-    ada.queue(name, create=True, max_attempts=1).pause()
-    mine = cell(ada, name, target, pd.DataFrame({"day": range(250)}), send_rate=0.1)
-    sent = 250 - reached(mine, lambda progress: progress.unsent < 250).unsent
-    ada.close()
-    bob = connect("bob")
-    theirs = bob.batch("march")
-    assert theirs.id == mine.id
-    assert reached(theirs, lambda progress: progress.unsent == 250 - sent).total == 250
-    with pytest.raises(PreconditionError, match="no process sends them"):
-        theirs.wait("60s")
-    with pytest.raises(BatchNotFoundError):
-        bob.batch("april")
-    assert len(bob.queue(name).tasks()) == sent
 
 
 @pytest.mark.parametrize("raced", [False, True])
@@ -201,17 +183,6 @@ def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
     assert mine.wait("60s").succeeded == 20
 
 
-def test_a_batch_with_rows_of_a_colleague_is_not_deleted_unasked(connect: Connect, target: Target) -> None:
-    """Also if this home has made it, and has not seen these rows before."""
-    mine = cell(connect("ada"), "reports", target, ROWS.head(15))
-    mine.wait("60s")
-    cell(connect("bob"), "reports", target).wait("60s")
-    with pytest.raises(PreconditionError, match="5 rows of it are of other homes"):
-        mine.delete()
-    mine.wait("60s")
-    mine.whole.delete(others=True)
-
-
 def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect, serve: Serve, tmp_path: Path) -> None:
     """Who sends some of it claims it anew, and writes all of it, so that other homes have its rows and results."""
     broken = set(range(5))
@@ -232,31 +203,6 @@ def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect,
     ada.batch("march").delete(others=True)
     cell(bob, "reports", handler, pd.DataFrame({"day": [20]})).wait("60s")
     assert len(connect("eve").batch("march").tasks()) == 21
-
-
-def test_results_tell_what_a_queue_without_a_log_does_not(connect: Connect, serve: Serve, tmp_path: Path) -> None:
-    """A batch that a colleague has finished has the same states here, and only its failures are ever sent again."""
-    broken, calls = set(range(5)), []
-
-    def double(day: int) -> int:
-        calls.append(day)
-        if day in broken:
-            raise LookupError(day)
-        return 2 * day
-
-    handler, name, ada = serve(double, store=tmp_path / "store"), "reports", connect("ada")
-    ada.queue(name, create=True, max_attempts=1, log_sampling_ratio=0)
-    mine = cell(ada, name, handler, ROWS.head(15))
-    assert mine.wait("60s").failed == 5
-    theirs = connect("bob").batch("march")
-    assert outcomes(theirs) == (10, 5, 0)
-    assert "cannot be seen" not in repr(theirs)
-    pd.testing.assert_frame_equal(theirs.results(), mine.results())
-    theirs.resume().wait("60s")
-    assert len(calls) == 15
-    broken.clear()
-    assert theirs.retry_failed(trust=True).wait("60s").succeeded == 15
-    assert sorted(calls[15:]) == list(range(5))
 
 
 def test_a_store_that_does_not_list_results(
@@ -293,20 +239,3 @@ def test_rows_without_a_name_extend_the_batch_of_another_home(
     said = capsys.readouterr().out
     assert f"batch {found[0]} has 3 of these rows already; 17 new ones will be sent" in said
     assert "another disk" not in said
-
-
-def test_rows_that_another_home_has_added_are_not_sent_again(connect: Connect, serve: Serve, tmp_path: Path) -> None:
-    """Rows without a name are compared with other batches, and with what a home lacks of its own one."""
-    calls: list[int] = []
-
-    def work(day: int) -> None:
-        calls.append(day)
-
-    handler = serve(work, store=tmp_path / "store")
-    ada, bob = (connect(home).queue("reports", create=True, max_attempts=1) for home in ("ada", "bob"))
-    for queue, rows in ((ada, ROWS.head(3)), (bob, ROWS.head(9)), (bob, ROWS.tail(3)), (ada, ROWS.iloc[[7, 5]])):
-        batch = queue.fan_out(rows, url=handler, progress=False)
-        assert batch.wait("60s").succeeded == len(rows)
-    with pytest.raises(BatchExistsError, match="1 of these 3 rows are in the batch"):  # of two batches
-        ada.fan_out(ROWS.iloc[[2, 12, 18]], url=handler, progress=False)
-    assert sorted(calls) == [*range(9), 17, 18, 19]
