@@ -1,6 +1,5 @@
 """Batches are deleted with what belongs to them."""
 
-import time
 from typing import Any
 
 import pandas as pd
@@ -44,18 +43,6 @@ def test_a_deleted_batch_is_gone(
     assert (batch.name, batch.queue, batch == batch) == (verb, once.id, True)  # noqa: PLR0124 - equality must not raise
 
 
-def test_what_was_deleted_is_found_in_the_log(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
-    """The same cell makes the batch again, and adopts what was sent instead of sending it again."""
-    batch = cell(once, target)
-    batch.wait("60s")
-    batch.delete()
-    again = cell(once, target)
-    assert again.id == batch.id
-    assert again.wait("60s").succeeded == 20
-    assert len(target.received) == 20
-    assert again.tasks()["state"].unique().tolist() == ["succeeded"]
-
-
 def test_a_batch_with_tasks_in_the_queue_stays(tasks: ct.Client, paused: ct.Queue, target: Target) -> None:
     """The error says how many there are, and that `cancel()` comes first; then it goes."""
     batch = cell(paused, target)
@@ -65,30 +52,6 @@ def test_a_batch_with_tasks_in_the_queue_stays(tasks: ct.Client, paused: ct.Queu
     batch.cancel().wait("60s")
     batch.delete()
     assert tasks.batches().empty
-
-
-def test_old_batches_go_together(
-    tasks: ct.Client,
-    once: ct.Queue,
-    paused: ct.Queue,
-    target: Target,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A dry run deletes nothing; batches that wait are left, and said."""
-    done, waiting = cell(once, target), cell(paused, target)
-    done.wait("60s")
-    assert tasks.delete_batches(older_than="7d").empty
-    week = time.time() + 8 * 86_400
-    monkeypatch.setattr("cloudtasks_nb.fanout.batch.deletion.time.time", lambda: week)
-    capsys.readouterr()
-    for dry_run, verb in ((True, "would delete 1 batch: 20 rows, and"), (False, "deleted 1 batch: 20 rows, 0")):
-        deleted = tasks.delete_batches(older_than="7d", dry_run=dry_run)
-        assert list(deleted.index) == [done.id]
-        out = capsys.readouterr().out
-        assert out.startswith(verb)
-        assert f"1 batch left: {waiting.id}: 20 tasks may be in the queue\n" in out
-    assert list(tasks.batches().index) == [waiting.id]
 
 
 def test_batches_say_who_made_them(
