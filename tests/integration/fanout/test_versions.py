@@ -71,14 +71,6 @@ def test_a_retry_mixes_versions(run: Run, tasks: ct.Client, capsys: pytest.Captu
         assert batch.stale()["x"].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_part_of_the_rows(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line counts the rows of the input, as the frame does."""
-    run(double)
-    capsys.readouterr()
-    assert len(run(triple, ROWS.head(1)).stale()) == 1
-    assert "1 of these rows was computed by an earlier version" in capsys.readouterr().out
-
-
 def test_data_are_not_covered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """A rerun of the cell names the data that the version does not cover."""
     shops = pd.DataFrame({"y": range(6)})
