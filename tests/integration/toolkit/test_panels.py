@@ -145,30 +145,6 @@ def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused:
     assert " OK " in text(panel.detail.card)
 
 
-def test_a_panel_lives_on_after_its_emulator_was_killed(tmp_path: Path) -> None:
-    """It says so above the last figures; when the emulator is there again, it goes on by itself."""
-    with ct.local(tmp_path) as tasks:
-        tasks.queue("reports", create=True).pause()
-        board = tasks.panel()
-        board.every = 1
-        panel = see(board, "Queues")
-        os.kill(json.loads((tmp_path / "endpoint.json").read_text())["pid"], signal.SIGKILL)
-        until(lambda: panel.footer.warning)
-        assert "PAUSED" in panel.table.html()
-        assert board.banner.shown
-        panel.resume.click()
-        panel.settle()
-        assert "nothing answers at" in panel.footer.alert["text"]
-        with ct.local(tmp_path):
-            until(lambda: not panel.footer.warning)
-            until(lambda: panel.footer.alert == {})
-            assert panel.footer.status.startswith("The service answers again. Before: nothing answers at")
-            click(panel, panel.resume)
-            assert tasks.queues().state["reports"] == "RUNNING"
-            assert not board.banner.shown
-        board.close()
-
-
 def test_a_killed_emulator_is_started_again_by_a_click(tmp_path: Path) -> None:
     """With all that it had; the panel then goes on by itself."""
     with ct.local(tmp_path) as tasks:
