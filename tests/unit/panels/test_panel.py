@@ -423,3 +423,8 @@ def test_only_what_a_panel_makes_is_closed_with_it(context: FakeContext) -> None
     assert [one.comm for one in (panel.footer, panel.interval, panel.layout)] == [None] * 3
     assert own.comm is not None
     own.close()
+
+
+def test_what_the_browser_sends_is_handled_while_a_cell_runs(panel: Sample) -> None:
+    """The kernel may not choose a shell for it: that would be the main one, which waits for the cell."""
+    assert vars(panel.read.comm)["_reply_subshell_for"] is None
