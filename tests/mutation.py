@@ -53,8 +53,8 @@ SAMPLE = 40
 MAY_SURVIVE = 4
 
 _LIMIT = 180  # seconds for one test: several times what the slowest takes
-_PYTEST = ["-x", "-v", "--tb=no", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={_LIMIT}"]
-_PYTEST += ["-o", "faulthandler_exit_on_timeout=true"]
+_PYTEST = ["-x", "-v", "--tb=no", "-p", "no:cacheprovider", "-m", "not nightly"]
+_PYTEST += ["-o", f"faulthandler_timeout={_LIMIT}", "-o", "faulthandler_exit_on_timeout=true"]
 
 _API = "unit/test_public_api.py"
 #: Part of the package -> where its tests are, the nearest first. The longest name that fits counts.
