@@ -37,7 +37,7 @@ def tasks_frame(
     secrets: bool,
 ) -> pd.DataFrame:
     """List the tasks of a queue; print a note if there are more than `limit`."""
-    check_limit(limit)
+    limit = check_limit(limit)
     at = connection.clock.micros()
     columns, truncated = connection.wait_for(lambda: _list(connection, queue, limit, body=body, secrets=secrets))
     see(connection, lambda: catalog.outbox, columns, at)
@@ -86,7 +86,7 @@ def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
     secrets: bool,
 ) -> pd.DataFrame:
     """Read the attempts of a queue from the log, newest first; print a note if there are more than `limit`."""
-    check_limit(limit)
+    limit = check_limit(limit)
     tasks = None if task is None else task_ids(task, queue)
     found = None if batch is None else _batch_id(catalog, queue, batch)
     statuses = () if status is None else status_codes(status)

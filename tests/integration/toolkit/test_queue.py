@@ -1,9 +1,11 @@
 """The methods of `Queue`, over gRPC and REST to the emulator: what arrives at the target, and what is in the queue."""
 
 import datetime as dt
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from google.cloud import tasks_v2, tasks_v2beta3
@@ -48,11 +50,12 @@ def test_tasks_are_a_frame(paused: ct.Queue) -> None:
     assert abs(pd.Timestamp(full.attrs["fetched_at"]) - pd.Timestamp.now("UTC")) < pd.Timedelta("1h")
 
 
-@pytest.mark.parametrize("limit", [2, 3, 1000, None])
+@pytest.mark.parametrize("limit", [2, np.int64(2), 3, 1000, None])
 def test_a_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: int | None) -> None:
     """A note and the frame's `attrs` report that there is more; a limit that is just enough cuts nothing."""
     found, cut = filled.tasks(limit), limit == 2
     assert (len(found), found.attrs["truncated"]) == (2 if cut else 3, cut)
+    assert json.dumps([found.attrs, filled.attempts(limit=limit).attrs])  # with them frames are written to files
     note = "the first 2 tasks; there are more: queue.tasks(limit=None)\n"
     assert capsys.readouterr().out == (note if cut else "")
 
