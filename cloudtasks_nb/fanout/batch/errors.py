@@ -148,12 +148,14 @@ def status_codes(status: Any) -> list[str]:
         If it names no status.
     """
     choice, others = _sort_out(status, "status", _STATUSES)
-    if others:
-        wrong = f"status={others[0]!r} is no status{did_you_mean(str(others[0]).upper(), CODES)}"
-        raise InvalidInputError(wrong, resource="status", hint=_STATUSES)
-    if choice.assumed:
-        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(choice.assumed)}")
-    return sorted(map(code_name, choice.statuses | choice.assumed))
+    read_as = set(map(code_of, choice.http))
+    if others or not choice.statuses | read_as:
+        wrong = others[0] if others else status
+        text = f"status={wrong!r} is no status{did_you_mean(str(wrong).upper(), CODES)}"
+        raise InvalidInputError(text, resource="status", hint=_STATUSES)
+    if read_as:
+        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(read_as)}")
+    return sorted(map(code_name, choice.statuses | read_as))
 
 
 def names_of(codes: Iterable[int]) -> str:

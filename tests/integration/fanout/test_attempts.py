@@ -85,6 +85,7 @@ def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     (lambda _: {"status": "5xx"}, 0),
     (lambda batch: {"status": "4xx", "batch": batch, "limit": 1}, 1),
     (lambda batch: {"since": "0s", "batch": batch}, 0),
+    (lambda batch: {"status": [200, 503], "batch": batch}, 2),
 )
 def test_attempts_of_a_queue_are_filtered(retried: ct.Batch, tasks: ct.Client, given: Any, count: int) -> None:
     """By batch, task and status, in any combination."""
@@ -95,6 +96,7 @@ def test_attempts_of_a_queue_are_filtered(retried: ct.Batch, tasks: ct.Client, g
 @cases(
     ({"status": "NOTFOUND"}, "status='NOTFOUND' is no status; did you mean \"NOT_FOUND\"?"),
     ({"status": 2.5}, "status=2.5 is no status"),
+    ({"status": []}, "status=[] is no status"),
     ({"batch": 17}, "batch=17"),
     ({"batch": "nothing"}, "nothing"),
     ({"task": 17.5}, "float does not name tasks"),
