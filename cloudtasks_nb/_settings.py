@@ -543,12 +543,7 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
         except ValueError:
             moment = None
     if not isinstance(moment, dt.datetime) or str(moment) == "NaT":  # pd.NaT is an instance of datetime
-        raise InvalidInputError(
-            f"{name}={value!r} is not a time",
-            resource=name,
-            hint='use ISO 8601 text, "2026-01-02 06:00+09:00", or a Timestamp; '
-            'pd.to_datetime(column, unit="s", utc=True) makes Timestamps of seconds since 1970',
-        )
+        raise _no_time(value, name)
     if moment.tzinfo is None:
         if tz is None:
             raise NaiveTimeError(
@@ -557,7 +552,16 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
                 hint=f'add an offset ("{moment.isoformat(sep=" ")}+00:00") or tz="UTC" or tz="Europe/Zurich"',
             )
         moment = moment.replace(tzinfo=parse_zone(tz))
-    return moment.astimezone(dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError:  # before the year 1, or after 9999
+        raise _no_time(value, name) from None
+
+
+def _no_time(value: Any, name: str) -> InvalidInputError:
+    hint = 'use ISO 8601 text, "2026-01-02 06:00+09:00", or a Timestamp; '
+    hint += 'pd.to_datetime(column, unit="s", utc=True) makes Timestamps of seconds since 1970'
+    return wrong_argument(name, value, "is not a time", hint)
 
 
 def user() -> str:

@@ -255,7 +255,10 @@ def test_a_naive_time_is_refused(value: Any) -> None:
         parse_time(value, "at")
 
 
-@pytest.mark.parametrize("value", ["tomorrow", "2026-13-01", 5, None, dt.date(2026, 1, 1), pd.NaT])
+NEVER = ("0001-01-01T00:00+09:00", "9999-12-31T23:59-08:00")  # which are in no year in UTC
+
+
+@pytest.mark.parametrize("value", ["tomorrow", "2026-13-01", 5, None, dt.date(2026, 1, 1), pd.NaT, *NEVER])
 def test_what_is_no_time(value: Any) -> None:
     """The error names the argument and the value."""
     with pytest.raises(InvalidInputError, match=r"^at=.* is not a time"):
