@@ -180,7 +180,10 @@ def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     check_mapping(given, "retry", 'retry={"max_attempts": 3}')
     settings = dict(given)
     retry_message(settings)  # for its checks
-    if settings.get("max_attempts", 1) < -1:
+    if settings.get("max_doublings", 0) < 0:
+        raise wrong_argument("max_doublings", settings["max_doublings"], "is negative", "16 is the service's default")
+    # The service reads 0 as "not given".
+    if settings.get("max_attempts", 1) < -1 or settings.get("max_attempts") == 0:
         raise InvalidInputError(
             f"retry: max_attempts={settings['max_attempts']!r} is no number of attempts",
             resource="max_attempts",

@@ -76,7 +76,8 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
     ({"dispatch_deadline": "soon"}, "is not a duration"),
     ({"retry": {"max_attemps": 3}}, 'did you mean "max_attempts"'),
     ({"retry": {"min_backoff": "1h", "max_backoff": "1s"}}, "is longer than"),
-    ({"retry": {"max_attempts": -2}}, "no number of attempts"),
+    *(({"retry": {"max_attempts": number}}, "no number of attempts") for number in (-2, 0)),
+    ({"retry": {"max_doublings": -1}}, "max_doublings=-1 is negative"),
     ({"retry": {"max_attempts": 1.5}}, "is not a whole number"),
 )
 def test_refused(arguments: dict[str, Any], word: str) -> None:
