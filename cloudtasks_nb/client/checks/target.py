@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.url import literal_url
 from cloudtasks_nb.handlers.admission import closing, opened_to
 from cloudtasks_nb.handlers.deploy import Deployment
+from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.convert import default_audience, http_status
 from cloudtasks_nb.service.watch import Pending
 
@@ -142,7 +143,7 @@ async def check_target(context: CheckContext) -> Finding:
 
 
 async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
-    started = time.monotonic()
+    started, host = time.monotonic(), urlsplit(url).netloc
     while True:
         found = (await context.connection.watcher.lookup(task.queue, [task.task]))[task.task]
         waited = time.monotonic() - started
@@ -150,6 +151,9 @@ async def _wait(context: CheckContext, url: str, task: TaskName) -> Finding:
             return Finding(ok=True, detail=f"answers; a task reached it after {duration_text(waited)}")
         if found.last_status is not None:
             return await _explained(context, url, found)
+        if host in await asyncio.to_thread(context.connection.absent_handlers, str(task.queue)):
+            detail, fix = describe_absent(host, url)
+            return Finding(ok=False, detail=detail, fix=fix)
         if waited > _PATIENCE:
             return Finding(
                 ok=False,

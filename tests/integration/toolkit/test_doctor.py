@@ -9,6 +9,7 @@ from google.oauth2.credentials import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import EndpointError
+from cloudtasks_nb.service.connection import Connection
 from tests.cases import cases
 from tests.integration.conftest import PATIENCE, Intercept, Target, dtypes, impatient, options
 
@@ -132,6 +133,20 @@ def test_the_answer_of_a_target(
     assert (found.ok, [one.method for one in target.received]) == (ok, ["GET"])
     assert detail in found.detail
     assert len(queue.tasks()) == 0
+
+
+@options("--wait-for-loopback")
+def test_a_handler_that_does_not_listen(
+    tasks: ct.Client, queue: ct.Queue, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is not said to be busy; the embedded emulator tells whom its tasks wait for."""
+    address = f"127.0.0.1:{free_port}"
+    monkeypatch.setattr(Connection, "absent_handlers", lambda _, name: [address] if name == queue.name else [])
+    found = tasks.doctor(f"http://{address}/report/a1")
+    assert found.loc["target", ["detail", "fix"]].tolist() == [
+        f"no handler listens at {address} (report)",
+        "ct.serve(report)",
+    ]
 
 
 def test_a_target_without_a_queue(tasks: ct.Client, paused: ct.Queue, target: Target) -> None:
