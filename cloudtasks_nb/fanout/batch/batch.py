@@ -205,7 +205,7 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._repr_mimebundle_, seconds, rows=self._rows, progress=self._view.progress)
+            return wait(self._tracker, self._repr_mimebundle_, seconds, self._rows, self._view.progress)
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(

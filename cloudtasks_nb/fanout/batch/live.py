@@ -24,6 +24,7 @@ _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
 _OUTPUTS = 50  # of one batch that are kept up to date; most of the older ones were replaced, as their cells ran again
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 _BLOCKED = {"stopped", "held", "paused"}  # states of a batch that does not go on by itself
+_Bundle = Callable[[], Mapping[str, str]]  # returns the current state of a batch as a MIME bundle
 
 
 class _LiveReport:
@@ -41,7 +42,7 @@ class _LiveReport:
         Returns the current state of the batch as a MIME bundle.
     """
 
-    def __init__(self, tracker: Tracker, bundle: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, tracker: Tracker, bundle: _Bundle) -> None:
         self._bundle = bundle
         self._outputs: deque[Live] = deque(maxlen=_OUTPUTS)
         self._supervisor = _loop.Supervisor(f"batch {tracker.batch}", lambda: None)
@@ -74,9 +75,7 @@ class _LiveReport:
             await asyncio.to_thread(self.show)
 
 
-def display_report(
-    tracker: Tracker, bundle: Callable[[], Mapping[str, str]], rows: str | None = None
-) -> Callable[[], None]:
+def display_report(tracker: Tracker, bundle: _Bundle, rows: str) -> Callable[[], None]:
     """Show a batch in the current output and keep it up to date; return a function that shows the current state now.
 
     Parameters
@@ -84,8 +83,8 @@ def display_report(
     tracker : Tracker
     bundle : callable
         Returns the current state of the batch as a MIME bundle.
-    rows : str, optional
-        Those of its rows that it shows; all when left out.
+    rows : str
+        Those of its rows that it shows.
     """
     if not tracker.reports:
         show_in_tab(tracker)
@@ -148,16 +147,9 @@ def show_in_tab(tracker: Tracker) -> Callable[[], None]:
 
 
 def wait(
-    tracker: Tracker,
-    bundle: Callable[[], Mapping[str, str]],
-    seconds: float | None,
-    *,
-    rows: str | None = None,
-    progress: Callable[[], Progress] | None = None,
+    tracker: Tracker, bundle: _Bundle, seconds: float | None, rows: str, progress: Callable[[], Progress]
 ) -> Progress:
-    """Wait until every row of a batch is final, and show its progress: the batch in a notebook, else a bar.
-
-    With `rows` and `progress`, it is about these rows of the batch, and how they are.
+    """Wait until all `rows` of a batch are final, and show their progress: the batch in a notebook, else a bar.
 
     A reason that blocks the batch for two seconds is printed once, below the bar. A script, whose bar disappears, has
     the counts printed at the end.
@@ -172,7 +164,6 @@ def wait(
         If called on the background loop.
     """
     _loop.check_blocking()
-    progress = progress or (lambda: tracker.progress)
     show_now = display_report(tracker, bundle, rows) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
     with Bar(f"batch {tracker.batch}", progress().total, show=show_now is None) as bar:

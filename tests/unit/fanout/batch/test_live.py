@@ -120,7 +120,7 @@ def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> No
     stale = tracker.bundle()
     states = iter([stale])
     tracker.progress = tracker.at(4)
-    live_module.display_report(tracker, lambda: next(states, tracker.bundle()))  # type: ignore[arg-type]  # all that it uses of one
+    live_module.display_report(tracker, lambda: next(states, tracker.bundle()), tracker.batch)  # type: ignore[arg-type]  # all that it uses of one
     screens[0].until("40 %")
 
 
@@ -135,9 +135,9 @@ def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
         return tracker.bundle()  # type: ignore[no-any-return]  # all that it uses of one
 
     for _ in range(31):
-        live_module.wait(tracker, bundle, None)
+        live_module.wait(tracker, bundle, None, tracker.batch, lambda: tracker.progress)
     for _ in range(30):
-        live_module.display_report(tracker, bundle)
+        live_module.display_report(tracker, bundle, tracker.batch)
     assert len(tracker._listeners) == 1
     for done in (4, 7):
         tracker.move(done)
@@ -156,7 +156,7 @@ def test_a_script_keeps_the_counts(
     monkeypatch.delattr(sys, "ps1", raising=False)  # IPython, which other tests load, has one
     if prompt:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert live_module.wait(tracker, tracker.bundle, None) == tracker.at(10)
+    assert live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress) == tracker.at(10)
     assert capsys.readouterr() == ("", "" if prompt else "10 rows: 10 succeeded\n")
 
 
@@ -181,7 +181,7 @@ def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[Fak
     """It shows the end at once when the waiting ends, and goes on when the batch does, in whichever cell."""
     tracker = FakeTracker()
     tracker.finish(tracker.at(10))
-    assert live_module.wait(tracker, tracker.bundle, None).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
+    assert live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
     assert "100 %" in screens[0].shown[-1]
     tracker.move(7)
     screens[0].until("70 %")
@@ -191,17 +191,17 @@ def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) ->
     """After its time waiting raises TimeoutError, and what ended the sending is raised as well."""
     tracker: Any = FakeTracker()
     with pytest.raises(TimeoutError):
-        live_module.wait(tracker, tracker.bundle, 0.02)
+        live_module.wait(tracker, tracker.bundle, 0.02, tracker.batch, lambda: tracker.progress)
     tracker.finish(ServiceError("no"))
     with pytest.raises(ServiceError, match="no"):
-        live_module.wait(tracker, tracker.bundle, None)
+        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
 
 
 async def test_waiting_on_the_background_loop_is_refused() -> None:
     """It would block the loop that has to do the work; the error names `await batch`."""
     tracker: Any = FakeTracker()
     with pytest.raises(RuntimeError, match="await batch"):
-        live_module.wait(tracker, tracker.bundle, None)
+        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited")
@@ -222,7 +222,7 @@ def test_an_interrupt_of_wait_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> 
         _loop._TICK = 60.0
         tracker: Any = Blocked()
         _loop._TICK = 0.0
-        live_module.wait(tracker, tracker.bundle, None)
+        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
 
     monkeypatch.setattr(live_module, "_LASTING", 0.0)
     monkeypatch.setattr(progress_bar, "_DELAY", 0.0)
