@@ -197,9 +197,6 @@ class Cancellation:
                 self.sending.changed()
         return None
 
-    async def _counts(self) -> dict[State, int]:
-        return await self.outbox.run(self.outbox.batches.counts, self.batch)
-
     async def _prepare(self, wish: Mapping[str, Any]) -> bool:
         """Pause the queue if that is useful, and store that before; return whether it is paused.
 
@@ -239,7 +236,7 @@ class Cancellation:
 
     async def _is_alone(self) -> bool:
         """Return whether the queue runs, and has many tasks of this batch and no others."""
-        counts = await self._counts()
+        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
         ours = counts[State.SENT] + counts[State.UNSENT]
         if ours <= _DELETED_TOGETHER:
             return False

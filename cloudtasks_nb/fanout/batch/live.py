@@ -199,13 +199,13 @@ def read_first(tracker: Tracker, *, whole: bool = False, results: bool = True) -
         False: the results were just read.
     """
     with Bar(f"batch {tracker.batch}", tracker.progress.total) as bar:
-        read = tracker.read(None if whole else PATIENCE, results=results)
+        read = tracker.reading.wait(None if whole else PATIENCE, results=results)
         _loop.run(read, meanwhile=lambda: show_progress(bar, tracker.progress))
     _notify_unread(tracker)
 
 
 def _notify_unread(tracker: Tracker) -> None:
-    if unread := tracker.unread:
+    if unread := tracker.reading.unread:
         notify(f"batch {tracker.batch} is not read yet: {'; '.join(unread)}")
 
 

@@ -28,7 +28,6 @@ from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.open_rows import OpenRows
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
 from cloudtasks_nb.fanout.batch.reading import Reading
@@ -39,7 +38,7 @@ from cloudtasks_nb.fanout.batch.subscribed import Subscribed
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
@@ -96,8 +95,11 @@ class Tracker:
         self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
         self._sending = Sending(connection, self._adoption, self._supervisor, self._cancels, self._work_ended)
-        self._reading = self._make_reading()
-        self._cancellation = Cancellation(self._reading)
+        #: What others did with the batch.
+        self.reading = Reading(
+            self._sending, lambda: self.record, self._unanswered, self._turn, self.listen, self._search_now
+        )
+        self._cancellation = Cancellation(self.reading)
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
         self.progress = stored_progress(outbox, record, connection.clock.now())
         self._stored: dict[str, Any] = {}  # the facts that were read last
@@ -109,16 +111,6 @@ class Tracker:
         self._listeners: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())
-
-    def _make_reading(self) -> Reading:
-        return Reading(
-            self._sending,
-            record=lambda: self.record,
-            unanswered=self._unanswered,
-            turn=self._turn,
-            listen=self.listen,
-            search=self._search_now,
-        )
 
     @property
     def gate(self) -> Gate:
@@ -133,7 +125,7 @@ class Tracker:
     @property
     def sending(self) -> bool:
         """Whether this process sends, cancels or adopts rows, or has not yet counted what that has changed."""
-        works = self._sending.active or self._cancellation.active or self._reading.adopts
+        works = self._sending.active or self._cancellation.active or self.reading.adopts
         return works or self._seen < self._required
 
     @property
@@ -159,7 +151,7 @@ class Tracker:
             return lines
         if self._adoption.reading:
             lines.append(self._adoption.reading)
-        elif silent is None and self._reading.adopts:
+        elif silent is None and self.reading.adopts:
             lines.append(READING)
         if self._sending.other_sender_note:
             lines.append(self._sending.other_sender_note)
@@ -210,7 +202,7 @@ class Tracker:
             await self.outbox.run(self.outbox.requests.find_doubtful, self.batch)
             self._loaded = True
             await self.outbox.run(self.outcomes.load)
-            await self._reading.load(self._subscribed.read_until)
+            await self.reading.load(self._subscribed.read_until)
         self._wants_to_send |= sending
         self._notified = False
         self._subscribed.begin_anew()
@@ -219,17 +211,8 @@ class Tracker:
         await self._turn()
         if adopting and not sending and self._waits_to_be_sent():
             self._adoption.stale = True
-            self._reading.begin()
+            self.reading.begin()
             self._publish()
-
-    async def read(self, seconds: float | None = None, *, results: bool = True) -> None:
-        """Read what others did with the batch, as `Reading.wait`; `unread` tells what is not read after that."""
-        await self._reading.wait(seconds, results=results)
-
-    @property
-    def unread(self) -> Sequence[str]:
-        """What is not read yet of what others did, a sentence each."""
-        return self._reading.unread
 
     async def find_out(self, read: Callable[[], Awaitable[object]]) -> None:
         """Await a method of `outcomes` that records more of what results tell; pack them if all rows are final."""
@@ -275,7 +258,7 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
-        opened = OpenRows(self.outbox, rows)
+        opened = _OpenRows(self.outbox, rows)
 
         async def check() -> None:
             if not await opened.unsent(self.record.total) or self.sending or CANCELLING in self.record.settings:
@@ -287,7 +270,7 @@ class Tracker:
             await self._sending.check(self.record)
 
         self._supervisor.wake()
-        await self.read(PATIENCE)
+        await self.reading.wait(PATIENCE)
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
         await self._until(lambda: self.finished_here or (opened.ended and self.progress.succeeded is not None), check)
@@ -572,6 +555,33 @@ class Tracker:
         """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
         snapshot = self.outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
+
+
+class _OpenRows:
+    """The rows of an input that are not final: what the wait for a part of a batch looks at.
+
+    Parameters
+    ----------
+    outbox : Outbox
+    rows : str, optional
+        The rows of the input; None, the id of a batch, or an input with all its rows: there is nothing to look at.
+    """
+
+    def __init__(self, outbox: Outbox, rows: str | None) -> None:
+        self._outbox, self._rows = outbox, rows
+        self._first = 0  # the ref of the first one
+        self.ended = False  #: there was none at the last look
+
+    async def unsent(self, total: int) -> bool:
+        """Look at them; return whether the first one is to be sent. A batch with `total` rows is not looked at."""
+        if not isinstance(self._rows, Scope) or self._rows.rows == total:
+            return True
+        found = await self._outbox.run(self._outbox.rows.first_open, self._rows, self._first)
+        if found is None:
+            self.ended = True
+            return False
+        self._first, state = found
+        return state is not State.SENT
 
 
 def _now() -> float:

@@ -4,9 +4,10 @@ import asyncio
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
     batch = "a91f03c2"
-    unread: Sequence[str] = ()
+    reading = SimpleNamespace(unread=())
 
     def __init__(self) -> None:
         self.reports: dict[int, Any] = {}
