@@ -1,4 +1,4 @@
-"""Join the stored results of tasks to the rows of a batch, page by page."""
+"""Join the stored results of tasks to the rows of a batch, page by page, in frames that Parquet can hold."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from cloudtasks_nb._frames import BATCH_TASKS, column
-from cloudtasks_nb.fanout.batch.result_frame import ResultFrame
+from cloudtasks_nb._frames import BATCH_TASKS, column, is_missing
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.store.encode import to_json
 
-__all__ = ["Joined", "ReadAnswers", "join_results", "result_notes"]
+__all__ = ["Joined", "ReadAnswers", "ResultFrame", "join_results", "result_notes"]
 
 #: Returns what is stored of tasks, by their ids.
 ReadAnswers = Callable[[Sequence[str]], Answers]
@@ -32,6 +32,23 @@ _KINDS = {
     "boolean": "ok",
     "string": "text",
 }
+
+
+class ResultFrame(pd.DataFrame):
+    """A frame whose columns may have values of several types, which Parquet refuses."""
+
+    @property
+    def _constructor(self) -> type[ResultFrame]:
+        return ResultFrame  # so that parts of it, too, can be written
+
+    def to_parquet(self, path: Any = None, **options: Any) -> Any:
+        """Write a Parquet file, with the options of pandas; a column that has no type there becomes JSON text."""
+        written = self.copy(deep=False)
+        for name, cells in self.items():
+            if cells.dtype == object and not _has_type(cells):
+                texts = [None if is_missing(cell) else to_json(cell).decode() for cell in cells]
+                written[name] = pd.array(texts, dtype=pd.StringDtype())
+        return super(ResultFrame, written).to_parquet(path, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +142,16 @@ def _column(values: Sequence[Any]) -> Any:
     if kind == "count" and not all(value is None or -_INTEGERS <= value < _INTEGERS for value in values):
         kind = "any"
     return column(values, kind)
+
+
+def _has_type(cells: pd.Series[Any]) -> bool:
+    """Return whether a type of Parquet has all these values."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - optional
+
+        found = str(pa.array(cells, from_pandas=True).type)
+    except ImportError:
+        return True  # pandas says what is missing, or writes the file without it
+    except (ValueError, TypeError, OverflowError, NotImplementedError):  # of which Arrow's errors are subclasses
+        return False
+    return "struct<>" not in found  # an empty dict, which Arrow has and Parquet has not

@@ -283,7 +283,7 @@ async def entry_wait(watcher: Watcher, snapshot: Snapshot, lateness: int = 0, *,
     """
     if readable and await watcher.log_is_immediate():
         return 0
-    if _silent(snapshot):
+    if snapshot.values is not None and not snapshot.values["log_sampling_ratio"]:  # the queue writes no log
         return round(_SUSPICION * _SECOND)
     return min(max(_SHORTEST_WAIT, _LATENESS_FACTOR * lateness), _LONGEST_WAIT)
 
@@ -302,11 +302,6 @@ def left_queue(snapshot: Snapshot, created: int, now: int, *, logged: bool) -> t
     complete = logged and snapshot.values is not None and not (snapshot.gone or purged or created < now - RETENTION)
     reason = _CLOSED if snapshot.gone else _PURGED if purged else None
     return Fact.LEFT_LOGGED if complete else Fact.LEFT, reason
-
-
-def _silent(snapshot: Snapshot) -> bool:
-    """Return whether the queue writes no log."""
-    return snapshot.values is not None and not snapshot.values["log_sampling_ratio"]
 
 
 def _purged(snapshot: Snapshot, created: int) -> bool:

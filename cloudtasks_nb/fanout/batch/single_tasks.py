@@ -115,9 +115,8 @@ class SingleTasks:
         self._tell(pending_evidence(task, one, now) for task, one in self._pending.items())
         for task, one in self._pending.items():
             self._created[task] = self._created[task] or one.create_time
-        before, self._missing = self._missing, {}
-        for task in set(asked) - self._pending.keys():
-            self._missing[task] = before.get(task, now)
+        before = self._missing
+        self._missing = {task: before.get(task, now) for task in asked if task not in self._pending}
         # Once is enough: a result is stored before its task leaves the queue.
         await self._read_results([task for task in self._missing if task not in before])
         await self._settle(snapshot, now, new=bool(self._missing.keys() - before.keys()))

@@ -46,11 +46,6 @@ class Foreign:
         more = f" and {len(makers) - _NAMED:,} others" if len(makers) > _NAMED else ""
         return [*lines, f"the store says that they are of {', '.join(makers[:_NAMED])}{more}, which nothing proves"]
 
-    @property
-    def text(self) -> str:
-        """The lines, as a text."""
-        return "\n  ".join(self.lines)
-
 
 def find_foreign(outbox: Outbox, batch: str, states: Collection[State], rows: Wanted = None) -> Foreign | None:
     """Return the rows in some states that this home did not render, with what their tasks do; None if there are none.
@@ -87,8 +82,9 @@ def check_trusted(outbox: Outbox, foreign: Foreign | None, again: str, *, trust:
     """
     if foreign is None:
         return
+    text = "\n  ".join(foreign.lines)
     if not trust:
         hint = f"run the cell that makes these rows, which renders them here; or {again} sends them as they are"
-        raise PreconditionError(foreign.text, resource=foreign.batch, hint=hint)
+        raise PreconditionError(text, resource=foreign.batch, hint=hint)
     outbox.trust.trust(foreign.refs)
-    notify(f"trusted: {foreign.text}")
+    notify(f"trusted: {text}")
