@@ -17,7 +17,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
 from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
-from cloudtasks_nb.fanout.outbox.deletions import DeletionPage, DeletionQueue
+from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.plan.identity import request_id
@@ -262,23 +262,12 @@ class Cancellation:
         page, results = None, list[bool | None]()
         while page := await self.outbox.run(pages.turn, page, results, size=0 if refusals else _DELETED_TOGETHER):
             self.sending.changed()
-            results = await self._delete_page(page, refusals)
-
-    async def _delete_page(self, page: DeletionPage, refusals: list[CloudTasksError]) -> list[bool | None]:
-        """Delete the tasks of a page; return for each whether it was deleted, None if that is not known."""
-        own = list[CloudTasksError]()
-        errors = await delete(
-            self.connection,
-            self.queue,
-            page.tasks,
-            lambda _: None,
-            own.append,
-            request_id=request_id(self.batch, 0, page.tasks),
-        )
-        refusals += own
-        # After an error of a call it is not known whether the call had an effect, unless it was not permitted.
-        failed = None if any(not isinstance(error, PermissionDeniedError) for error in own) else False
-        return [True if error is None else failed for error in errors]
+            own, name = list[CloudTasksError](), request_id(self.batch, 0, page.tasks)
+            errors = await delete(self.connection, self.queue, page.tasks, lambda _: None, own.append, request_id=name)
+            refusals += own
+            # After an error of a call it is not known whether the call had an effect, unless it was not permitted.
+            failed = None if any(not isinstance(error, PermissionDeniedError) for error in own) else False
+            results = [True if error is None else failed for error in errors]
 
 
 def _done(record: BatchRecord, wish: Mapping[str, Any]) -> tuple[dict[str, Any], None]:

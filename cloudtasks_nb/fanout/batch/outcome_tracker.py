@@ -249,7 +249,7 @@ class OutcomeTracker:
 
     async def _read_stored(self) -> None:
         await self._read_given_up()
-        await self.search.read_results(State.FAILED)
+        await self.search.read_results(await self.search.in_state(State.FAILED))
 
     async def find_missing(self) -> None:
         """Search the queue for rows that seem to have left it."""

@@ -132,7 +132,7 @@ class Search:
                 await asyncio.sleep(0)
         unreadable = None
         try:
-            await self._read_results(self._unread)
+            await self.read_results(self._unread)
             self._unread = Refs()
         except StoreError as error:
             unreadable = error
@@ -159,7 +159,7 @@ class Search:
             if snapshot is not None and self._left(snapshot, now, readable=True)[0] is Fact.LEFT_LOGGED:
                 await self._tell_left(await self.in_state(State.GONE), snapshot, now, round_, readable=True)
         finally:
-            await self.read_results(State.GONE)
+            await self.read_results(await self.in_state(State.GONE))
 
     async def read_failed_log(self) -> None:
         """Read the log once more for rows that failed by elimination: a success may have come very late.
@@ -171,17 +171,14 @@ class Search:
         """
         await self._read_log(await self.in_state(State.FAILED, Fact.LEFT_LOGGED))
 
-    async def read_results(self, state: State) -> None:
-        """Read the stored results of rows in a state: a failed row may have a success after its last failure.
+    async def read_results(self, refs: Refs) -> None:
+        """Read the stored results of rows: a failed row may have a success after its last failure.
 
         Raises
         ------
         StoreError
             If the results cannot be read.
         """
-        await self._read_results(await self.in_state(state))
-
-    async def _read_results(self, refs: Refs) -> None:
         for page in paged(refs, _ASKED):
             tasks = await self.tasks(page)
             for witness in self.witnesses.stored:
