@@ -126,10 +126,8 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
     stored = record.settings.get(SNAPSHOT)
     earlier = None if stored is None else unpack(stored)
     same = earlier is not None and earlier.pending == record.counts[State.SENT]
-    waiting = record.counts[State.UNSENT] + record.doubtful
     facts = Facts(
         now=now,
-        sends=waiting > 0 and outbox.requests.has_sender(record.id),
         at=None if earlier is None else earlier.at,
         **read_facts(outbox, record, gate_of(outbox, record)),
     )
@@ -162,6 +160,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},
+        "sends": waits and outbox.requests.has_sender(record.id),
     }
 
 

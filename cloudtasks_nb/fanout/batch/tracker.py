@@ -422,9 +422,7 @@ class Tracker:
         Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
         """
         record, gate = read_batch(self.outbox, self.batch)
-        waits = record.counts[State.UNSENT] + record.doubtful
-        sends = waits > 0 and self.outbox.requests.has_sender(self.batch)
-        return record, gate, {**read_facts(self.outbox, record, gate), "sends": sends}
+        return record, gate, read_facts(self.outbox, record, gate)
 
     def _waits_to_be_sent(self) -> bool:
         return self.record.counts[State.UNSENT] + self.record.doubtful > 0
