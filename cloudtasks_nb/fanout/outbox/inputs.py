@@ -56,12 +56,10 @@ def store_input(connection: sqlite3.Connection, batch: str, digest: bytes, spans
     """Store which rows of a batch are in an input that it was not given before."""
     values = (number_of(connection, batch), digest)
     number = connection.execute("INSERT INTO inputs (num, digest, n) VALUES (?, ?, 0)", values).lastrowid or 0
-    total = 0
-    for first, last, place in spans:
-        connection.execute("INSERT INTO spans VALUES (?, ?, ?, ?)", (-number, first, last, place))
-        total += last - first + 1
-    connection.execute("UPDATE inputs SET n = ? WHERE input = ?", (total, number))
-    return Scope(batch, number, total)
+    connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", ((-number, *span) for span in spans))
+    rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
+    found = connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ? RETURNING n", (number,)).fetchall()
+    return Scope(batch, number, found[0][0])
 
 
 def spans_of(rows: Iterable[tuple[int, int]]) -> Iterator[Span]:
