@@ -104,9 +104,8 @@ class InputOrder:
 
     def __init__(self, rows: Rows, order: Order) -> None:
         self._rows, self._input, self.part = rows, order.input, order.part
-        self._firsts, self._lasts, self._places, self._labels = (
-            np.frombuffer(column, np.int64) for column in order[2:]
-        )
+        self._firsts, self._lasts, self._places = np.frombuffer(order.spans, np.int64).reshape(-1, 3).T.copy()
+        self._labels = np.frombuffer(order.labels, np.int64)
         self._by_ref = np.argsort(self._firsts)
         sizes = self._lasts - self._firsts + 1
         self._before = np.cumsum(sizes) - sizes  # rows before a span

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from struct import unpack
 from typing import Any, NamedTuple
 
@@ -90,9 +90,7 @@ class Order(NamedTuple):
 
     input: int  #: its number
     part: bool  #: whether the batch has other rows too
-    firsts: array[int]  #: refs
-    lasts: array[int]
-    places: array[int]  #: of the first row of each span in the input
+    spans: array[int]  #: of each its first and its last ref, and the place of the first row in the input
     labels: array[int]  #: of the first row of each piece of labels; empty: the labels are those that the rows have
 
 
@@ -202,13 +200,12 @@ class Rows(Repository):
             return None
         part, scope = scope < 0, -batch.input
         spans = connection.execute("SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place", (scope,))
-        order = Order(batch.input, part, array("q"), array("q"), array("q"), array("q"))
-        for first, last, place in spans:
-            order.firsts.append(first)
-            order.lasts.append(last)
-            order.places.append(place)
-        order.labels.extend(place for (place,) in places)
-        return order
+        return Order(
+            input=batch.input,
+            part=part,
+            spans=array("q", chain.from_iterable(spans)),
+            labels=array("q", chain.from_iterable(places)),
+        )
 
     @reading
     def labels(self, connection: sqlite3.Connection, number: int, places: Iterable[int]) -> list[bytes]:

@@ -44,7 +44,7 @@ def test_inputs_are_parts_of_their_batch(inputs: list[Rows], tmp_path_factory: p
             assert (first is None) == (mine <= set(failed))
             order = outbox.rows.order(scope)
             if order is not None:
-                spans = zip(order.firsts, order.lasts, strict=True)
+                spans = zip(order.spans[::3], order.spans[1::3], strict=True)
                 tasks = {ref: wire for wire, ref in known.items()}
                 found = [tasks[ref] for start, end in spans for ref in range(start, end + 1)]
                 assert found == [b"".join(c.tasks) for row in sorted(rows) for c in chunks([row])]
