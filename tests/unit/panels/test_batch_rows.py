@@ -244,16 +244,6 @@ def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: 
     assert tries(batch) == [*range(12), 13, 14]
 
 
-@pytest.mark.parametrize("count", [10, 11])
-def test_a_verb_on_more_than_ten_rows_is_confirmed(harness: Harness, count: int) -> None:
-    """Up to ten failed rows are sent again at once; for more, a question comes first."""
-    batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
-    record(harness, batch, State.FAILED, dict.fromkeys(range(count), SHOP))
-    panel = show(batch.panel())
-    click(panel, panel.view.actions.retry)
-    assert (panel.prompt.question is not None) is (count > 10)
-
-
 def test_read_only_causes_have_no_button(batch: Batch) -> None:
     """A message that asks for a retry all the same is refused."""
     panel = show(batch.panel(read_only=True))

@@ -1,6 +1,5 @@
 """The list of batches, one batch as a panel with its run, and what can be done about it by how much it touches."""
 
-import datetime as dt
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +9,11 @@ import pytest
 
 from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
-from tests.cases import cases
 from tests.unit.display.test_charts import parsed
 from tests.unit.panels.conftest import NOW as AT
 from tests.unit.panels.conftest import FakeQueue, Harness, asked, click, confirm, look_at, show, snapshot, wait_for
@@ -151,27 +147,25 @@ def test_a_batch_has_a_panel_of_its_own(harness: Harness) -> None:
         show(panel)
 
 
-def test_the_bar_counts_queued_rows(harness: Harness) -> None:
-    """Pending rows without a log entry are queued; the bar has a role and a value for screen readers."""
-    panel = own(fan_out(harness))
-    shown = panel.static_html()
-    assert "3 queued" in shown
-    assert 'aria-valuenow="0"' in shown
-    assert 'role="progressbar"' in shown
-
-
-def test_few_failed_rows_are_retried_by_a_click(harness: Harness) -> None:
-    """The line does the same; afterwards there is nothing to retry."""
-    batch = fan_out(harness)
-    harness.finish(batch, 1)
+@pytest.mark.parametrize("failed", [10, 11])
+def test_failed_rows_are_retried_by_a_click(harness: Harness, failed: int) -> None:
+    """For more than ten a question comes first; the line does the same, and afterwards there is nothing to retry."""
+    batch = fan_out(harness, 30)
+    harness.finish(batch, *range(failed))
     panel = own(batch)
-    assert panel.view.actions.retry.description == "Retry failed (1)"
-    click(panel, panel.view.actions.retry)
+    retry = panel.view.actions.retry
+    assert retry.description == f"Retry failed ({failed})"
+    click(panel, retry)
+    if failed > 10:
+        assert batch.progress().failed == failed
+        question = confirm(panel)
+        assert (question.verb, question.typed, question.danger) == ("Retry 11 rows", None, False)
+        assert "of 30" in question.scope
     harness.sent(batch)
     panel.refresh()
-    assert (panel.view.actions.retry.description, panel.view.actions.retry.disabled) == ("Retry failed", True)
+    assert (retry.description, retry.disabled) == ("Retry failed", True)
     assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
-    assert batch.tasks()["try"].tolist() == [1, 2, 1]
+    assert batch.tasks()["try"].tolist() == [2] * failed + [1] * (30 - failed)
 
 
 def test_failed_rows_have_the_handlers_error(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,20 +180,6 @@ def test_failed_rows_have_the_handlers_error(harness: Harness, monkeypatch: pyte
     rows = own(batch).view.rows
     assert rows.table is not None
     assert rows.table._rows._frame["last_message"].fillna("-").tolist() == ["KeyError: 'x'", "-"]
-
-
-def test_many_failed_rows_are_asked_about(harness: Harness) -> None:
-    """The question names how many rows, of how many, and the queue."""
-    batch = fan_out(harness, 30)
-    harness.finish(batch, *range(12))
-    panel = own(batch)
-    click(panel, panel.view.actions.retry)
-    assert batch.progress().failed == 12
-    question = confirm(panel)
-    assert (question.verb, question.typed, question.danger) == ("Retry 12 rows", None, False)
-    assert "of 30" in question.scope
-    harness.sent(batch)
-    assert batch.progress().failed == 0
 
 
 def test_selected_rows_are_sent_again(harness: Harness) -> None:
@@ -350,56 +330,6 @@ def test_closing_leaves_the_batch(harness: Harness) -> None:
     assert panel.view.bar.value == shown
 
 
-COUNTS: dict[str, Any] = {"total": 100, "unsent": 10, "rejected": 2, "running": 4, "retrying": 6, "succeeded": 40}
-NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-PROGRESS = Progress(
-    **COUNTS | {"scheduled": None, "ready": None, "failed": 8, "cancelled": 0, "gone": 5},
-    state="stopped",
-    reason="nobody answers <i>",
-    rate=2.5,
-    eta=NOW + dt.timedelta(seconds=65),
-    at=NOW,
-)
-
-
-@cases(
-    "<b>stopped</b>, <b>48</b> known of 100, 2.5 done a second, the last one in about 1 min 05 s",
-    'aria-valuenow="55"',
-    "8 failed (INTERNAL 7, NOT_FOUND 1)",
-    "nobody answers &lt;i&gt;",
-    "said &lt;b&gt;",
-    "5 gone: no longer in the queue",
-    "2 rejected<",
-    'href="https://log?a&amp;b"',
-)
-def test_a_bar_has_its_words(words: str) -> None:
-    """The card shows progress, states, causes, notes and the link to the log, everything escaped."""
-    report = Report(
-        batch="a91f03c2",
-        name="<b>night",
-        queue="reports",
-        badge="p",
-        progress=PROGRESS,
-        causes={"INTERNAL": 7, "NOT_FOUND": 1},
-        notes=["said <b>"],
-        log_url="https://log?a&b",
-    )
-    shown = report.html(methods=False)
-    assert words in shown
-    assert "<b>night" not in shown
-
-
-@cases(
-    ({"eta": None}, "100, 2.5 done a second</div>"),
-    ({"rate": None}, "<b>48</b> known of 100</div>"),
-    ({"total": 0, "unsent": 0, "rejected": 0, "succeeded": 0, "failed": 0, "gone": 0}, 'aria-valuenow="100"'),
-)
-def test_a_bar_leaves_out_what_is_not_known(changes: dict[str, Any], words: str) -> None:
-    """Unknown pace or end are left out; no rows are 100 %."""
-    report = Report(batch="a", name=None, queue="q", badge="p", progress=replace(PROGRESS, **changes), causes={})
-    assert words in report.html(methods=False)
-
-
 def charts(panel: BatchPanel) -> list[str]:
     """Return the accessible names of the charts."""
     return [node.attrib["aria-label"] for node in parsed(panel.view.run.html()).iter("svg")]
@@ -443,13 +373,6 @@ def test_secrets_of_rows_are_masked(harness: Harness) -> None:
     assert "s3cr3t" not in page
     assert "<img" not in page
     assert "&lt;img" in page
-
-
-def test_a_name_from_right_to_left_stays_in_its_place() -> None:
-    """It is isolated from the id behind it, as HTML and as text."""
-    report = Report(batch="4864d9ec", name="\u05e9\u05dc 9", queue="q", badge="p", progress=PROGRESS, causes={})
-    assert '"<bdi>\u05e9\u05dc 9</bdi>" 4864d9ec' in report.html().replace("&quot;", '"')
-    assert '"\u2068\u05e9\u05dc 9\u2069" 4864d9ec' in report.text()
 
 
 def test_a_retry_changes_the_list_at_once(panel: BatchesPanel, harness: Harness) -> None:

@@ -29,6 +29,7 @@ def test_rows_that_are_not_known_are_not_called_done() -> None:
     assert "<b>0</b> known of 10,000<" in report(gone=10_000, state="unknown").html()
     assert report(gone=10_000, state="unknown").text().splitlines()[1].endswith("  unknown, 0 known of 10,000")
     assert "<b>3</b> of 3 done<" in report(succeeded=2, cancelled=1, state="cancelled").html()
+    assert report(succeeded=1, rejected=2).lines(methods=False) == ["2 rejected"]
 
 
 def test_settling_rows_are_not_final_and_say_what_they_wait_for() -> None:
@@ -55,25 +56,38 @@ def test_text_has_title_bar_counts() -> None:
 
 def test_html_escapes_every_word_and_tells_no_state_by_colour_alone() -> None:
     """Names come from people; colours have a legend."""
-    html = report({"name": "<img src=x>", "notes": ["<i>"]}, succeeded=3, failed=1).html()
+    words = {"name": "<img src=x>", "notes": ["<i>"], "log_url": "https://log?a&b"}
+    html = report(words, succeeded=3, failed=1, state="stopped", reason="nobody answers <i>").html()
     assert "<img" not in html
     assert "<i>" not in html
     assert "&lt;img src=x&gt;" in html
+    assert "nobody answers &lt;i&gt;" in html
+    assert 'href="https://log?a&amp;b"' in html
     assert "4 rows: 3 succeeded, 1 failed" in html
     assert "</span> succeeded <b>3</b>" in html
     assert 'aria-valuenow="100"' in html
 
 
 def test_rows_of_unknown_state_have_a_part_of_the_bar() -> None:
-    """Pending rows whose state is not known are shown as queued."""
+    """Pending rows whose state is not known are shown as queued; the bar has a role and a value for screen readers."""
     html = report(total=4, succeeded=1, scheduled=None, ready=None, running=None, retrying=None).html()
     assert "3 queued" in html
+    assert 'role="progressbar"' in html
+    assert 'aria-valuenow="25"' in html
+
+
+def test_a_name_from_right_to_left_stays_in_its_place() -> None:
+    """It is isolated from the id behind it, as HTML and as text."""
+    shown = report({"name": "\u05e9\u05dc 9"}, succeeded=1)
+    assert '"<bdi>\u05e9\u05dc 9</bdi>" a91f03c2' in shown.html().replace("&quot;", '"')
+    assert '"\u2068\u05e9\u05dc 9\u2069" a91f03c2' in shown.text()
 
 
 def test_the_pace_is_shown_while_it_goes_on() -> None:
     """Rate and rest in the two largest units."""
     html = report(ready=5, succeeded=5, rate=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()
     assert "2.5 done a second, the last one in about 1 h 30 min" in html
+    assert "10 done, 2.5 done a second</div>" in report(ready=5, succeeded=5, rate=2.5, at=NOW).html()
     assert "done a second" not in report(succeeded=5, rate=2.5).html()
 
 
@@ -100,3 +114,4 @@ def test_few_rows_are_counted_in_words_that_fit() -> None:
     """One row is not rows, and none are none."""
     assert report(unsent=1).text().splitlines()[2] == "1 row: 1 unsent"
     assert report(total=0).text().splitlines()[2] == "0 rows"
+    assert 'aria-valuenow="100"' in report(total=0).html()
