@@ -71,32 +71,19 @@ FIRST: dict[str, Callable[[ct.Batch], Any]] = {
 
 
 @pytest.mark.parametrize("home", ["bob", "ada"])
-@pytest.mark.parametrize("verb", FIRST)
+@pytest.mark.parametrize(("verb", "log"), [*((verb, 1.0) for verb in FIRST), ("results", 0.0)])
 def test_the_first_answer_is_right(
-    connect: Connect, emulator: Emulator, handler: ct.Handler, home: str, verb: str
+    connect: Connect, emulator: Emulator, handler: ct.Handler, home: str, verb: str, log: float
 ) -> None:
-    """Whatever is asked first, in another home and in a kernel that was restarted."""
+    """Whatever is asked first, in another home and in a restarted kernel; results tell of rows also without a log."""
     ada = connect("ada")
-    queue = ada.queue("reports", create=True, max_attempts=1).pause()
+    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=log).pause()
     sent(cell(ada, handler))
     ada.close()
     tasks = connect(home)
     tasks.queue("reports").resume()
     emulator.drained(queue.name)
     assert FIRST[verb](tasks.batch("march"))
-
-
-@pytest.mark.parametrize("home", ["bob", "ada"])
-def test_results_without_a_log(connect: Connect, emulator: Emulator, handler: ct.Handler, home: str) -> None:
-    """They tell what became of rows that have left the queue."""
-    ada = connect("ada")
-    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0).pause()
-    sent(cell(ada, handler))
-    ada.close()
-    tasks = connect(home)
-    tasks.queue("reports").resume()
-    emulator.drained(queue.name)
-    assert states(tasks.batch("march").results()) == SHOWN
 
 
 LATER: dict[str, Callable[[ct.Client, ct.Batch, ct.Handler], Any]] = {

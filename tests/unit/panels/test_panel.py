@@ -164,10 +164,12 @@ def test_errors_from_elsewhere_are_shown_too(panel: Sample, watcher: FakeWatcher
 
 def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: Sample, watcher: FakeWatcher) -> None:
     """The status says what the error was; other errors stay until they are dismissed."""
-    gone = UnavailableError("nobody answers")
+    watcher.publish(snapshot("reports"))
+    at, gone = panel.footer.at, UnavailableError("nobody answers", hint="start it")
     panel.fail(gone)
     watcher.publish(snapshot("reports", gone))
-    assert panel.footer.alert["text"] == panel.footer.warning == "nobody answers"
+    assert (panel.footer.alert["text"], panel.footer.at > 0) == ("nobody answers", True)
+    assert (panel.footer.warning, panel.footer.at) == ("nobody answers \u2192 start it", at)
     watcher.publish(snapshot("reports"))
     assert (panel.footer.alert, panel.footer.warning) == ({}, "")
     assert panel.footer.status == "The service answers again. Before: nobody answers"
@@ -259,17 +261,6 @@ def test_the_interval_has_bounds(panel: Sample, seconds: float) -> None:
     """The interval is 1 to 30 seconds."""
     with pytest.raises(InvalidInputError, match="1 to 30 seconds"):
         panel.every = seconds
-
-
-def test_the_footer_shows_age_and_warnings(panel: Sample, watcher: FakeWatcher) -> None:
-    """A failed snapshot shows a warning and leaves the age; the next good one clears it."""
-    watcher.publish(snapshot("reports"))
-    at = panel.footer.at
-    assert at > 0
-    watcher.publish(snapshot("reports", UnavailableError("nobody answers", hint="start it")))
-    assert (panel.footer.warning, panel.footer.at) == ("nobody answers \u2192 start it", at)
-    watcher.publish(snapshot("reports"))
-    assert panel.footer.warning == ""
 
 
 def test_each_watched_queue_has_a_warning_of_its_own(panel: Sample, watcher: FakeWatcher) -> None:
