@@ -14,14 +14,16 @@ DAYS = pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich", name="day")
 
 
 def test_a_restart_and_a_longer_frame(emulator: Emulator, paused: ct.Queue) -> None:
-    """Another client has the labels too; rows that a longer frame adds keep theirs, and no failed row has the dtype."""
+    """Another client has the labels too; rows that a longer frame adds keep theirs; no failed row has the dtypes."""
     frame = pd.DataFrame({"n": range(4)}, index=DAYS)
     sent(paused.fan_out(frame.head(2), url=URL, name="days"))
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as later:
         batch = sent(later.queue(paused.id).fan_out(frame.iloc[::-1], url=URL, name="days"))
         tasks = batch.tasks()
         assert frame["n"].eq(tasks["n"].reindex(DAYS)).all()
-        assert batch.failed().index.dtype == DAYS.dtype
+        failed = batch.failed()
+        assert failed.index.dtype == DAYS.dtype
+        assert failed.drop(columns="error").dtypes.to_dict() == tasks.dtypes.to_dict()
 
 
 BY_COLUMNS = "df.merge(batch.results(), on=[...])"

@@ -99,14 +99,3 @@ def test_what_holds_secrets_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
         shared = [path for path in store.rglob("*") if path.is_file()]
         assert any(path.parent.parent.name == "results" for path in shared)
         assert {mode(path) for path in shared} == {0o644}
-
-
-@POSIX
-@pytest.mark.usefixtures("usual_umask")
-def test_the_default_store_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Results that are not shared lie in the home, which its owner alone can enter."""
-    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "home"))
-    with ct.local(tmp_path / "data") as tasks:
-        assert Path(tasks.store).is_relative_to(tmp_path / "home")
-        tasks.queue("reports", create=True).fan_out(pd.DataFrame({"day": ["d1"]}), url="http://127.0.0.1:9/x").cancel()
-        assert mode(tmp_path / "home") == 0o700

@@ -549,18 +549,6 @@ def test_a_paused_queue_is_told_before_the_send(panel: FanOutPanel, harness: Har
     assert not panel.send.disabled
 
 
-@cases(
-    ({"canary": "few"}, "canary='few' is neither a number of rows nor a share of them"),
-    ({"canary": "4"}, "canary=4 leaves no row for later: there are 4"),
-    ({"pause_at": "5"}, "pause_at=5 is not a share of failures"),
-)
-def test_a_limit_that_is_wrong_is_named(panel: FanOutPanel, values: dict[str, Any], message: str) -> None:
-    """When a plan is made; nothing can be sent."""
-    plan(panel, url="https://svc/run", **values)
-    assert panel.footer.alert["text"] == message
-    assert panel.send.disabled
-
-
 def test_few_tasks_are_sent_by_a_click(panel: FanOutPanel, harness: Harness) -> None:
     """The bar of the batch appears and reaches its end by itself."""
     plan(panel, url="https://svc/run")

@@ -89,15 +89,6 @@ def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> No
     assert set(service.created.values()) == {1}
 
 
-def test_what_is_gone_is_sent_when_asked_for(outbox: Outbox, batch: str) -> None:
-    """resend() opens a new try for rows whose outcome stayed unknown."""
-    service, clock = two_days_later(outbox, batch, 0)
-    run_send(outbox, batch, service, clock)
-    assert outbox.outcomes.new_try(batch, allowed={State.GONE}) == 100
-    assert run_send(outbox, batch, service, clock).sent == 100
-    assert outbox.batches.counts(batch)[State.SENT] == 250
-
-
 @cases(("PERMISSION_DENIED", 100, State.GONE), ("UNIMPLEMENTED", 100, State.GONE), ("UNAVAILABLE", 49, State.SENT))
 def test_look_ups_that_fail(outbox: Outbox, batch: str, code: str, times: int, state: State) -> None:
     """Rows that may not be looked up are gone, unless the log knows them; without an answer it is tried again."""
