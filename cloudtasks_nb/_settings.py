@@ -362,8 +362,9 @@ def near_names(kind: _Kind) -> _Kind:
         if inspect.isfunction(method) and not name.startswith("_"):
             setattr(kind, name, named(method))
 
-    def missing(_: Any, name: str) -> Any:
-        raise unknown_name(f"'{kind.__name__}' object", name, dir(kind))
+    def missing(owner: Any, name: str) -> Any:
+        names = () if name.startswith("_") else dir(owner)  # which asks for `__dict__`, and some have none
+        raise unknown_name(f"'{kind.__name__}' object", name, names)
 
     kind.__getattr__ = missing  # type: ignore[attr-defined]  # hidden from type checkers, which know all names
     return kind

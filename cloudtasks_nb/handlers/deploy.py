@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, named, resolve
+from cloudtasks_nb._settings import (
+    PRIVATE_VARIABLE,
+    STORE_VARIABLE,
+    check_text,
+    make_folder,
+    named,
+    near_names,
+    resolve,
+)
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
@@ -48,6 +56,7 @@ _TAKEN = {
 }
 
 
+@near_names
 class Deployment:
     """A function as a service on Cloud Run, made by `deploy`.
 
@@ -335,7 +344,7 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     place = given if given is not None else os.environ.get(STORE_VARIABLE) or None
     if place is None:
         return None
-    text = os.fspath(place)
+    text = str(place)  # also of what is neither a path nor a text
     scheme, found, rest = text.partition("://")
     if not found or scheme in ("file", "memory"):
         raise HandlerError(

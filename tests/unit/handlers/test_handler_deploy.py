@@ -229,7 +229,8 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
     (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
     (lambda day: day, {"service": "x"}, "a lambda has no source"),
     *((report, {"service": name}, f"{name!r} is not a name for a service") for name in ("Report_1", "x" * 50)),
-    *((report, {"store": place}, f"{place!r} is on this machine") for place in ("results", "memory://x")),
+    *((report, {"store": place}, f"{place!r} is on this machine") for place in ("results", "memory://x", "3")),
+    (report, {"store": 3}, "store='3' is on this machine"),
     *((report, {"caller": caller}, f"caller={caller!r}") for caller in (5, "")),
     (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
     (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
@@ -358,6 +359,13 @@ def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", "")
     assert "--update-env-vars=CLOUDTASKS_NB_PRIVATE=1 " in "".join(deploy(report).commands)
     assert "results are not stored" in capsys.readouterr().out
+
+
+def test_a_misspelt_name_is_corrected() -> None:
+    """As with the other objects of the package, also if it is one of an attribute of the object alone."""
+    for name, meant in (("comands", "commands"), ("mismatches", "mismatch")):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; did you mean \"{meant}\""):
+            getattr(deploy(report), name)
 
 
 def test_a_project_is_needed(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
