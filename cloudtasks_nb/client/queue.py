@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords, make_request, takes
 from cloudtasks_nb.fanout.batch.versions import advise
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.fanout.plan.options import TaskKeywords, token_options
+from cloudtasks_nb.fanout.plan.options import TaskKeywords, check_token
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.service.connection import Connection
 
@@ -651,7 +651,7 @@ class Queue:
         Raises
         ------
         InvalidInputError
-            If it is not an http(s) URL, or `audience` is given without `service_account`.
+            If it is not an http(s) URL, the account is not an e-mail address, or `audience` is given without one.
 
         Examples
         --------
@@ -662,8 +662,8 @@ class Queue:
         >>> queue.route()  # tasks go to their own URLs again
         <Queue projects/local/locations/us-central1/queues/reports>
         """
-        service_account, audience = token_options(url, service_account, audience)
-        change_route(self._connection, self._name, url, service_account=service_account, audience=audience)
+        account, audience = check_token({"url": url, "service_account": service_account, "audience": audience})
+        change_route(self._connection, self._name, url, service_account=account, audience=audience)
         return self
 
     def run(self, df: Any) -> pd.DataFrame:

@@ -143,12 +143,10 @@ def change_route(
     Raises
     ------
     InvalidInputError
-        If it is not an http(s) URL, or `audience` is given without `service_account`.
+        If it is not an http(s) URL.
     """
     address = getattr(url, "url", url)
     check_text(address, "url", 'url="https://service.example.com", or what ct.serve() returned')
-    check_text(service_account, "service_account", 'service_account="name@project.iam.gserviceaccount.com"')
-    check_text(audience, "audience", 'audience="https://service.example.com"')
     target = http_target(address, service_account, audience)
     connection.check_target(name, url, service_account)
     connection.call("GetQueue", name=str(name))

@@ -330,14 +330,8 @@ def http_target(url: str | None, service_account: str | None, audience: str | No
     Raises
     ------
     InvalidInputError
-        If `url` is not an http(s) URL, or there is an `audience` without a `service_account`.
+        If `url` is not an http(s) URL.
     """
-    if audience is not None and service_account is None:
-        raise InvalidInputError(
-            "audience= has no effect without service_account=",
-            resource="audience",
-            hint='add service_account="name@project.iam.gserviceaccount.com"',
-        )
     target = types.HttpTarget.pb()()
     if url is not None:
         parts = _parse_url(url)

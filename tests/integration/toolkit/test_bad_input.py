@@ -123,7 +123,9 @@ def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
 
 def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
     """Neither half of a route changes the queue."""
-    for words in ({"url": "svc"}, {"audience": "aud"}, {"url": 5}, {"url": URL, "service_account": 5}):
+    wrong: list[dict[str, Any]] = [{"url": "svc"}, {"audience": "aud"}, {"url": 5}]
+    wrong += [{"url": URL, "service_account": account} for account in (5, "", "caller")]
+    for words in wrong:
         with pytest.raises(errors.InvalidInputError):
             queue.route(**words)
     assert tasks.queues().target.isna()[queue.id]

@@ -152,11 +152,9 @@ def test_the_default_audience(url: str, audience: str) -> None:
 
 
 def test_a_route_that_only_signs() -> None:
-    """Without a URL every task keeps its own; an audience alone would quietly do nothing."""
+    """Without a URL every task keeps its own."""
     target = http_target(None, "sa@p", "aud")
     assert (target.HasField("uri_override"), target.oidc_token.audience) == (False, "aud")
-    with pytest.raises(InvalidInputError, match="service_account="):
-        http_target("https://svc", None, "aud")
 
 
 @pytest.mark.parametrize("url", ["", "svc/run", "ftp://svc", "http://", "http://svc:99999", "http://[::1"])
