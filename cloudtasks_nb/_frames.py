@@ -102,7 +102,7 @@ BATCH_TASKS = {
 
 #: What became of a task that was waited for.
 OUTCOMES = {
-    "state": _TEXT,  #: `succeeded`, `failed`, `cancelled` or `gone`
+    "state": _TEXT,  #: `succeeded`, `failed` or `gone`
     "attempts": _COUNT,  #: attempts of the task
     "last_status": _TEXT,  #: how the last attempt ended
     "result": _ANY,  #: what the function returned
