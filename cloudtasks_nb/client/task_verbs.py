@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ACTION_RESULTS, ATTEMPTS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError
 from cloudtasks_nb.service.bulk import delete, for_each
 from cloudtasks_nb.service.connection import Connection
 
@@ -102,5 +103,6 @@ def _report(
         errors = _loop.run(work(bar)) if ids else []
     connection.watcher.refresh(queue)
     if errors and None not in errors:
-        connection.call("GetQueue", name=str(queue))  # raises if the queue itself does not exist
+        with suppress(PermissionDeniedError):  # who may not read queues has the errors of the tasks
+            connection.call("GetQueue", name=str(queue))  # raises if the queue itself does not exist
     return frame(ACTION_RESULTS, {"task": ids, "ok": [error is None for error in errors], "error": errors})

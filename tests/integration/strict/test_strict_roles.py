@@ -136,6 +136,17 @@ def test_the_role_of_an_enqueuer_is_enough_to_fan_out(
     assert len(queue.enqueue(https_target.url, {"day": 1})) == 1
 
 
+@pytest.mark.parametrize(("role", "verb"), [("taskRunner", ct.Queue.run), ("taskDeleter", ct.Queue.delete_tasks)])
+def test_who_may_not_read_queues_is_told_of_tasks(
+    emulator: StrictEmulator, login: Login, role: str, verb: Callable[[ct.Queue, str], pd.DataFrame]
+) -> None:
+    """That no task was there is a report, also if it cannot be asked whether the queue is."""
+    emulator.seed("reports")
+    found = verb(login("sender", f"roles/cloudtasks.{role}").queue("reports"), "nothing")
+    assert found["ok"].tolist() == [False]
+    assert "entity was not found" in found["error"].item()
+
+
 def test_without_the_log_the_tasks_are_sent_all_the_same(
     emulator: StrictEmulator, login: Login, https_target: Target
 ) -> None:
