@@ -393,10 +393,9 @@ class Catalog:
         """Store the rows; return what became of them, and what is shown of the first ones."""
         spec, recipe, options = self._spec(request), request.recipe, request.options
         now = self._now(recipe)
-        retry = recipe.retry or {}
         facts = {
             f"_{LASTING}": options.lasting,
-            "_retry": {key: value if isinstance(value, int) else str(value) for key, value in retry.items()},
+            "_retry": recipe.retry or {},
             MADE_BY: _settings.user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -85,8 +86,9 @@ class BatchOptions:
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """The options that hold in every round of the batch, also after a restart."""
-        return {name: getattr(self, name) for name in _LASTING}
+        """The options that hold in every round of the batch, also after a restart, as JSON values."""
+        values = {name: getattr(self, name) for name in _LASTING}
+        return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}  # of numpy
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -234,4 +236,4 @@ def _is_share(value: Any) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and 0 < float(value) < math.inf

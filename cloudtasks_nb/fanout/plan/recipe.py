@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.plan.options import check_headers, check_token
 from cloudtasks_nb.fanout.plan.schedule import Schedule, compile_schedule
 from cloudtasks_nb.fanout.plan.templates import Text, check_columns, constant, parse
 from cloudtasks_nb.fanout.plan.url import Url, compile_url
-from cloudtasks_nb.service.convert import HTTP_METHODS, retry_message
+from cloudtasks_nb.service.convert import HTTP_METHODS, retry_message, seconds
 
 __all__ = ["ROW", "Recipe", "Row", "compile_recipe"]
 
@@ -50,7 +50,7 @@ class Recipe:
     service_account: str | None
     audience: str | None  #: None: that of the task's URL
     dispatch_deadline: dt.timedelta | None  #: None: the service's 10 minutes
-    retry: Mapping[str, Any] | None  #: retry settings of the task itself, with the names of a queue's
+    retry: Mapping[str, float] | None  #: retry settings of the task itself, with the names of a queue's; seconds
     shown: tuple[str, ...] = ()  #: columns that are shown later, whether anything names them or not
 
     @property
@@ -174,18 +174,19 @@ def _deadline(given: Any) -> dt.timedelta | None:
     return span
 
 
-def _retry(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _retry(given: Mapping[str, Any] | None) -> Mapping[str, float] | None:
     if given is None:
         return None
     check_mapping(given, "retry", 'retry={"max_attempts": 3}')
-    settings = dict(given)
-    retry_message(settings)  # for its checks
+    checked = retry_message(given)
+    values = {name: getattr(checked, name) for name in given}
+    settings = {name: value if isinstance(value, int) else seconds(value) for name, value in values.items()}
     if settings.get("max_doublings", 0) < 0:
-        raise wrong_argument("max_doublings", settings["max_doublings"], "is negative", "16 is the service's default")
+        raise wrong_argument("max_doublings", given["max_doublings"], "is negative", "16 is the service's default")
     # The service reads 0 as "not given".
     if settings.get("max_attempts", 1) < -1 or settings.get("max_attempts") == 0:
         raise InvalidInputError(
-            f"retry: max_attempts={settings['max_attempts']!r} is no number of attempts",
+            f"retry: max_attempts={given['max_attempts']!r} is no number of attempts",
             resource="max_attempts",
             hint="1 means no retry, -1 means without end",
         )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -97,6 +98,13 @@ def test_accepted() -> None:
     assert recipe.method == "PUT"
     assert recipe.dispatch_deadline is not None
     assert recipe.dispatch_deadline.total_seconds() == 15
+
+
+def test_retry_settings_are_numbers() -> None:
+    """In whatever form they are given, so that the outbox, which stores them as JSON, has what they mean."""
+    given = {"max_attempts": np.int64(3), "max_doublings": 2.0, "max_retry_duration": "0s", "max_backoff": "1min"}
+    retry = _made(retry=given).retry
+    assert orjson.dumps(retry) == (b'{"max_attempts":3,"max_doublings":2,"max_retry_duration":0.0,"max_backoff":60.0}')
 
 
 @cases(
