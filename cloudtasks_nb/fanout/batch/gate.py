@@ -229,11 +229,12 @@ def _decide(outbox: Outbox, record: BatchRecord) -> tuple[dict[str, Any], Gate]:
     if record.round != stored["round"]:
         stored |= {"round": record.round, "stopped": False, **_anew(record.counts)}
     last = 0 if canary is None else stored["last"]
+    rows, untrusted = outbox.rows.counts_until(record.id, last)
     gate = Gate(
         asked=record.settings.get(_ASKED, ""),
         last=last,
-        rows=outbox.rows.counts_until(record.id, last),
-        untrusted=outbox.trust.unsent_until(record.id, last) if last else 0,
+        rows=rows,
+        untrusted=untrusted,
         unsent=record.counts[State.UNSENT],
         doubtful=record.doubtful,
         pause_at=pause_at,

@@ -259,11 +259,12 @@ class Rows(Repository):
         return number(connection, query, 0, ALL, scope_of(connection, batch), count)
 
     @reading
-    def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> dict[State, int]:
-        """Return how many of the valid tasks up to a row are in each state."""
-        query = f"SELECT {SHOWN_STATE}, count(*) FROM {ROWS} AND try > 0 GROUP BY 1"
-        found = connection.execute(query, (0, ref, scope_of(connection, batch)))
-        return dict.fromkeys(State, 0) | {State(state): count for state, count in found}
+    def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> tuple[dict[State, int], int]:
+        """Return how many of the valid tasks up to a row are in each state, and how many unsent ones nobody trusts."""
+        query = f"SELECT {SHOWN_STATE}, count(*), count(maker) FROM {ROWS} AND try > 0 GROUP BY 1"
+        found = connection.execute(query, (0, ref, scope_of(connection, batch))).fetchall()
+        counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _ in found}
+        return counts, sum(untrusted for state, _, untrusted in found if state == State.UNSENT)
 
     @reading
     def locate(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.outcomes import Wanted, wanted_rows
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, ROWS, as_json, number, number_of, paged
+from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, number, number_of, paged
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["Trust", "has_untrusted", "put_tasks"]
@@ -25,11 +25,7 @@ class Trust(Repository):
 
     @reading
     def untrusted(
-        self,
-        connection: sqlite3.Connection,
-        batch: str,
-        states: Collection[State],
-        rows: Wanted = None,
+        self, connection: sqlite3.Connection, batch: str, states: Collection[State], rows: Wanted = None
     ) -> dict[int, str]:
         """Return who says to have made which rows in some states that nobody trusts, by their refs.
 
@@ -47,12 +43,6 @@ class Trust(Repository):
         for page in paged(wanted_rows(connection, batch, codes, rows), _PAGE):
             found.update(connection.execute(query, (as_json(page), codes)))
         return found
-
-    @reading
-    def unsent_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> int:
-        """Return how many unsent rows up to a row nobody trusts."""
-        query = f"SELECT count(*) FROM {ROWS} AND state = ? AND maker IS NOT NULL"
-        return number(connection, query, 0, ref, number_of(connection, batch), State.UNSENT)
 
     @transaction
     def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:

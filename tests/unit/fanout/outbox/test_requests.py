@@ -178,7 +178,7 @@ def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str, queue: Request
     assert last == known[29]
     first = queue.turn([], 9, now=NOW, until=last)
     queue.turn([Ack(seq=request.seq, sent=request.refs) for request in first], 9, now=NOW, until=last)
-    assert outbox.rows.counts_until(batch, last)[State.SENT] == outbox.batches.counts(batch)[State.SENT] == 30
+    assert outbox.rows.counts_until(batch, last)[0][State.SENT] == outbox.batches.counts(batch)[State.SENT] == 30
     assert [ref for request in take(outbox, batch) for ref in request.refs] == known[30:]
 
 
