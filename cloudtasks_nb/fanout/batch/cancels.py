@@ -107,7 +107,7 @@ class Cancels:
         if not self.shared or name in self._names():
             return
         part = isinstance(rows, Scope)
-        keys = self._outbox.inputs.keys(rows) if part else ()
+        keys = self._outbox.rows.keys(rows) if part else ()
         put_cancel(self._store, self._batch, name, orjson.dumps({"who": user(), "part": part}), keys)
         last = {} if part else {"who": user()}
         self._outbox.batches.decide(self._batch, lambda record: ({_KNOWN: _known(record, name, last)}, None))
@@ -134,11 +134,11 @@ class Cancels:
     def _rows(self, name: str) -> Scope:
         """Return the rows of a part that another home has cancelled, which may have added them."""
         self._sharing.update(self._batch)
-        refs, inputs = Refs(), self._outbox.inputs
+        refs, stored = Refs(), self._outbox.rows
         for keys in read_cancelled(self._store, self._batch, name):
-            for ref in inputs.refs(self._batch, keys):
+            for ref in stored.with_keys(self._batch, keys):
                 refs.add(ref)
-        return inputs.add(self._batch, name.encode(), refs)
+        return stored.add_input(self._batch, name.encode(), refs)
 
     def _decide(self, name: str, at: int, who: str, rows: str, record: BatchRecord) -> tuple[Mapping[str, Any], bool]:
         """Return the settings with a wish of another home, and whether there is something to cancel that is new."""

@@ -20,7 +20,6 @@ from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.inputs import Inputs
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.results import Results
@@ -47,7 +46,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, inputs, rows, requests, outcomes, trust, causes, results
+    batches, rows, requests, outcomes, trust, causes, results
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -63,7 +62,6 @@ class Outbox:
         self._database = Database(self.path, timeout=timeout)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-outbox")
         self.batches = Batches(self._database)
-        self.inputs = Inputs(self._database)
         self.rows = Rows(self._database)
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)

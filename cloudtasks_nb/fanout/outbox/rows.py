@@ -16,7 +16,8 @@ import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, keys_of
-from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading
+from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, transaction
+from cloudtasks_nb.fanout.outbox.inputs import find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -35,7 +36,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     scope_of,
     within,
 )
-from cloudtasks_nb.fanout.plan.identity import batch_of, key_head, task_id, task_ids, try_of
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
 from cloudtasks_nb.fanout.states import OPEN, RETRYING, State
 
 __all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
@@ -213,6 +214,26 @@ class Rows(Repository):
         query = "SELECT labels FROM labels WHERE input = ? AND place IN (SELECT value FROM json_each(?)) ORDER BY place"
         return [found for (found,) in connection.execute(query, (number, as_json(places)))]
 
+    def keys(self, batch: str) -> Iterator[bytes]:
+        """Yield the keys of the rows of a batch, one behind the other, in pieces: other homes know the rows by them."""
+        for refs in paged(self.matching(batch, RowFilter()), _TOGETHER):
+            yield self._database.read(_keys, refs)
+
+    @reading
+    def with_keys(self, connection: sqlite3.Connection, batch: str, keys: bytes) -> list[int]:
+        """Return the refs of the rows of a batch that have one of the keys, which stand one behind the other."""
+        halves = unpack(f">{len(keys) // KEY_SIZE * 2}q", keys[: len(keys) // KEY_SIZE * KEY_SIZE])
+        wanted = set(zip(halves[::2], halves[1::2], strict=True))
+        query = "SELECT k1, k2, ref FROM json_each(?) j CROSS JOIN keys ON num = ? AND k1 = j.value"
+        found = connection.execute(query, (as_json(halves[::2]), number_of(connection, batch)))
+        return [ref for *key, ref in found if tuple(key) in wanted]
+
+    @transaction
+    def add_input(self, connection: sqlite3.Connection, batch: str, digest: bytes, refs: Iterable[int]) -> Scope:
+        """Store rows of a batch, by their refs in ascending order, as an input with a digest, unless it is there."""
+        found = find_input(connection, batch, digest)
+        return found or store_input(connection, batch, digest, spans_of((ref, at) for at, ref in enumerate(refs)))
+
     @reading
     def within(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
         """Return those of the refs of rows of a batch that are in a scope of it."""
@@ -371,6 +392,10 @@ def with_tasks(
     given = list(rows)
     keys = keys_of(connection, (ref for ref, _ in given))
     return [(ref, task_id(batch, key, attempt), attempt) for (ref, attempt), key in zip(given, keys, strict=True)]
+
+
+def _keys(connection: sqlite3.Connection, refs: Iterable[int]) -> bytes:
+    return b"".join(keys_of(connection, refs))
 
 
 def _timings(connection: sqlite3.Connection, first: int, num: int) -> TimingsPage:

@@ -77,14 +77,14 @@ def test_rows_are_found_by_their_keys_elsewhere(
     outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another outbox has other rows too, in another order; keys that it does not know are none."""
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.inputs._TOGETHER", 4)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.rows._TOGETHER", 4)
     part(outbox, range(20))
-    told = list(outbox.inputs.keys(part(outbox, range(13, 23))))
+    told = list(outbox.rows.keys(part(outbox, range(13, 23))))
     assert [len(keys) for keys in told] == [64, 64, 32]
     with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as theirs:
         batch = str(part(theirs, [*range(18, 40), *range(10, 16)]))
-        found = sorted(ref for keys in (*told, b"damaged") for ref in theirs.inputs.refs(batch, keys))
+        found = sorted(ref for keys in (*told, b"damaged") for ref in theirs.rows.with_keys(batch, keys))
         assert len(found) == 8
-        scopes = [theirs.inputs.add(batch, b"name", found) for _ in range(2)]
+        scopes = [theirs.rows.add_input(batch, b"name", found) for _ in range(2)]
         assert scopes[0].input == scopes[1].input
         assert (scopes[0].rows, refs(theirs, scopes[0])) == (8, found)
