@@ -13,8 +13,6 @@ __all__ = ["Span", "find_input", "spans_of", "store_input"]
 #: The refs of the first and the last of rows that follow each other, and the place of the first in the input.
 Span = tuple[int, int, int]
 
-_TOGETHER = 20_000  # rows whose keys are read together
-
 
 def find_input(connection: sqlite3.Connection, batch: str, digest: bytes) -> Scope | None:
     """Return the rows of the input with a digest, if the batch was given it before."""

@@ -10,7 +10,7 @@ import sqlite3
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -140,6 +140,15 @@ class Requests(Repository):
         return {seq for (seq,) in found}
 
 
+class _Turn(NamedTuple):
+    """What is the same for all requests that are given out in one transaction."""
+
+    connection: sqlite3.Connection
+    num: int  #: of the batch
+    until: int  #: the last ref whose row may be sent
+    cancelled: str | None  #: the numbers of the scopes whose rows are cancelled, as JSON
+
+
 class RequestQueue(Repository):
     """Gives the requests of a batch to one sender, and stores its answers.
 
@@ -197,11 +206,12 @@ class RequestQueue(Repository):
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
-        requests, most = list[Request](), ALL if until is None else until
+        turn = _Turn(connection, num, ALL if until is None else until, cancelled)
+        requests: list[Request] = []
         while self._left and len(requests) < want:
-            requests += self._again(connection, num, self._left.pop(0), most, cancelled)
+            requests += self._again(turn, self._left.pop(0))
         if len(requests) < want and (cancelled or not wish):
-            requests += self._fresh(connection, num, want - len(requests), size, now, most, cancelled)
+            requests += self._fresh(turn, want - len(requests), size, now)
         return requests
 
     def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: _Moved) -> None:
@@ -230,14 +240,12 @@ class RequestQueue(Repository):
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
 
-    def _again(
-        self, connection: sqlite3.Connection, num: int, flight: _Flight, until: int, cancelled: str | None
-    ) -> Iterator[Request]:
+    def _again(self, turn: _Turn, flight: _Flight) -> Iterator[Request]:
         """Yield the request that an earlier sender has left, without rows that are known by now.
 
         Rows that may be sent, rows that may not, and rows that are cancelled are in requests of their own.
         """
-        number, rows, attempt, started = flight
+        connection, (number, rows, attempt, started) = turn.connection, flight
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
@@ -247,46 +255,38 @@ class RequestQueue(Repository):
         )
         refs = [ref for (ref,) in found]
         void = set(refs if left[0] else ())
-        if cancelled:
+        if turn.cancelled:
             query = f"SELECT ref FROM rows WHERE {AMONG} AND {_IN_SCOPES}"
-            void |= {ref for (ref,) in connection.execute(query, (as_json(refs), cancelled))}
-        borders = ((some, bisect_right(some, until)) for some in ([r for r in refs if r not in void], sorted(void)))
+            void |= {ref for (ref,) in connection.execute(query, (as_json(refs), turn.cancelled))}
+        borders = (
+            (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
+        )
         seq: int | None = number
         for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
-            yield self._depart(connection, num, contents, attempt, started, seq=seq, void=part[0] in void, tried=True)
+            yield self._depart(turn, contents, attempt, started, seq=seq, void=part[0] in void, tried=True)
             seq = None
 
-    def _fresh(
-        self,
-        connection: sqlite3.Connection,
-        num: int,
-        want: int,
-        size: int,
-        now: float,
-        until: int,
-        cancelled: str | None,
-    ) -> list[Request]:
+    def _fresh(self, turn: _Turn, want: int, size: int, now: float) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
-        for refs, attempt in self._unsent(connection, num, want * size, until, cancelled):
-            for contents in self._cut(connection, refs, size):
+        for refs, attempt in self._unsent(turn, want * size):
+            for contents in self._cut(turn.connection, refs, size):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, contents[0][0] - 1)
                     break
-                requests.append(self._depart(connection, num, contents, attempt, now))
+                requests.append(self._depart(turn, contents, attempt, now))
                 self._last = max(self._last, contents[0][-1])
         if requests:
-            connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (num,))
+            turn.connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (turn.num,))
         return requests
 
-    def _unsent(
-        self, connection: sqlite3.Connection, num: int, most: int, until: int, cancelled: str | None
-    ) -> list[tuple[list[int], int]]:
+    def _unsent(self, turn: _Turn, most: int) -> list[tuple[list[int], int]]:
         """Return the next unsent rows behind those that were given out, without those in flight, and their try.
 
-        Rows in the scopes that are `cancelled`, and rows of other homes that nobody trusts, are none of them.
+        Rows in the scopes that are cancelled, and rows of other homes that nobody trusts, are none of them.
         """
+        connection, num, until, cancelled = turn
         others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
         unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) {others}
                      AND maker IS NULL ORDER BY first, ref LIMIT ?"""
@@ -319,8 +319,7 @@ class RequestQueue(Repository):
 
     def _depart(
         self,
-        connection: sqlite3.Connection,
-        num: int,
+        turn: _Turn,
         contents: _Contents,
         attempt: int,
         started: float,
@@ -331,8 +330,8 @@ class RequestQueue(Repository):
     ) -> Request:
         """Store that rows may be sent from now on, and return their request; without `seq` it gets a number."""
         refs, keys, wire = contents
-        values = (seq, num, as_json(refs), attempt, started, void)
-        seq = connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
+        values = (seq, turn.num, as_json(refs), attempt, started, void)
+        seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
         tasks = task_ids(self.batch, keys, attempt)
         return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
 
