@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain, count, repeat
+from itertools import count, repeat
 from pathlib import Path
 from struct import pack, unpack
 from typing import Any
@@ -22,7 +22,7 @@ from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRow
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, is_batch_id, named_identity, row_sum, rows_identity
+from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 
 __all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text", "plain_reason"]
 
@@ -194,8 +194,7 @@ class Incoming:
 
     def _new_id(self) -> str:
         """Return the id for a new batch: the first of its identity that no other batch has."""
-        taken, name = "SELECT count(*) FROM batches WHERE id = ?", self._spec.name
-        ids = chain([name] if name is not None and is_batch_id(name) else [], batch_ids(self._identity()))
+        taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self._identity(), self._spec.name)
         return next(i for i in ids if not self._number(taken, i))
 
     def _find(self) -> FoundBatch | None:

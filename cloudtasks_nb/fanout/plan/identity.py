@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import count
+from itertools import chain, count
 from operator import mul
 
 from cloudtasks_nb._names import ROW_TASK
@@ -20,7 +20,6 @@ __all__ = [
     "batch_of",
     "completion_id",
     "first_id",
-    "is_batch_id",
     "key_head",
     "named_identity",
     "request_id",
@@ -75,26 +74,19 @@ def named_identity(place: Place, name: str) -> bytes:
     return _digest("name", place, name.encode())
 
 
-def batch_ids(identity: bytes) -> Iterator[str]:
+def batch_ids(identity: bytes, name: str | None = None) -> Iterator[str]:
     """Yield the ids that a batch may have: the second is used if another batch has the first, and so on.
 
+    A name that is an id comes first: so a batch without a name is found on another disk, where nothing is known of it.
     An id has a letter, so that it is no date, which many give as a name.
     """
     ids = (blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest() for attempt in count())
-    return filter(is_batch_id, ids)
-
-
-def is_batch_id(name: str) -> bool:
-    """Return whether a name is the id of a batch: a new batch with this name gets it, if no other batch has it.
-
-    So a batch without a name is found on another disk, where nothing is known of it.
-    """
-    return _BATCH_ID.fullmatch(name) is not None
+    return filter(_BATCH_ID.fullmatch, chain([name or ""], ids))
 
 
 def first_id(place: Place, name: str) -> str:
     """Return the id that a new batch with a name gets, if no other batch has it."""
-    return name if is_batch_id(name) else next(batch_ids(named_identity(place, name)))
+    return next(batch_ids(named_identity(place, name), name))
 
 
 def task_ids(batch: str, keys: bytes, attempt: int) -> list[str]:

@@ -118,7 +118,7 @@ def test_a_valid_row_goes_before_a_rejected_one_of_its_key(outbox: Outbox) -> No
 def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another batch happens to have a batch's id, the next id is taken, and found again."""
 
-    def ids(identity: bytes) -> Iterator[str]:
+    def ids(identity: bytes, _name: None) -> Iterator[str]:
         yield "00000000"
         yield identity.hex()[:8]
 
