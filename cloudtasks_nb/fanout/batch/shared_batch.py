@@ -81,7 +81,8 @@ def unpack_record(data: bytes) -> BatchRecord:
         created = dt.datetime.fromtimestamp(found["created"], dt.UTC)
         place, name, identity = Place(**found["place"]), found["name"], bytes.fromhex(found["identity"])
         known = name is None or identity == named_identity(place, name)
-        if not known or found["id"] not in islice(batch_ids(identity), _IDS):
+        given = found["id"] if identity == named_identity(place, found["id"]) else None  # the name was an id
+        if not known or found["id"] not in islice(batch_ids(identity, given), _IDS):
             raise ValueError("its id is not that of its name and place")
         return BatchRecord(
             id=found["id"],
