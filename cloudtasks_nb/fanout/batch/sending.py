@@ -183,9 +183,8 @@ class Sending:
             with suppress(StoreError):
                 await self.cancels.take()
             await self.adoption.ask()
-            _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
+            record, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
             self.apply_gate(gate)
-            record = await self.outbox.run(self.outbox.batches.get, self.record.id)
             sender = Sender(
                 outbox=self.outbox,
                 record=self.record,
