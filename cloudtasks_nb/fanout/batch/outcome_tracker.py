@@ -184,7 +184,7 @@ class OutcomeTracker:
 
         Return whether another home has made later tries. A result tells only that such a task was created.
         """
-        newest = await asyncio.to_thread(self.stored.newest)
+        newest = await self.outbox.run(self.outbox.results.newest)
         if newest == self._recorded:
             return False
         async for evidence in self._stored.given_up(sync=False):

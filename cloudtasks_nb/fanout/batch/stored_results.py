@@ -126,10 +126,6 @@ class StoredResults:
             yield [_result(fields) for _, fields in page]
             after = page[-1][0]
 
-    def newest(self) -> int:
-        """Return the number of the result that has come last."""
-        return self._results.newest()
-
     def given_up(self, after: int) -> list[tuple[int, StoredResult]]:
         """Return some results of functions that gave up with their numbers, as they came: those behind a number."""
         return [(number, _result(fields)) for number, fields in self._results.given_up(self._batch, after)]
