@@ -215,7 +215,7 @@ class RowReader:
 
     def task(self, ref: int) -> str | None:
         """Return the newest task of a row; None if there never was one."""
-        return next((task for _, task, _ in self._outbox.rows.tasks(self._batch, [ref])), None)
+        return next(iter(self._outbox.rows.tasks(self._batch, [ref])), None)
 
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""

@@ -259,7 +259,7 @@ class Search:
 
     async def tasks(self, refs: Iterable[int], later: int = 0) -> list[str]:
         """Return the newest tasks of rows, or those of so many tries later."""
-        return [task for _, task, _ in await self.outbox.run(self.outbox.rows.tasks, self.batch, refs, later)]
+        return await self.outbox.run(self.outbox.rows.tasks, self.batch, refs, later)
 
     async def _round(self) -> int:
         return (await self.outbox.run(self.outbox.batches.get, self.batch)).round

@@ -64,10 +64,9 @@ class Batches(Repository):
         exact = [] if batch is None else self.find(batch=batch)
         return choose(exact or self.find(), batch)
 
-    @reading
-    def counts(self, connection: sqlite3.Connection, batch: str) -> dict[State, int]:
+    def counts(self, batch: str) -> dict[State, int]:
         """Return how many rows are in each state. Reads tallies only, unless it is an input of fewer rows."""
-        return tallies.counts(connection, batch)
+        return self._database.read(tallies.counts, batch)
 
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:

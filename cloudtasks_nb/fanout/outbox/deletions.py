@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
-from cloudtasks_nb.fanout.outbox.rows import with_tasks
+from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, scope_of, touch
 from cloudtasks_nb.fanout.states import State
 
@@ -75,7 +75,7 @@ class DeletionQueue(Repository):
         connection.execute(f"UPDATE rows SET deleting = try WHERE {AMONG}", (as_json(refs),))
         return DeletionPage(
             refs=refs,
-            tasks=[task for _, task, _ in with_tasks(connection, self._batch, [row[:2] for row in found])],
+            tasks=tasks_of(connection, self._batch, [row[:2] for row in found]),
             earlier={ref for ref, attempt, deleting in found if deleting == attempt},
         )
 

@@ -39,7 +39,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
 from cloudtasks_nb.fanout.states import OPEN, RETRYING, State
 
-__all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "with_tasks"]
+__all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "tasks_of"]
 
 #: Columns of equal length: refs, whether the row failed (0 or 1), start of the last attempt, and its duration (-1: not
 #: known), in microseconds.
@@ -234,10 +234,9 @@ class Rows(Repository):
         found = find_input(connection, batch, digest)
         return found or store_input(connection, batch, digest, spans_of((ref, at) for at, ref in enumerate(refs)))
 
-    @reading
-    def within(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
+    def within(self, batch: str, refs: Iterable[int]) -> list[int]:
         """Return those of the refs of rows of a batch that are in a scope of it."""
-        return within(connection, batch, refs)
+        return self._database.read(within, batch, refs)
 
     @reading
     def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -287,15 +286,12 @@ class Rows(Repository):
         counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _ in found}
         return counts, sum(untrusted for state, _, untrusted in found if state == State.UNSENT)
 
-    @reading
-    def locate(
-        self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str], *, any_try: bool = False
-    ) -> dict[str, int]:
+    def locate(self, batch: str, tasks: Iterable[str], *, any_try: bool = False) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out.
 
         With `any_try`, also of the rows that had or will have such a task.
         """
-        return locate(connection, batch, tasks, any_try=any_try)
+        return self._database.read(locate, batch, tasks, any_try=any_try)
 
     def wire(self, task: str) -> bytes:
         """Return the Task of a row, without its name, by the id of its task of any try; empty if it is not known."""
@@ -327,12 +323,10 @@ class Rows(Repository):
         return _firsts(connection, query, (after + 1, ALL, scope_of(connection, batch), state, fact, fact, limit))
 
     @reading
-    def tasks(
-        self, connection: sqlite3.Connection, batch: str, refs: Iterable[int], later: int = 0
-    ) -> list[tuple[int, str, int]]:
-        """Return ref, newest task and its try of rows of a batch, ascending; or those of so many tries later."""
+    def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int], later: int = 0) -> list[str]:
+        """Return the newest tasks of rows of a batch, by ascending refs; or those of so many tries later."""
         query = f"SELECT ref, try + ? FROM rows WHERE {AMONG} AND try > 0 ORDER BY ref"
-        return with_tasks(connection, batch, connection.execute(query, (later, as_json(refs))).fetchall())
+        return tasks_of(connection, batch, connection.execute(query, (later, as_json(refs))).fetchall())
 
     @reading
     def outermost_tasks(self, connection: sqlite3.Connection, batch: str, count: int) -> list[str]:
@@ -341,7 +335,7 @@ class Rows(Repository):
         for order in ("ASC", "DESC"):
             query = f"SELECT ref, try FROM {ROWS} AND try > 0 ORDER BY first {order}, ref {order} LIMIT ?"
             found.update(connection.execute(query, (0, ALL, scope_of(connection, batch), count)))
-        return [task for _, task, _ in with_tasks(connection, batch, sorted(found))]
+        return tasks_of(connection, batch, sorted(found))
 
     @reading
     def states_of(self, connection: sqlite3.Connection, refs: Iterable[int]) -> dict[int, State]:
@@ -385,13 +379,11 @@ def located(
                 yield task, row[:-2]
 
 
-def with_tasks(
-    connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]
-) -> list[tuple[int, str, int]]:
-    """Return ref, task and try of rows, which are given by ref and try in ascending order."""
+def tasks_of(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]) -> list[str]:
+    """Return the tasks of rows, which are given by ref and try in ascending order."""
     given = list(rows)
     keys = keys_of(connection, (ref for ref, _ in given))
-    return [(ref, task_id(batch, key, attempt), attempt) for (ref, attempt), key in zip(given, keys, strict=True)]
+    return [task_id(batch, key, attempt) for (_, attempt), key in zip(given, keys, strict=True)]
 
 
 def _keys(connection: sqlite3.Connection, refs: Iterable[int]) -> bytes:

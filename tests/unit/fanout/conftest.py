@@ -187,7 +187,7 @@ def record_outcomes(outbox: Outbox, batch: str, outcomes: Iterable[Outcome]) -> 
         found = outbox.rows.tasks(batch, [one.ref])
         if not found:
             continue  # it never was a task
-        newest = found[0][1]
+        newest = found[0]
         fact = None if one.state is None else _FACTS.get(one.state)
         usual: dict[State | None, int] = {State.SUCCEEDED: 0, State.FAILED: 13}
         gone, said = one.state is State.GONE, bool(one.last_message or one.http_status)

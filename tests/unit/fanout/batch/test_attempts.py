@@ -43,7 +43,7 @@ def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> Non
     """A listing of many pages tells of the time at which it began, at the latest."""
     batch, ticks = spool(outbox, chunks(range(1))).batch, itertools.count(1)
     send_all(outbox, batch)
-    [(_, task, _)] = outbox.rows.tasks(batch, outbox.rows.refs(batch, State.SENT))
+    [task] = outbox.rows.tasks(batch, outbox.rows.refs(batch, State.SENT))
     found = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="no")
 
     async def lookup(*_: Any) -> dict[str, Pending | None]:
