@@ -184,9 +184,10 @@ class Queue:
         Parameters
         ----------
         data : DataFrame, iterable of DataFrames, or anything with ``__arrow_c_stream__``
-            Also a Series, a list of dictionaries, a LazyFrame of Polars, or the path of a CSV or Parquet file. Files
-            and lazy frames may be larger than memory: they are read in parts, and only the columns that are used. In
-            all that is read in parts whole numbers are integers, as no part shows what the rest of a column holds.
+            Also a Series, a list of dictionaries, a LazyFrame of Polars, or the path of a CSV or Parquet file, or of a
+            folder of Parquet files. Files and lazy frames may be larger than memory: they are read in parts, and only
+            the columns that are used. In all that is read in parts whole numbers are integers, as no part shows what
+            the rest of a column holds.
         url : str, Handler or UrlFunction
             ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
             function that returns the URL of a row.

@@ -53,8 +53,8 @@ def read_input(data: Any) -> Any:
     Parameters
     ----------
     data : list of dicts, Series, path, or lazy frame
-        A Series becomes a column of its name, or ``value``. A path ends with ``.csv`` (also compressed) or
-        ``.parquet``. Of Polars, a Series, and a LazyFrame.
+        A Series becomes a column of its name, or ``value``. A file ends with ``.csv`` (also compressed) or
+        ``.parquet``; a folder has Parquet files. Of Polars, a Series, and a LazyFrame.
 
     Raises
     ------
@@ -193,11 +193,11 @@ def _lazy(frame: Any) -> Stream:
 def _file(path: str) -> Stream:
     """Return the rows of a file, of which the names of the columns have been read."""
     name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
-    if not name.endswith((".csv", ".parquet", ".pq")):
+    if not name.endswith((".csv", ".parquet", ".pq")) and not Path(path).is_dir():
         raise InvalidInputError(
             f"data={path!r} is not a path to a CSV or Parquet file",
             resource=path,
-            hint='a path ends with ".csv" or ".parquet"; read other files first, and give the DataFrame',
+            hint='a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame',
         )
     if "://" not in path and not Path(path).exists():
         raise InvalidInputError(

@@ -94,7 +94,7 @@ def test_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @cases(
     ("none.csv", r"none.csv does not exist[\s\S]*relative paths start at"),
-    ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read other files first"),
+    ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read others first"),
     ("empty.csv", r"empty.csv cannot be read: No columns[\s\S]*readers of pandas"),
     ("empty.parquet", "empty.parquet cannot be read"),
 )
@@ -208,9 +208,10 @@ def test_only_the_columns_that_are_needed_are_read(kind: str, tmp_path: Path, mo
         list(frames(given, compile_recipe({"url": "https://svc", "body": "wide"}).choose))
 
 
-def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
-    """Files in folders that are named by the values of a column are one input with this column."""
-    path = tmp_path / "rows.parquet"
+@pytest.mark.parametrize("name", ["rows", "rows.parquet"])
+def test_a_folder_of_parquet_files(name: str, tmp_path: Path) -> None:
+    """A folder has any name; files in folders that are named by the values of a column are one input with it."""
+    path = tmp_path / name
     pd.DataFrame({"n": [1, 2, 3], "year": [2025, 2025, 2026]}).to_parquet(path, partition_cols=["year"])
     stream = read_input(path)
     assert length(stream) == 3
