@@ -1,7 +1,6 @@
 """Results of tasks in a store."""
 
 import datetime as dt
-import itertools
 import json
 import os
 import sys
@@ -72,29 +71,6 @@ def test_json_that_is_written_already_is_not_written_again() -> None:
 def test_a_tag_of_any_text_is_stored() -> None:
     """Whoever calls the handler chooses its header."""
     assert unpack_result(pack_result(made(task(), tag="\udcff"))).tag == "?"
-
-
-RANKED: list[tuple[list[tuple[int, int | None]], tuple[int, int]]] = [
-    ([(500, 1), (200, 2)], (200, 2)),
-    ([(200, 1), (500, 2)], (200, 1)),
-    ([(200, 1), (200, 2)], (200, 2)),
-    ([(500, 1), (404, 2)], (404, 2)),
-    ([(500, None), (404, 1)], (404, 1)),
-    ([(299, 1), (500, 2)], (299, 1)),
-    ([(299, 1), (200, 2)], (200, 2)),
-    ([(200, 1), (299, 2)], (200, 1)),
-    ([(299, 1), (299, 2)], (299, 2)),
-]
-
-
-@pytest.mark.parametrize(("written", "counts"), RANKED)
-def test_which_result_of_a_task_counts(written: list[tuple[int, int | None]], counts: tuple[int, int]) -> None:
-    """A success counts before a giving up, that before an error, and a later attempt before an earlier one."""
-    for order in itertools.permutations(written):
-        best = max(
-            (made(task(), status=status, attempt=attempt) for status, attempt in order), key=lambda one: one.rank
-        )
-        assert (best.status, best.attempt) == counts
 
 
 @pytest.mark.parametrize("task_id", ["", "mine", f"../{task()}", f"{task()}/x", f"{task()}\n", task().upper() + "X"])

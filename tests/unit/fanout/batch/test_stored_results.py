@@ -123,15 +123,16 @@ def test_what_was_read_is_not_read_again(store: Counting, outbox: Outbox, batch:
     assert values(results, batch, 4) == [0, 1, "no", 3]
 
 
+GIVEN_UP: dict[str, Any] = {"error": "GiveUp: x", "gave_up": "x", "status": 200}
 RANKS: list[tuple[str, list[dict[str, Any]], Any]] = [
     ("successes: the one of the latest attempt", [{"attempt": 1, "value": "a"}, {"attempt": 2, "value": "b"}], "b"),
     ("a success, whatever follows", [{"attempt": 1, "value": "a"}, {"attempt": 2, "error": "no"}], "a"),
     ("failures: the one of the latest attempt", [{"attempt": 9, "error": "9"}, {"attempt": 10, "error": "10"}], "10"),
-    (
-        "who gave up",
-        [{"error": "GiveUp: x", "gave_up": "x", "status": 200}, {"attempt": 7, "error": "no"}],
-        "GiveUp: x",
-    ),
+    ("an attempt without a number is before the first", [{"attempt": None, "error": "?"}, {"error": "1"}], "1"),
+    ("who gave up", [GIVEN_UP, {"attempt": 7, "error": "no"}], "GiveUp: x"),
+    ("who gave up last", [GIVEN_UP, {**GIVEN_UP, "attempt": 2, "error": "GiveUp: y"}], "GiveUp: y"),
+    ("a success after a giving up", [GIVEN_UP, {"attempt": 2, "value": "a"}], "a"),
+    ("a success, and somebody gave up later", [{"value": "a"}, {**GIVEN_UP, "attempt": 2}], "a"),
     ("of one attempt always the same", [{"value": "a"}, {"value": "b"}], "b"),
 ]
 
