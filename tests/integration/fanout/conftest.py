@@ -15,7 +15,7 @@ from tests.integration.conftest import Emulator
 from tests.proxy import Proxy
 
 Serve = Callable[..., ct.Handler]
-Connect = Callable[[str], ct.Client]
+Connect = Callable[..., ct.Client]
 
 PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
 
@@ -93,11 +93,11 @@ def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Give connections of homes with different names that share a store."""
     with ExitStack() as stack:
 
-        def make(home: str) -> ct.Client:
+        def make(home: str, store: str = "store") -> ct.Client:
             monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
             monkeypatch.setenv("JUPYTERHUB_USER", home)
             endpoint = emulator.ready["grpc"]
-            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=endpoint, store=tmp_path / "store"))
+            tasks = stack.enter_context(ct.connect("demo", "us-central1", endpoint=endpoint, store=tmp_path / store))
             tasks.batches()
             return tasks
 

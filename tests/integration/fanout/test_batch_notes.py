@@ -110,7 +110,8 @@ def test_nothing_to_do_prints_a_note(batch: ct.Batch, notes: Callable[[], list[s
     batch.cancel().wait("60s")
     batch.resend(before.head(3))
     batch.resend(before)
-    assert notes() == ["2 of 5 sent again: 3 have a newer try"]
+    batch.resend(before.head(1))
+    assert notes() == ["2 of 5 sent again: 3 have a newer try", "0 of 1 sent again: 1 has a newer try"]
 
 
 def test_waiting_prints_what_blocks_the_batch(

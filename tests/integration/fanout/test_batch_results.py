@@ -10,7 +10,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import StoreError
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import Serve, outcomes
 
 ROWS = pd.DataFrame({"x": range(20)})
@@ -121,16 +121,6 @@ def test_a_queue_without_a_log_has_known_outcomes(
     assert set(failed["last_status"]) == {"INVALID_ARGUMENT"}
     assert failed["last_message"].tolist()[0] == "ValueError: 3 is no good"
     assert "log_sampling_ratio=1.0" not in repr(batch) + capsys.readouterr().out
-
-
-def test_a_target_that_stores_nothing(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its rows have succeeded and have no result; a note says how many and why."""
-    batch = once.fan_out(ROWS, url=target.url, progress=False)
-    batch.wait("60s")
-    capsys.readouterr()
-    found = batch.results()
-    assert found["result"].isna().all()
-    assert "20 of 20 succeeded rows have no result in" in capsys.readouterr().out
 
 
 def test_a_store_that_does_not_answer(

@@ -153,16 +153,6 @@ def test_what_is_assumed_of_http_statuses_is_said(pages: ct.Batch, capsys: pytes
     assert capsys.readouterr().out == f"nothing is sent again: no row of batch {pages.id} is in state failed\n"
 
 
-def test_the_same_frame_twice_sends_once(pages: ct.Batch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A row of a frame is sent again only while its task is the newest."""
-    failed = pages.failed()
-    pages.retry_failed(failed).wait()
-    pages.retry_failed(failed)
-    assert "0 of 4 sent again: 4 have a newer try" in capsys.readouterr().out
-    pages.resend(pages.tasks().head(1)).resend(failed.head(1))
-    assert "0 of 1 sent again: 1 has a newer try" in capsys.readouterr().out
-
-
 def test_a_column_of_the_input_may_be_named_cause(once: ct.Queue, site: Site) -> None:
     """Rows of `failed()` are chosen by their tasks then too, and are not taken for rows of `errors()`."""
     frame = pd.DataFrame({"status": [404, 503], "cause": ["flood", "storm"]})

@@ -1,8 +1,7 @@
 """Results that somebody has written who can write to ``results/`` in the store, and nowhere else."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -12,25 +11,11 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of, unpack_result
 from cloudtasks_nb.store.store import Store
-from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve
+from tests.integration.conftest import Target
+from tests.integration.fanout.conftest import Connect, Serve
 
 ROWS = pd.DataFrame({"day": range(20)})
 TAGS: list[Callable[[str], str | None]] = [lambda _: None, lambda _: "", lambda task: tag_of(bytes(16), task)]
-Connect = Callable[..., ct.Client]
-
-
-@pytest.fixture
-def connect(emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Give connections of homes that share a store."""
-    with ExitStack() as stack:
-
-        def make(home: str, store: str = "store") -> ct.Client:
-            monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / home))
-            place = tmp_path / store
-            return stack.enter_context(ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"], store=place))
-
-        yield make
 
 
 def cell(tasks: ct.Client, target: Target | ct.Handler) -> ct.Batch:

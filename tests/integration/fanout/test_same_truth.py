@@ -99,9 +99,14 @@ LATER: dict[str, Callable[[ct.Client, ct.Batch, ct.Handler], Any]] = {
 @pytest.mark.parametrize("log", [1.0, 0.0])
 @pytest.mark.parametrize("seen", LATER)
 def test_a_later_try_of_another_home_is_seen(
-    connect: Connect, handler: ct.Handler, double: Doubling, seen: str, log: float
+    connect: Connect,
+    handler: ct.Handler,
+    double: Doubling,
+    capsys: pytest.CaptureFixture[str],
+    seen: str,
+    log: float,
 ) -> None:
-    """Also by a batch that was waited for to its end."""
+    """Also by a batch that was waited for to its end; nothing is said of failed rows that have succeeded elsewhere."""
     ada = connect("ada")
     ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=log)
     mine = cell(ada, handler)
@@ -109,22 +114,11 @@ def test_a_later_try_of_another_home_is_seen(
     double.broken.clear()
     theirs = connect("bob").batch("march").retry_failed(trust=True)
     assert theirs.wait("60s").succeeded == 20
+    capsys.readouterr()
     assert LATER[seen](ada, mine, handler) == 20
+    assert "failed" not in capsys.readouterr().out
     assert mine.retry_failed().wait("60s").succeeded == 20
     assert len(double.calls) == 25
-
-
-def test_the_same_cell_tells_what_is_true_now(
-    connect: Connect, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It says nothing of failed rows that have succeeded elsewhere."""
-    ada = connect("ada")
-    cell(ada, handler).wait("60s")
-    double.broken.clear()
-    connect("bob").batch("march").retry_failed(trust=True).wait("60s")
-    capsys.readouterr()
-    cell(ada, handler)
-    assert "failed" not in capsys.readouterr().out
 
 
 def test_a_batch_that_was_not_read_says_so_at_once(

@@ -72,23 +72,14 @@ def test_a_bad_fan_out(
     assert len(tasks.batches()) == 0
 
 
-@cases(
-    ({"max_atempts": 3}, '"max_atempts" is not a queue setting; did you mean "max_attempts"', "rate"),
-    ({"rate": 501}, "rate=501 is not more than 0 and at most 500", "queue.pause()"),
-)
-def test_a_bad_setting(tasks: ct.Client, settings: dict[str, Any], text: str, hint: str) -> None:
-    """The setting is named, and no queue is created."""
-    with raises(errors.InvalidInputError, re.escape(text), hint=hint):
-        tasks.queue("reports", create=True, **settings)
-    assert "reports" not in tasks.queues().index
-
-
 def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
-    """A slip among several words changes none of them."""
+    """A slip among several words changes none of them, and no queue is created."""
     for slip, words in (({"rat": 5}, 'did you mean "rate"'), ({"rate": 0}, "rate=0 is not more than 0")):
         with pytest.raises(errors.InvalidInputError, match=words):
             queue.update(max_concurrent=3, **slip)
-    assert tasks.queues().max_concurrent[queue.id] == 1000
+        with pytest.raises(errors.InvalidInputError, match=words):
+            tasks.queue("another", create=True, **slip)
+    assert tasks.queues().max_concurrent.to_dict() == {queue.id: 1000}
 
 
 def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:

@@ -30,6 +30,7 @@ QUEUE = QueueName(project="p", location="l", queue="q")
     ({"max_concurrent": "x"}, "max_concurrent='x' is not a number", ""),
     ({"max_attempts": 1.5}, "max_attempts=1.5 is not a whole number", "max_attempts=5"),
     ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration", "10min"),
+    ({"max_atempts": 3}, '"max_atempts" is not a queue setting; did you mean "max_attempts"', "rate"),
     ({"rate_limit": 3}, '"rate_limit" is not a queue setting', "max_concurrent"),
     ({"min_backoff": "2h", "max_backoff": 60}, "min_backoff='2h' is longer than max_backoff=60", "grow"),
 )

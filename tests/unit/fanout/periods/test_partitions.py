@@ -176,16 +176,11 @@ def test_same_periods_same_name(freq: Any, name: str) -> None:
 
 @cases("B", "bh", "SMS", "BMS", "M", "H", "foo", "0D", "-1D", "100ms", 5, None, pd.DateOffset(months=1))
 def test_bad_freq(freq: Any) -> None:
-    """A frequency that pandas does not know, or that has holes, is refused with those that work."""
+    """A frequency that pandas does not know, or that has holes, is refused with those that work, or was meant."""
     with pytest.raises(InvalidInputError, match="freq=") as caught:
         parse_freq(freq)
     assert '"MS"' in (caught.value.hint or "")
-
-
-def test_near_freq() -> None:
-    """A slip is answered with what may have been meant."""
-    with pytest.raises(InvalidInputError, match='did you mean "MS" or "ME"'):
-        parse_freq("M")
+    assert freq != "M" or 'did you mean "MS" or "ME"' in str(caught.value)
 
 
 @cases(
