@@ -100,12 +100,3 @@ def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> No
     assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED == 3
     failed = {index: status.code for index, status in operation.metadata.failed_requests.items()}
     assert failed == {1: code_pb2.NOT_FOUND, 3: code_pb2.NOT_FOUND}
-
-
-def test_the_same_request_id_deletes_once(emulator: Emulator, paused: str) -> None:
-    """A deletion sent again under its `request_id` is answered as before."""
-    emulator.client.create_task(requests(paused, "a")[0])
-    deletion = {"parent": paused, "names": [f"{paused}/tasks/a"], "request_id": "b9a2ef70-5dd4-4a8f-8a2e-0c9f3a61d1c2"}
-    first, second = emulator.client.batch_delete_tasks(deletion), emulator.client.batch_delete_tasks(deletion)
-    assert first.operation == second.operation
-    assert second.metadata.state == Deleted.SUCCEEDED

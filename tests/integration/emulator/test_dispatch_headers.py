@@ -4,7 +4,7 @@ import pytest
 from google.cloud import tasks_v2
 from google.rpc import code_pb2
 
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import Answer, Emulator, Target
 from tests.integration.emulator.conftest import LOGGED, QUICK, log_entries
 from tests.web import Request
 
@@ -108,3 +108,12 @@ def test_a_refused_connection(emulator: Emulator, free_port: int) -> None:
     task = emulator.tried(emulator.enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
     assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
     assert (task.dispatch_count, task.response_count) == (1, 0)
+
+
+def test_a_redirect_in_a_circle(emulator: Emulator, target: Target) -> None:
+    """Endless redirects are a failed attempt."""
+    target.script(*[Answer(status=307, headers={"Location": "/job"})] * 50)
+    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
+    task = emulator.tried(emulator.enqueue(queue, target.url).name)
+    assert task.dispatch_count == 1
+    assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 307"

@@ -154,14 +154,21 @@ NO_PORT = "the request cannot be sent: .*[Pp]ort.*"
     ("http://127.0.0.1:port/", {}, NO_PORT),
     ("http://", {}, "http:// has no host"),
     ("http:///x", {}, "http:///x has no host"),
-    ("{url}", {"X-A": "a\nb"}, "the request cannot be sent: the header X-A has a control character"),
+    ("http://[oops/", {}, "the request cannot be sent: Invalid IPv6 URL"),
+    ("http://a%zz/", {}, "the name a%zz cannot be resolved"),
+    *(
+        ("{url}", {"X-A": value}, "the request cannot be sent: the header X-A has a control character")
+        for value in ("a\nb", "a\r\nX-Evil: 1", "a\x00b")
+    ),
     ("https{url[4:]}", {}, "TLS with 127.0.0.1:[0-9]+ fails: .+"),
 )
-async def test_causes(deliverer: Deliverer, url: str, to: str, headers: dict[str, str], cause: str) -> None:
-    """A request without an answer says why: each cause is told from the others."""
+async def test_causes(
+    deliverer: Deliverer, url: str, received: list[Any], to: str, headers: dict[str, str], cause: str
+) -> None:
+    """A request without an answer says why: each cause is told from the others, and nothing was sent."""
     to = to.replace("{url[4:]}", url[4:]).replace("{url}", url)
     outcome = await deliverer.send(replace(call(to), headers=headers))
-    assert outcome.http_status == 0
+    assert (outcome.http_status, received) == (0, [])
     assert re.fullmatch(cause, outcome.cause)
 
 
