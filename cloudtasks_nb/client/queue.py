@@ -530,7 +530,8 @@ class Queue:
         pandas.DataFrame
             The frame with the columns ``state``, ``attempts``, ``last_status``, ``result`` (what a function returned,
             if its handler stores results where this connection reads them) and ``error`` (the last line of its
-            traceback, what the queue told of the last attempt, or how the task left). Ids make a frame of these
+            traceback, what the queue told of the last attempt, or how the task left). Of a frame of tasks, the other
+            columns about attempts are new too, and ``responses`` is not known. Ids make a frame of the first five
             columns with the index `task`. A row without a task has no values.
 
         Raises

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import OUTCOMES, frame
+from cloudtasks_nb._frames import OUTCOMES, TASKS, frame
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.client.task_verbs import row_ids
@@ -22,6 +22,9 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["wait_for_tasks"]
+
+#: What else the frame of a task tells of its attempts; how many were answered is told by nobody once it has left.
+_ATTEMPT = {name: TASKS[name] for name in ("responses", "last_message", "last_attempt_time")}
 
 
 def wait_for_tasks(
@@ -54,7 +57,9 @@ def wait_for_tasks(
                 hint="the tasks stay in the queue: queue.wait(…) waits longer, queue.tasks() lists them",
             ) from None
     told = [dict[str, Any]() if task is None else _told(found, task) for task in ids]
-    outcomes = frame(OUTCOMES, {name: [one.get(name) for one in told] for name in OUTCOMES})
+    listed = isinstance(tasks, pd.DataFrame) and {*TASKS} - {"task"} <= {*tasks.columns}
+    names = {**OUTCOMES, **(_ATTEMPT if listed else {})}
+    outcomes = frame(names, {name: [one.get(name) for one in told] for name in names})
     if not isinstance(tasks, pd.DataFrame):
         return outcomes.set_axis(pd.Index(ids, dtype="string", name="task"))
     return tasks.assign(**{str(name): values.array for name, values in outcomes.items()})
@@ -74,6 +79,8 @@ def _told(found: SingleTasks, task: str) -> dict[str, Any]:
         "last_status": None if row.status is None else CODES[row.status],
         "result": None if result is None or row.state != State.SUCCEEDED else result.result,
         "error": error,
+        "last_message": error,
+        "last_attempt_time": row.began,
     }
 
 

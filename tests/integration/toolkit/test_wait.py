@@ -65,6 +65,9 @@ def test_single_tasks_have_outcomes_and_results(tasks: ct.Client, serve: Serve, 
     assert outcomes(found) == [SUCCEEDED, FAILED, GAVE_UP]
     assert found.index.tolist() == ["t1", "t0", "t-1"]
     assert [*found.columns] == [*made.columns, "result", "error"]
+    assert (found["last_attempt_time"] >= made["create_time"]).all(), "nothing is left of the time before the attempts"
+    assert found["last_message"].isna().tolist() == [True, False, False]
+    assert found["responses"].isna().all()
     assert outcomes(queue.wait("t1", 20)) == [SUCCEEDED]
 
 
