@@ -116,12 +116,12 @@ def test_a_long_log_takes_several_reads() -> None:
 
 
 def test_late_and_out_of_order() -> None:
-    """An entry that arrives late, or before an older one, is returned as well."""
+    """An entry that arrives late, or before an older one, is returned as well; the longest delay counts."""
     odd = line("late", 1, received=300), line("unordered", 3, received=3, visible=4.9)
-    reading = Reading(Log(line("a", 1), line("b", 2), *odd))
-    for now in (3, 5, 301):
+    reading = Reading(Log(line("a", 1), line("b", 2), *odd, line("c", 302)))
+    for now in (3, 5, 301, 303):
         reading.read(now)
-    assert reading.entries == ["a", "b", "unordered", "late"]
+    assert reading.entries == ["a", "b", "unordered", "late", "c"]
     assert reading.reader.lag == 299 * SECOND
 
 
