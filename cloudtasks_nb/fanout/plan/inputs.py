@@ -79,7 +79,10 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     Its `attrs` have the positions of the rows that lack a key: a body without it is another one than with null.
     """
     given = pd.DataFrame([dict(row) for row in rows], dtype=object)
-    frame = given.infer_objects()
+    try:
+        frame = given.infer_objects()
+    except UnicodeEncodeError:  # of Arrow, for half a surrogate pair: the reason of its row is told later
+        frame = given.copy()
     lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
     frame.attrs[LACKING] = {str(name): found for name, found in lacking.items() if found}
     for name in frame:

@@ -68,13 +68,14 @@ def test_kinds(data: Any) -> None:
 @cases(
     ([{"a": 1, "b": "x"}, {"a": None}], {"a": [1, None], "b": ["x", None]}),
     ([{"a": 2**60 + 1}, {}], {"a": [2**60 + 1, None]}),
+    ([{"a": "\ud800"}, {"a": "x"}], {"a": [None, "x"]}),  # the row is refused later
     (({"a": 1.5},), {"a": [1.5]}),
     (pd.Series([1, 2], name="n"), {"n": [1, 2]}),
     (pd.Series([1], index=pd.Index(["x"], name="shop")), {"shop": ["x"], "value": [1]}),
     (pl.Series("n", [1, 2]), {"n": [1, 2]}),
     (pl.Series([1]), {"value": [1]}),
     (POLARS.lazy(), EXPECTED),
-    ids=["dicts", "large integer", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
+    ids=["dicts", "large integer", "half", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
 )
 def test_other_inputs(data: Any, expected: dict[str, list[Any]]) -> None:
     """Rows as dictionaries, a Series and a LazyFrame are read as frames."""
