@@ -233,7 +233,7 @@ def _own_name(fn: Callable[..., Any]) -> str | None:
 def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> None:
     if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name) and name.isprintable()):
         raise HandlerError(f"name={name!r} cannot be a handler's name", hint='use a word: name="report"')
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+    if not _settings.is_count(workers):
         raise HandlerError(f"workers={workers!r} is not a number of threads", hint="use 1 or more; 8 is the default")
     if service_account is not None and not (isinstance(service_account, str) and service_account):
         raise HandlerError(
@@ -249,7 +249,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
 
 
 def _process_pool(fn: Callable[..., Any], count: Any) -> ProcessPool:
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not _settings.is_count(count):
         raise HandlerError(f"processes={count!r} is not a number of processes", hint="use 1 or more, or leave it out")
     if inspect.iscoroutinefunction(fn):
         name = display_name(fn)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cloudtasks_nb import handlers
@@ -44,12 +45,13 @@ def test_a_request_while_the_workers_are_replaced(monkeypatch: pytest.MonkeyPatc
 def test_the_same_name_again_replaces_the_function(capsys: pytest.CaptureFixture[str]) -> None:
     """The same handler calls the new function, and a line says so; running calls end with the old function."""
     gate = Gate()
+    workers: Any = np.int64(3)
     handler = serve(gate.function("old"), name="report")
     assert capsys.readouterr().out == ""
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(post, handler.url, b"")
         assert gate.entered()
-        assert serve(lambda: "new", name="report", workers=3) is handler
+        assert serve(lambda: "new", name="report", workers=workers) is handler
         assert post(handler.url, b"").body == b'"new"'
         gate.open()
         assert running.result(20).body == b'"old"'
