@@ -74,12 +74,15 @@ _FRAMES = {
         "Rows of a batch",
         "`batch.tasks()` and `batch.failed()`, which has `error` too. The index and other columns are of the input.",
     ),
-    "OUTCOMES": ("Outcomes of single tasks", "`queue.wait()`; the index is that of the frame of tasks."),
+    "OUTCOMES": (
+        "Outcomes of single tasks",
+        "`queue.wait()`, behind the columns of the frame of tasks; the index is `task`.",
+    ),
     "ATTEMPTS": ("Attempts", "`queue.attempts()` and `batch.attempts()`, which has the column `row` before these."),
     "ERRORS": ("Causes of failures", "`batch.errors()`."),
     "BATCHES": ("Batches", "`tasks.batches()`; the index is `batch`."),
-    "ACTION_RESULTS": ("What became of an action", "`queue.run()` and `queue.delete_tasks()`; the index is `task`."),
-    "DOCTOR": ("Checks", "`tasks.doctor()`."),
+    "ACTION_RESULTS": ("What became of an action", "`queue.run()` and `queue.delete_tasks()`."),
+    "DOCTOR": ("Checks", "`tasks.doctor()`; the index is `check`."),
 }
 _DTYPES = {
     "text": "string",
@@ -224,7 +227,7 @@ _OPTIONS_HEAD = """# Options of the emulator
 
 They are the same for `cloudtasks-nb emulator` and `cloudtasks-emulator`. A flag may have one dash or two. The command
 line counts before the environment, and the environment before the file of `--config`, in which the names stand without
-dashes. The default is in brackets.
+the dashes before them. The default is in brackets.
 """
 
 
