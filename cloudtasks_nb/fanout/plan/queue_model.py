@@ -159,7 +159,7 @@ def draw(duration: Any, failures: float | None, deadline: float, rng: np.random.
     if hasattr(duration, "tasks"):
         duration, found = _measured(duration)
         share = found if failures is None else failures
-    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
+    if not isinstance(share, (int, float, np.number)) or isinstance(share, bool) or not 0 <= share <= 1:
         hint = "failures=0.05 for a twentieth of the attempts"
         raise wrong_argument("failures", failures, "is not a share of the attempts", hint)
     if callable(duration):

@@ -198,8 +198,9 @@ def test_the_frame() -> None:
 
 
 def test_the_price_is_of_all_attempts() -> None:
-    """Half of the attempts of two fail."""
-    found = simulated(failures=1, max_attempts=2)
+    """All attempts fail; the share may be a number of numpy."""
+    every: Any = np.float32(1)
+    found = simulated(failures=every, max_attempts=2)
     assert (found.attempts, found.failed, found.price) == (200, 100, 0.2)
 
 
