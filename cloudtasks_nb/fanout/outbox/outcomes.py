@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
     ROWS,
     TALLIES,
+    adjust,
     as_json,
     counted,
     number,
@@ -29,7 +30,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     scope_of,
     touch,
 )
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "Wanted", "wanted_rows"]
@@ -179,8 +180,10 @@ def _record_page(
             if newest and new.status and not (new.heard or 0) & Source.RESULTS:
                 recorded.unexplained[news.task] = new.state in FINAL
     changed = [(row, before[ref]) for ref, row in after.items() if row is not before[ref]]
-    with counted(connection, AMONG, as_json(row.ref for row, _ in changed)):
-        connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
+    connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
+    moved = Counter(_counted(row) for row, _ in changed)
+    moved.subtract(_counted(old) for _, old in changed)
+    adjust(connection, moved)
     connection.executemany(_NOTE, [(num, second, kind, n) for (second, kind), n in past.items()])
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
@@ -205,6 +208,17 @@ def _overtaken(row: Row, new: Row) -> Iterator[tuple[int, int]]:
 def _second(row: Row) -> int:
     """Return the second in which the last attempt on a row ended."""
     return ((row.began or 0) + (row.duration or 0)) // 1_000_000
+
+
+def _counted(row: Row) -> tuple[int, int, int | str]:
+    """Return what the tallies count a row as, as `counted` does in SQL, which would make recording a tenth slower."""
+    more: int | str | None = None
+    if row.state == State.GONE:
+        more = row.reason
+    elif row.state == State.FAILED or (row.status and row.state in OPEN):
+        current = row.said == (row.attempts or 0) or row.code == row.status
+        more = row.cause if current and row.cause is not None else row.status
+    return row.ref >> 32, row.state, "" if more is None else more
 
 
 def _kept(connection: sqlite3.Connection, num: int, wanted: Iterable[str]) -> dict[str | None, str | None]:

@@ -23,11 +23,12 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     AMONG,
     ROWS,
     WITHIN,
+    Tally,
+    adjust,
     as_json,
     counted,
     number,
     number_of,
-    replace,
     scope_of,
     tallied,
     touch,
@@ -55,7 +56,6 @@ _REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
 _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
 _Flight = tuple[int, list[int], int, float]  # number of a request, its rows (ascending), their try, when it started
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
-_Moved = Counter[tuple[int, int, int | str]]  # as the tallies count rows
 #: Whether a row is in one of some scopes, which are given as JSON.
 _IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {WITHIN.format(scope='j.value', ref='ref')})"
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
@@ -198,10 +198,10 @@ class RequestQueue(Repository):
         wish = connection.execute("SELECT value FROM settings WHERE num = ? AND key = ?", (num, CANCELLING)).fetchone()
         inputs = orjson.loads(wish[0]).get(INPUTS, ()) if wish else ()
         cancelled = as_json(-number for number, *_ in inputs) if inputs else None
-        moved: _Moved = Counter()
+        moved: Tally = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
-        replace(connection, Counter(), moved)
+        adjust(connection, moved)
         if acks:
             touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
@@ -214,7 +214,7 @@ class RequestQueue(Repository):
             requests += self._fresh(turn, want - len(requests), size, now)
         return requests
 
-    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: _Moved) -> None:
+    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: Tally) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it.
 
         What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
@@ -365,7 +365,7 @@ def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     return _flights(connection, batch)
 
 
-def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: _Moved) -> None:
+def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: Tally) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return

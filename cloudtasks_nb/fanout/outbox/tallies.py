@@ -23,13 +23,14 @@ __all__ = [
     "ALL",
     "AMONG",
     "CAUSE",
-    "COUNTED",
     "MESSAGE",
     "REASON",
     "ROWS",
     "SHOWN_STATE",
     "TALLIES",
     "WITHIN",
+    "Tally",
+    "adjust",
     "as_json",
     "causes",
     "counted",
@@ -38,16 +39,15 @@ __all__ = [
     "number_of",
     "paged",
     "ranges",
-    "replace",
     "scope_of",
     "tallied",
-    "tally",
     "touch",
     "within",
 ]
 
 T = TypeVar("T")
-_Tally = Counter[tuple[int, int, int | str]]  # part, state and what a row counts as -> how many rows
+#: Part, state and what a row counts as -> how many rows.
+Tally = Counter[tuple[int, int, int | str]]
 
 #: Selects rows by their refs, which `as_json` writes.
 AMONG = "ref IN (SELECT value FROM json_each(?))"
@@ -83,9 +83,9 @@ MESSAGE = f"iif({_CURRENT}, message, NULL)"
 #: Why a row was rejected, or how the task of a row that is gone has left its queue.
 REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
-#: What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of
-#: a row that is gone has left its queue.
-COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
+# What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
+# row that is gone has left its queue.
+_COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
     WHEN state IN ({", ".join(f"{state:d}" for state in OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
 
 
@@ -98,23 +98,21 @@ def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterato
     where : str
         A condition in SQL on `ref` alone, so that it selects the same rows before and after.
     """
-    before = tally(connection, where, *values)
+    query = f"SELECT ref >> 32, state, {_COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3"
+
+    def tally() -> Tally:
+        return Counter({(part, state, cause): n for part, state, cause, n in connection.execute(query, values)})
+
+    before = tally()
     yield
-    replace(connection, before, tally(connection, where, *values))
+    moved = tally()
+    moved.subtract(before)
+    adjust(connection, moved)
 
 
-def tally(connection: sqlite3.Connection, where: str, *values: Any) -> _Tally:
-    """Return how many of some rows are in which part, in which state and why."""
-    found = connection.execute(
-        f"SELECT ref >> 32, state, {COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3", values
-    )
-    return Counter({(part, state, cause): n for part, state, cause, n in found})
-
-
-def replace(connection: sqlite3.Connection, before: _Tally, after: _Tally) -> None:
-    """Change the tallies by what some rows were before and are now."""
-    after.subtract(before)
-    changes = [(*key, n) for key, n in after.items() if n]
+def adjust(connection: sqlite3.Connection, moved: Tally) -> None:
+    """Change the tallies by how many more rows, or fewer, are in which part, in which state and why."""
+    changes = [(*key, n) for key, n in moved.items() if n]
     connection.executemany(
         "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", changes
     )
@@ -145,7 +143,7 @@ def tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, 
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
     scope = scope_of(connection, batch)
     if scope < 0:
-        query = f"SELECT state, {COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
+        query = f"SELECT state, {_COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
         return connection.execute(query, (0, ALL, scope)).fetchall()
     return connection.execute(f"SELECT state, cause, sum(n) FROM {TALLIES} GROUP BY 1, 2", (scope,)).fetchall()
 
