@@ -159,7 +159,7 @@ def _record_page(
     connection: sqlite3.Connection, batch: str, num: int, page: Sequence[Evidence], recorded: Recorded
 ) -> int:
     """Add some evidence; return how many rows were final and have another state by the log."""
-    rows = located(connection, batch, dict.fromkeys(news.task for news in page), _READ)
+    rows = located(connection, batch, dict.fromkeys(news.task for news in page), _READ, any_try=True)
     found = {task: Row._make(row) for task, row in rows}
     before = {row.ref: row for row in found.values()}
     told = defaultdict[str, set[str]](set)

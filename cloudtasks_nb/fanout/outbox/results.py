@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, within
-from cloudtasks_nb.fanout.plan.identity import try_of
 from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["Line", "ReadPart", "Results"]
@@ -135,8 +134,8 @@ class Results(Repository):
         query = f"SELECT task FROM results WHERE num = ? AND {_VERSION} IN (SELECT value FROM json_each(?))"
         chosen = connection.execute(query, (number_of(connection, batch), as_json(versions)))
         tasks = (task for (task,) in chosen)
-        found = located(connection, batch, tasks, f"ref, try, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
-        refs = sorted(ref for task, (ref, attempt, final) in found if final and try_of(task) == attempt)
+        found = located(connection, batch, tasks, f"ref, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
+        refs = sorted(ref for _, (ref, final) in found if final)
         return within(connection, batch, refs)
 
     @reading

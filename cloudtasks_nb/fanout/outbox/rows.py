@@ -346,9 +346,8 @@ class Rows(Repository):
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
-        known = f"try, attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
-        found = located(connection, batch, tasks, known)
-        return {task for task, (attempt, tried) in found if tried and try_of(task) == attempt}
+        known = f"attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
+        return {task for task, (tried,) in located(connection, batch, tasks, known) if tried}
 
 
 def locate(
@@ -358,15 +357,17 @@ def locate(
 
     With `any_try`, ids of other tries are found too.
     """
-    found = located(connection, batch, tasks, "ref, try")
-    return {task: ref for task, (ref, attempt) in found if any_try or try_of(task) == attempt}
+    return {task: ref for task, (ref,) in located(connection, batch, tasks, "ref", any_try=any_try)}
 
 
 def located(
-    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str
+    connection: sqlite3.Connection, batch: str, tasks: Iterable[str], columns: str, *, any_try: bool = False
 ) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Yield the tasks that rows of a batch have, had or will have, each with columns of its row."""
-    query = f"""SELECT {columns}, k1, (k2 >> 48) & 65535 FROM json_each(?) j
+    """Yield those of the tasks that are the newest ones of rows of a batch, each with columns of its row.
+
+    With `any_try`, also tasks that the rows had or will have.
+    """
+    query = f"""SELECT {columns}, try, k1, (k2 >> 48) & 65535 FROM json_each(?) j
                 CROSS JOIN keys ON num = ? AND k1 = j.value CROSS JOIN rows USING (ref)"""
     num = number_of(connection, batch)
     for page in paged(tasks, _PAGE):
@@ -376,7 +377,8 @@ def located(
                 by_head[unpack(">qH", head)].append(task)
         for row in connection.execute(query, (as_json(dict.fromkeys(half for half, _ in by_head)), num)):
             for task in by_head.get(row[-2:], ()):
-                yield task, row[:-2]
+                if any_try or try_of(task) == row[-3]:
+                    yield task, row[:-3]
 
 
 def tasks_of(connection: sqlite3.Connection, batch: str, rows: Iterable[tuple[int, int]]) -> list[str]:
