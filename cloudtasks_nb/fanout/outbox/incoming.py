@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from struct import pack, unpack
 from typing import Any
@@ -161,11 +161,12 @@ class Incoming:
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self._next if started is None else _NOT_STORED + self._rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
-        makers = repeat(None if self._spec.origin is None else chunk.maker, n)
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason, maker) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, makers, strict=True),
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
         )
+        if self._spec.origin is not None:
+            connection.execute("UPDATE incoming SET maker = ? WHERE ref >= ?", (chunk.maker, first))
         self._rows += n
         if self._spec.by_rows:
             self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
