@@ -9,6 +9,7 @@ import platform
 import reprlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +54,7 @@ from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection, has_ended
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
@@ -415,14 +417,10 @@ class Catalog:
 
     def _read_known(self, result: Spooled) -> Spooled:
         """Read what others did with a batch that this home has; return what became of its rows as it is now."""
-        before = self.outbox.batches.counts(result.batch)
         batch = self._open(result.batch, sending=False)  # keeps its tracker
-        read_first(self._trackers[result.batch], whole=True)
-        now = self.outbox.batches.counts(batch.id)
-        if now == before:
-            return result
-        known = self.outbox.batches.counts(result.scope) if result.scope is not None and not result.added else {}
-        return replace(result, left={state: rows for state, rows in known.items() if rows})
+        read_first(self._trackers[batch.id], whole=True)
+        new = {State.UNSENT: result.added, State.REJECTED: result.rejected + result.duplicates}
+        return replace(result, left=Counter(self.outbox.batches.counts(result.scope or batch.id)) - Counter(new))
 
     def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
         """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""

@@ -1,6 +1,7 @@
 """A batch tells the same on every machine: it reads what others did before it answers."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch import live
+from cloudtasks_nb.fanout.batch.catalog import Catalog
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
@@ -119,6 +121,33 @@ def test_a_later_try_of_another_home_is_seen(
     assert "failed" not in capsys.readouterr().out
     assert mine.retry_failed().wait("60s").succeeded == 20
     assert len(double.calls) == 25
+
+
+def test_what_is_read_after_the_rows_were_compared_counts(
+    connect: Connect,
+    handler: ct.Handler,
+    double: Doubling,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same cell, with a new row, says what became of the known ones as it is now."""
+    ada, spool = connect("ada"), Catalog._spool
+    mine = cell(ada, handler)
+    mine.wait("60s")
+    double.broken.clear()
+    theirs = connect("bob").batch("march")
+    theirs.retry_failed(theirs.failed().head(2), trust=True).wait("60s")
+
+    def then_read(self: Catalog, *given: Any) -> Any:
+        spooled = spool(self, *given)
+        assert len(mine.failed()) == 3
+        return spooled
+
+    monkeypatch.setattr(Catalog, "_spool", then_read)
+    capsys.readouterr()
+    cell(ada, handler, pd.concat([ROWS, pd.DataFrame({"day": [20]}, index=[120])]))
+    said = "batch march (…) has 20 of these rows already; 1 new one will be sent; 3 failed are left"
+    assert re.sub(r"\(\w+\)", "(…)", capsys.readouterr().out.splitlines()[0]) == said
 
 
 def test_a_batch_that_was_not_read_says_so_at_once(
