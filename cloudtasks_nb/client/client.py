@@ -99,13 +99,10 @@ class Client:
         moved 1 d: 1 attempt
         """
 
-        def moved(advanced: int) -> None:
-            self._connection.clock.known.advanced = advanced
-
         def settle(waiting: Collection[str] | None, seconds: float) -> bool:
             return _loop.run(self._catalog.settle(waiting, seconds))
 
-        return Clock(self._emulator, moved=moved, settle=settle, now=self._connection.clock.now)
+        return Clock(self._emulator, moved=self._connection.clock.move, settle=settle, now=self._connection.clock.now)
 
     def _emulator(self) -> dict[str, Any] | None:
         """Return the address of an emulator of ours, None for another service."""

@@ -32,6 +32,7 @@ class _Known:
 
     skew: int = 0  #: by which the clock of the service's machine is ahead of this one's
     advanced: int = 0  #: by which an emulator's clock was moved forward besides
+    moved: int = 0  #: when this was learnt, by this machine's monotonic clock
     steady: int | None = None  #: this machine's time less its monotonic clock at the last answer; None: no answer yet
 
 
@@ -119,13 +120,21 @@ class ServiceClock:
             Seconds since before the call was sent; the answer has just been received.
         """
         known, received, date = self.known, now_micros(), _date(metadata.get("date"))
-        known.advanced = int(metadata.get(CLOCK_AHEAD_METADATA) or 0)
+        advanced, sent = int(metadata.get(CLOCK_AHEAD_METADATA) or 0), _monotonic() - round(elapsed * _SECOND)
+        if advanced < known.advanced and sent < known.moved:
+            return  # another answer has overtaken this one
+        self.move(advanced)
         if date is not None:
             least, most = bounds(date - known.advanced, received, round(elapsed * _SECOND))
             # Rather late than early: what the service has just made must not seem to lie in the future.
             before = known.skew if self.is_known else 0 if least <= 0 else most
             known.skew = min(max(before, least), most)
         known.steady = _steady()
+
+    def move(self, advanced: int) -> None:
+        """Take over by how many microseconds an emulator's clock was moved forward."""
+        if advanced != self.known.advanced:
+            self.known.advanced, self.known.moved = advanced, _monotonic()
 
     def micros(self) -> int:
         """Return the time in microseconds since 1970."""
@@ -138,7 +147,11 @@ class ServiceClock:
 
 def _steady() -> int:
     """Return what changes only if this machine's clock is set, or it sleeps."""
-    return now_micros() - time.monotonic_ns() // 1000
+    return now_micros() - _monotonic()
+
+
+def _monotonic() -> int:
+    return time.monotonic_ns() // 1000
 
 
 def _date(text: str | None) -> int | None:

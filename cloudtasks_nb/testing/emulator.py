@@ -262,5 +262,5 @@ class Emulator:
 
     def _moved(self, advanced: int) -> None:
         """Tell the connections of this process how far the clock was moved; others learn it from the next answer."""
-        ServiceClock(lambda: self.grpc).known.advanced = advanced
-        ServiceClock(lambda: urllib.parse.urlsplit(self.http).netloc).known.advanced = advanced
+        ServiceClock(lambda: self.grpc).move(advanced)
+        ServiceClock(lambda: urllib.parse.urlsplit(self.http).netloc).move(advanced)

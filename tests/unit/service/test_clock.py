@@ -141,6 +141,20 @@ def test_a_clock_that_was_moved(world: World) -> None:
     assert world.clock.ahead == 0
 
 
+def test_an_answer_that_was_overtaken(world: World) -> None:
+    """It says how far the clock had been moved before; only the answer to a call that is sent later may say less."""
+    world.set(0)
+    world.answer()
+    world.passed += 2 * SECOND
+    world.clock.move(7200 * SECOND)
+    late = {"date": formatdate((START + world.passed) // SECOND, usegmt=True)}
+    world.clock.learn(late, 1.0)
+    assert world.clock.ahead == 7200 * SECOND
+    world.passed += 2 * SECOND
+    world.answer()
+    assert world.clock.ahead == 0
+
+
 def test_connections_to_one_service_share_it(world: World) -> None:
     """What one connection of this process has heard, all know."""
     world.answer()
