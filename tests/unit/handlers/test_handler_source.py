@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import linecache
 import re
 import sys
 import textwrap
@@ -321,3 +322,10 @@ def test_a_local_file_is_no_requirement(notebook: Notebook, tmp_path: Path, monk
     hint = "from my_local_helpers import …, at the top of a cell"
     with raises(HandlerError, "my_local_helpers is not installed: it is a file", hint=hint):
         requirements("def report():\n    import my_local_helpers as mine\n    return mine.clean(1)", notebook)
+
+
+def test_a_function_that_exec_made_has_no_source(notebook: Notebook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`inspect` takes what is known as ``<string>`` for its text: from Python 3.13 on that of ``python -c``."""
+    monkeypatch.setitem(linecache.cache, "<string>", (1, None, ["def report(): return 2\n"], "<string>"))
+    with raises(HandlerError, "the source of report is not known"):
+        module_source(notebook("exec('def report(): return 1')").report)
