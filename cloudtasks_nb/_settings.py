@@ -213,10 +213,16 @@ def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
 
 def _home_path() -> Path:
     if named := os.environ.get("CLOUDTASKS_NB_HOME"):
-        return Path(named).expanduser()
+        return _named_home(named)
     import platformdirs  # noqa: PLC0415 - a deployed handler does without it
 
     return Path(platformdirs.user_data_dir("cloudtasks_nb", appauthor=False))
+
+
+@functools.cache
+def _named_home(folder: str) -> Path:
+    """Return the path of a folder as it was first read: a change of the working directory makes no other home of it."""
+    return Path(folder).expanduser().absolute()
 
 
 def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path:

@@ -189,6 +189,16 @@ def test_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _settings.home() == tmp_path / "cloudtasks_nb"
 
 
+def test_a_relative_home_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that changes the working directory does not change the home, which knows what was sent."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", f"home-{tmp_path.name}")
+    (tmp_path / "other").mkdir()
+    home = _settings.home()
+    monkeypatch.chdir(tmp_path / "other")
+    assert (_settings.home(), home.parent) == (home, tmp_path)
+
+
 def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in its place is named, together with the variable that mends it."""
     (tmp_path / "file").touch()
