@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from cloudtasks_nb.display.secrets import mask_text
 
-__all__ = ["Output", "current_output", "notify", "redirect"]
+__all__ = ["Output", "current_output", "notify", "printable", "redirect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,12 @@ def notify(line: str) -> None:
     """Show one line in the output to which this thread is redirected, or else in the notebook's output."""
     line, output = mask_text(line), current_output()
     if output is None:
-        print(line, flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
+        print(printable(line), flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
     else:
         output.message(line)
+
+
+def printable(line: str) -> str:
+    """Return a line with escapes for the characters that the output lacks, such as an arrow on Windows."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return line.encode(encoding, "backslashreplace").decode(encoding)

@@ -16,7 +16,7 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.notify import current_output, notify
+from cloudtasks_nb.display.notify import current_output, notify, printable
 
 __all__ = ["Bar", "Live", "bar_html", "in_notebook"]
 
@@ -128,7 +128,7 @@ class Bar:
             notify(line)
         else:
             with _loop.hold_interrupts():
-                tqdm.write(line)
+                tqdm.write(printable(line))
 
     def close(self) -> None:
         """Remove the bar."""

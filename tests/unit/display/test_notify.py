@@ -1,5 +1,7 @@
 """Messages and progress of a thread go to one output: a panel's, or the notebook's."""
 
+import io
+import sys
 import threading
 
 import pytest
@@ -33,3 +35,16 @@ def test_other_threads_are_not_redirected() -> None:
         assert current_output() is not None
     assert found == [None]
     assert current_output() is None
+
+
+def test_characters_that_the_output_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line with an arrow is shown where Windows writes the output to a file: the verb goes on."""
+    monkeypatch.setattr(progress_bar, "_DELAY", 0)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    notify("é → x")
+    with Bar("waiting") as bar:
+        bar.add()
+        bar.notify("é → y")
+    sys.stdout.flush()
+    assert written.getvalue().decode("cp1252").split("\n") == ["é \\u2192 x", "é \\u2192 y", ""]
