@@ -311,7 +311,10 @@ class Tracker:
         waits = self._sending.other_sender_note or self._unanswered()
         if cancels or waits or not (self._sending.active and unsent):
             return None
-        return f"batch {self.batch}: {counted(unsent, 'rows')} not sent: {again}.resume()"
+        line = f"batch {self.batch}: {counted(unsent, 'rows')} not sent"
+        if self.connection.endpoint.temporary:  # and ends with this process
+            return f"{line}; the emulator is temporary: the same cells send all rows again"
+        return f"{line}: {again}.resume()"
 
     async def job_done(self, *, cancels: bool) -> None:
         """Wait until there is no such job."""

@@ -11,6 +11,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import outcome_tracker, subscribed
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
+from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
@@ -245,6 +246,20 @@ async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked
     lock.release()
     await tracked.until(lambda: not tracked.tracker.sending)
     assert note not in tracked.tracker.blockers()
+
+
+@cases(
+    ('batch {0}: 250 rows not sent: tasks.batch("{0}").resume()', False),
+    ("batch {0}: 250 rows not sent; the emulator is temporary: the same cells send all rows again", True),
+)
+def test_what_a_process_leaves_unsent(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, line: str, *, temporary: bool
+) -> None:
+    """A temporary emulator ends with the process: no later one can resume its batches."""
+    tracked.connection.endpoint.temporary = temporary
+    monkeypatch.setattr(type(tracked.tracker._sending), "active", True)
+    tracked.tracker._sending.gate = Gate(unsent=ROWS)
+    assert tracked.tracker.job(cancels=False) == line.format(tracked.batch)
 
 
 async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
