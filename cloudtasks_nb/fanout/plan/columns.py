@@ -209,8 +209,9 @@ class Column:
             return _numbers(self)
         if self.source.kind in ("bool", "int", "text"):
             return self.json
-        cells = self.series.astype(object)
-        return [None if gone else cell for cell, gone in zip(cells.tolist(), self.series.isna().tolist(), strict=True)]
+        # not astype(object), which makes floats of integers beside a missing value in a nested column of Arrow
+        cells = self.series.tolist()
+        return [None if gone else cell for cell, gone in zip(cells, self.series.isna().tolist(), strict=True)]
 
 
 def _dense(series: pd.Series[Any]) -> pd.Series[Any]:

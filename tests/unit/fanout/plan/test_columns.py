@@ -63,6 +63,7 @@ OTHERS: dict[str, tuple[pd.Series[Any], list[Any]]] = {
     "decimal128[pyarrow]": (_arrow([decimal.Decimal("1.10"), None], pa.decimal128(9, 2)), ["1.10", None]),
     "list[pyarrow]": (_arrow([[1, 2], None], pa.list_(pa.int64())), [[1, 2], None]),
     "struct[pyarrow]": (_arrow([{"a": 1}, None], pa.struct([("a", pa.int64())])), [{"a": 1}, None]),
+    "list[pyarrow], missing inside": (_arrow([[2**60 + 1, None]], pa.list_(pa.int64())), [[2**60 + 1, None]]),
     "null[pyarrow]": (_arrow([None], pa.null()), [None]),
     "category of integers, missing": (
         pd.Series(pd.Categorical.from_codes([0, -1], pd.Index([2**60 + 1]))),
