@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import datetime as dt
 import difflib
 import functools
@@ -499,14 +500,12 @@ def parse_json(text: str | bytes) -> Any:
     ValueError
         If it is not JSON.
     """
-    value = orjson.loads(text)
     raw = text.encode() if isinstance(text, str) else text
-    if b"0" * 19 not in raw.translate(_ZEROS) or _LARGE.search(raw) is None:
-        return value
-    try:
-        return json.loads(raw)  # orjson reads integers of more than 64 bits as rounded floats
-    except (ValueError, RecursionError):  # more than 4,300 digits, or nested too deeply
-        return value
+    if b"0" * 19 in raw.translate(_ZEROS) and _LARGE.search(raw) is not None:
+        # orjson reads integers of more than 64 bits as rounded floats, and refuses those that no float can hold
+        with contextlib.suppress(ValueError, RecursionError):  # more than 4,300 digits, or nested too deeply
+            return json.loads(raw)
+    return orjson.loads(text)
 
 
 def parse_zone(tz: Any) -> dt.tzinfo:

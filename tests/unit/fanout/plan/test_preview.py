@@ -60,7 +60,7 @@ EPOCH = pd.Timestamp(0, tz="UTC")
     pd.Series(pd.to_timedelta(["1h", "NaT"])),
     pd.Series(["a", "b", None], dtype="category"),
     pd.Series([[1, 2], {"a": None}, "x", None], dtype=object),
-    pd.Series([2**64, -(2**63) - 1], dtype=object),
+    pd.Series([2**64, -(2**63) - 1, 10**400], dtype=object),
     ids=lambda series: str(series.dtype),
 )
 def test_kept(series: pd.Series[Any]) -> None:
