@@ -13,6 +13,7 @@ from pandas.api.types import infer_dtype
 from cloudtasks_nb._frames import BATCH_TASKS, column, is_missing
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.plan.columns import EXACT
 from cloudtasks_nb.store.encode import to_json
 
 __all__ = ["Joined", "ReadAnswers", "ResultFrame", "join_results", "result_notes"]
@@ -21,7 +22,8 @@ __all__ = ["Joined", "ReadAnswers", "ResultFrame", "join_results", "result_notes
 ReadAnswers = Callable[[Sequence[str]], Answers]
 
 _PAGE = 20_000  # tasks that are asked about together
-_INTEGERS = 2**63  # which a column of integers has, and as many below zero
+#: The integers that a column of integers has, or one of integers and floats, and as many below zero.
+_INTEGERS = {"integer": 2**63, "mixed-integer-float": EXACT}
 _MOST_FIELDS = 1_000  # columns; results with more different fields stay dicts
 _SUFFIX = "_result"
 _RESULT, _ERROR = "result", "error"
@@ -138,10 +140,10 @@ def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
 
 def _column(values: Sequence[Any]) -> Any:
     """Return values as a column of their own type; those of several types, or of none, have any type."""
-    kind = _KINDS.get(infer_dtype(values, skipna=True), "any")
-    if kind == "count" and not all(value is None or -_INTEGERS <= value < _INTEGERS for value in values):
-        kind = "any"
-    return column(values, kind)
+    found = infer_dtype(values, skipna=True)
+    most = _INTEGERS.get(found)
+    fits = most is None or all(-most <= value < most for value in values if type(value) is int)
+    return column(values, _KINDS.get(found, "any") if fits else "any")
 
 
 def _has_type(cells: pd.Series[Any]) -> bool:

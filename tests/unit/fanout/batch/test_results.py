@@ -63,6 +63,7 @@ DTYPES: list[tuple[str, list[Any], str]] = [
     ("text that comes late", [None, None, None, None, "d"], "string"),
     ("integers and text", [1, 2, "b", "c", None], "object"),
     ("integers beyond 64 bits", [2**70, 2, 3, 4, 5], "object"),
+    ("integers that floats do not have, and floats", [2**53 + 1, 2, 3, 4.5, 5], "object"),
     ("integers of 64 bits without a sign", [2**63, 2, 3, 4, 5], "object"),
     ("lists", [[1], [2], None, [], [3]], "object"),
 ]
