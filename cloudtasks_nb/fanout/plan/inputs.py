@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -30,6 +31,8 @@ _Choose: TypeAlias = Callable[[Sequence[str]], Iterable[str] | None]
 
 _BUFFER = 1 << 20  # bytes of a column of a Parquet file that are read at a time
 _UNNAMED = re.compile(r"__index_level_\d+__$")  # how pyarrow stores an index level that has no name
+#: Types of pandas for integers of Arrow that floats cannot hold.
+_WITH_MISSING = {"int64": pd.Int64Dtype(), "uint64": pd.UInt64Dtype()}
 _UNNAMED_SERIES = "value"
 
 
@@ -236,16 +239,39 @@ def _csv(path: str) -> Stream:
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         chosen = None if columns == names else columns
         kinds: dict[str, str] = {}
-        with pd.read_csv(path, usecols=chosen, chunksize=PART, low_memory=False) as parts:
-            for part in parts:
-                for name in map(str, part):
-                    kind = _kind(part[name].dropna())
-                    if kind and kinds.setdefault(name, kind) != kind:
-                        raise _mixed(path, name, kinds[name], kind)
-                yield part
+        for part in _csv_parts(path, chosen):
+            for name in map(str, part):
+                kind = _kind(part[name].dropna())
+                if kind and kinds.setdefault(name, kind) != kind:
+                    raise _mixed(path, name, kinds[name], kind)
+            yield part
 
     names = list(pd.read_csv(path, nrows=0).columns)
     return Stream(names=names, read=read)
+
+
+def _csv_parts(path: str, columns: list[str] | None) -> Iterator[pd.DataFrame]:
+    """Read a CSV file; from the first part on that has rounded integers, with types that have missing values."""
+    options: Any = {"usecols": columns, "chunksize": PART, "low_memory": False}
+    number = 0
+    with pd.read_csv(path, **options) as parts:
+        for part in parts:
+            if any(_may_be_rounded(cells) for _, cells in part.items()):
+                break
+            yield part
+            number += 1
+        else:
+            return
+    with pd.read_csv(path, dtype_backend="numpy_nullable", **options) as parts:
+        yield from islice(parts, number, None)
+
+
+def _may_be_rounded(cells: pd.Series[Any]) -> bool:
+    """Return whether these may be integers that lost digits when a missing value made them floats."""
+    if cells.dtype != np.float64 or not cells.hasnans:
+        return False
+    there = cells.dropna()
+    return bool((there.abs() > EXACT).any() and (there % 1 == 0).all())
 
 
 def _kind(values: pd.Series[Any]) -> str:
@@ -279,16 +305,27 @@ def _parquet(path: str) -> Stream:
                 pages = parquet.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER)
                 span, position = _span(pages.schema_arrow), 0
                 for batch in pages.iter_batches(PART, columns=columns, use_pandas_metadata=True):
-                    frame = batch.to_pandas()
+                    frame = batch.to_pandas(types_mapper=lambda kind: pd.ArrowDtype(kind) if kind.num_fields else None)
                     if span is not None and len(span) == pages.metadata.num_rows:
                         frame.index = span[position : position + len(frame)]
                     position += len(frame)
-                    yield frame.assign(**{name: key for name, key in partition.items() if name in columns})
+                    exact = {name: cells for name, cells in _integers(batch).items() if name in frame}
+                    yield frame.assign(**exact, **{name: key for name, key in partition.items() if name in columns})
 
     names = [name for name in found.schema.names if not _UNNAMED.match(name)]
     span = _span(found.schema)
     names += [] if span is None or span.name is None or span.name in names else [span.name]
     return Stream(names=names, read=read, rows=sum(file.count_rows() for file in files))
+
+
+def _integers(batch: Any) -> dict[str, Any]:
+    """Return the columns of integers with missing values, of which pandas makes floats, which have fewer digits."""
+    columns = zip(batch.schema.names, batch.columns, strict=True)
+    return {
+        name: _WITH_MISSING[str(column.type)].__from_arrow__(column)  # type: ignore[attr-defined]  # the stubs lack it
+        for name, column in columns
+        if column.null_count and str(column.type) in _WITH_MISSING
+    }
 
 
 def _span(schema: Any) -> pd.RangeIndex | None:

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan import inputs
@@ -166,6 +167,18 @@ def test_a_csv_file_is_read_in_parts(tmp_path: Path) -> None:
     assert length(stream) is None
     assert [len(part) for part in frames(stream)] == [3, 3, 1]
     assert _planned(stream)[0] == _planned(pd.read_csv(path))[0]
+
+
+@pytest.mark.usefixtures("three")
+def test_large_integers_beside_missing_values(tmp_path: Path) -> None:
+    """In a file, they keep their digits as they do in Arrow data, also inside a list."""
+    numbers = [1, 2, 3, 2**60 + 1, None, 4, 5]
+    (tmp_path / "rows.csv").write_text("n,s\n" + "".join(f"{'' if n is None else n},x\n" for n in numbers))
+    assert _cells(tmp_path / "rows.csv") == {"n": numbers, "s": ["x"] * 7}
+    large = [2**64 - 1, *[None] * 6]
+    table = pa.table({"n": numbers, "u": pa.array(large, pa.uint64()), "l": [[n] for n in numbers]})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert _cells(tmp_path / "rows.parquet") == {"n": numbers, "u": large, "l": [[n] for n in numbers]}
 
 
 @pytest.mark.usefixtures("three")
