@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -165,12 +165,13 @@ def _arrow(data: Any, choose: _Choose) -> Iterator[pd.DataFrame]:
         names = reader.schema.names
         chosen = _chosen([name for name in names if not _UNNAMED.match(name)], choose)
         kept = [position for position, name in enumerate(names) if name in chosen]
-        for batch in reader:
-            for start in range(0, batch.num_rows, PART):
-                part = batch.slice(start, PART)
-                columns = [_plain_type(pyarrow, part.column(position)) for position in kept]
-                table = pyarrow.Table.from_arrays(columns, names=[names[position] for position in kept])
-                yield table.to_pandas(types_mapper=pd.ArrowDtype)
+        parts = (batch.slice(start, PART) for batch in reader for start in range(0, batch.num_rows, PART))
+        nothing = [column.chunk(0) for column in reader.schema.empty_table().columns]  # the columns without rows
+        empty = pyarrow.RecordBatch.from_arrays(nothing, schema=reader.schema)
+        for part in chain([next(parts, empty)], parts):
+            columns = [_plain_type(pyarrow, part.column(position)) for position in kept]
+            table = pyarrow.Table.from_arrays(columns, names=[names[position] for position in kept])
+            yield table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
@@ -189,7 +190,9 @@ def _lazy(frame: Any) -> Stream:
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         query = frame.select(columns)
         batched = hasattr(query, "collect_batches")  # which older releases lack
-        for part in query.collect_batches(chunk_size=PART, maintain_order=True) if batched else [query.collect()]:
+        parts = iter(query.collect_batches(chunk_size=PART, maintain_order=True) if batched else [query.collect()])
+        empty = type(frame)(schema=query.collect_schema()).collect()
+        for part in chain([next(parts, empty)], parts):
             yield from _arrow(part, lambda _: None)
 
     hint = "data.head().collect() shows why; the path of its file needs the least memory"
@@ -296,8 +299,11 @@ def _parquet(path: str) -> Stream:
 
     found = dataset.dataset(path, format="parquet", partitioning="hive")
     files = list(found.get_fragments())
+    rows = sum(file.count_rows() for file in files)
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        if not rows:
+            yield found.schema.empty_table().to_pandas()
         for file in files:
             partition = dataset.get_partition_keys(file.partition_expression)
             with file.filesystem.open_input_file(file.path) as opened:
@@ -315,7 +321,7 @@ def _parquet(path: str) -> Stream:
     names = [name for name in found.schema.names if not _UNNAMED.match(name)]
     span = _span(found.schema)
     names += [] if span is None or span.name is None or span.name in names else [span.name]
-    return Stream(names=names, read=read, rows=sum(file.count_rows() for file in files))
+    return Stream(names=names, read=read, rows=rows)
 
 
 def _integers(batch: Any) -> dict[str, Any]:

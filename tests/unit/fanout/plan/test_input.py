@@ -94,6 +94,15 @@ def test_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert _cells(name) == _cells(path)
 
 
+@cases(POLARS.head(0), POLARS.head(0).to_arrow(), POLARS.head(0).lazy(), "rows.parquet", "rows.csv")
+def test_an_input_without_rows_has_its_columns(tmp_path: Path, data: Any) -> None:
+    """In one frame, whatever it is read from."""
+    PANDAS.head(0).to_parquet(tmp_path / "rows.parquet")
+    PANDAS.head(0).to_csv(tmp_path / "rows.csv", index=False)
+    (frame,) = frames(read_input(tmp_path / data if isinstance(data, str) else data))
+    assert ([*frame], len(frame)) == (["n", "s", "c"], 0)
+
+
 @cases(
     ("none.csv", r"none.csv does not exist[\s\S]*relative paths start at"),
     ("rows.xlsx", r"not a path to a CSV or Parquet file[\s\S]*read others first"),
