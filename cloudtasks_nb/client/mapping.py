@@ -71,8 +71,7 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
                   day
     first  2013-01-01
     """
-    several = hasattr(data, "columns") or getattr(getattr(data, "dtype", None), "names", None)
-    if hasattr(data, "__array__") and not several:  # also of Polars and pyarrow
+    if _is_array(data):
         if getattr(data, "ndim", 1) != 1:
             raise InvalidInputError(
                 f"an array of {data.ndim} dimensions is no list of values",
@@ -144,6 +143,13 @@ def wait_for_results(batch: Batch) -> pd.DataFrame:
 def _is_part(one: Any) -> bool:
     """Return whether an item of the data is a row, or a frame, and not the value of an argument."""
     return isinstance(one, (Mapping, pd.DataFrame)) or hasattr(one, "__arrow_c_stream__") or hasattr(one, "compute")
+
+
+def _is_array(data: Any) -> bool:
+    """Return whether it is an array or a Series, also of Polars and pyarrow, and has no columns."""
+    if not hasattr(data, "__array__"):  # such as a LazyFrame, which warns when its columns are looked up
+        return False
+    return not (hasattr(data, "columns") or getattr(getattr(data, "dtype", None), "names", None))
 
 
 def _first_parameter(fn: Callable[..., Any]) -> str:

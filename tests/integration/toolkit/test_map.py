@@ -71,6 +71,7 @@ def test_rows_of_an_earlier_version_are_computed_again(queue: ct.Queue, capsys: 
 
 SERIES = pd.Series([1, 2], index=["x", "y"], name="other")
 FRAME = pd.DataFrame({"n": [1, 2]})
+LAZY = pl.LazyFrame({"n": [1]})
 RECORDS = np.array([(1, 2.0)], dtype=[("n", "i8"), ("by", "f8")])  # which `fan_out` refuses, and says what would do
 
 
@@ -87,6 +88,7 @@ RECORDS = np.array([(1, 2.0)], dtype=[("n", "i8"), ("by", "f8")])  # which `fan_
     ([FRAME], [FRAME]),
     ("rows.csv", "rows.csv"),
     (RECORDS, RECORDS),
+    (LAZY, LAZY),
 )
 def test_values_become_the_column_of_the_first_parameter(data: Any, rows: Any) -> None:
     """Rows, frames and paths stay what they are."""
