@@ -71,6 +71,8 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
                   day
     first  2013-01-01
     """
+    if _is_array(data) and hasattr(data, "to_pylist"):  # pandas would round its integers beside a missing value
+        data = data.to_pylist()
     if _is_array(data):
         if getattr(data, "ndim", 1) != 1:
             raise InvalidInputError(

@@ -80,7 +80,7 @@ RECORDS = np.array([(1, 2.0)], dtype=[("n", "i8"), ("by", "f8")])  # which `fan_
     (np.array([1, 2]), FRAME),
     (pd.Index([1, 2]), FRAME),
     (pd.array([1, 2], dtype="Int64"), FRAME.astype("Int64")),
-    (pa.array([1, 2]), FRAME),
+    (pa.array([2**60 + 1, None]), [{"n": 2**60 + 1}, {"n": None}]),
     (range(1, 3), [{"n": 1}, {"n": 2}]),
     (([1, 2], None), [{"n": [1, 2]}, {"n": None}]),
     ([], FRAME[:0].astype(object)),
