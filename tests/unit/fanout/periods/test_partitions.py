@@ -185,7 +185,9 @@ def test_bad_freq(freq: Any) -> None:
 
 @cases(
     ({"start": "2026-02-01", "end": "2026-01-01"}, "before start="),
-    ({"start": "soon"}, "start='soon' is not a date or time"),
+    ({"start": "soon"}, "start='soon' is not a date or time between 1700 and 2199"),
+    ({"end": "2200-01-01"}, "end='2200-01-01'"),
+    ({"start": "1699-12-31"}, "start='1699-12-31'"),
     ({"start": "now"}, "start='now'"),
     ({"end": 20260101}, "end=20260101"),
     ({"end": None}, "end=None"),
