@@ -78,6 +78,8 @@ def no_connection(endpoint: Endpoint, target: str, details: str) -> EndpointErro
     if endpoint.local:
         # A server that waits for TLS closes the connection.
         hint = f'if it speaks TLS: endpoint="https://{target}"' if "Socket closed" in details else _NO_EMULATOR
+        if endpoint.folder is not None:  # another emulator does not have its tasks
+            hint = f"ct.local({endpoint.folder!r}) starts the emulator again"
         return EndpointError(f"nothing answers at {target}{named}", resource=target, code="UNAVAILABLE", hint=hint)
     variable = next((name for name in _PROXIES if os.environ.get(name)), "")
     proxy = os.environ.get(variable, "")
