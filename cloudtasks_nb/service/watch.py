@@ -16,7 +16,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import CloudTasksError, TaskNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, EndpointError, TaskNotFoundError
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.convert import last_attempt, micros, queue_values
 from cloudtasks_nb.service.oplog import Entry, LogReader, Wanted
@@ -265,6 +265,8 @@ class Watcher:
         if reader is None or all(one.since is None for one in watched.subscriptions):
             self.log_budget.leave(queue)
             return snapshot
+        if any(isinstance(error, EndpointError) for error in snapshot.errors) and self._transport.endpoint.local:
+            return snapshot  # the log is at the same address: its read would wait for a connection as long again
         try:
             entries = await reader.read(self._transport, queue, self.log_budget, now=self.now())
             error = reader.error

@@ -14,7 +14,14 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, ServiceError, TaskNotFoundError
+from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.errors import (
+    EndpointError,
+    PermissionDeniedError,
+    QueueNotFoundError,
+    ServiceError,
+    TaskNotFoundError,
+)
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
@@ -29,6 +36,8 @@ Answerer = Callable[..., Any]
 
 class Service:
     """A transport whose calls are answered by functions of a test."""
+
+    endpoint: Endpoint
 
     def __init__(self, **answers: Answerer | Exception) -> None:
         self.answers: dict[str, Answerer | Exception] = {"GetQueueStats": queue_stats, **answers}
@@ -110,6 +119,15 @@ def watch() -> Iterator[Callable[..., Heard]]:
 Watch = Callable[..., Heard]
 DENIED = PermissionDeniedError("no", code="PERMISSION_DENIED")
 MISSING = QueueNotFoundError("no", code="NOT_FOUND")
+
+
+def test_the_log_of_an_emulator_that_does_not_answer_is_not_waited_for(watch: Watch) -> None:
+    """It is at the same address: the wait for a connection is not made twice until the user is told."""
+    service = Service(GetQueueStats=EndpointError("nothing answers"))
+    service.endpoint = Endpoint(project="p", location="l", target="127.0.0.1:1", local=True)
+    snapshot = watch(service, since=0).next()
+    assert (service.calls[0], len(snapshot.errors)) == ("GetQueueStats", 1)
+    assert "ListLogEntries" not in service.calls
 
 
 def test_snapshots_arrive(watch: Watch) -> None:
