@@ -90,8 +90,8 @@ def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = N
     ]
     results = [values.get(task) for task in ids]
     fields = _fields(results)
-    # Also what is left out, if it is there: the table of a panel has these columns.
-    taken = {*tasks.columns, *(name for name in rows.index.names if name), _ERROR} - {"task"}
+    # Also what is left out: the table of a panel has these columns, and a column "task" is what resend() sends again.
+    taken = {*tasks.columns, *(name for name in rows.index.names if name), _ERROR}
     names: dict[str, str] = {}
     for name in fields:
         new = name

@@ -145,9 +145,9 @@ def test_too_many_fields_stay_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clashing_names() -> None:
     """A field never hides a column of the input or of ours."""
-    joined = join([{"x": 1, "state": 2, "error": 3, "row": 4, "y": 5}], x=[0], x_result=[0])
-    expected = ["x", "x_result", "state", "x_result_result", "state_result", "error_result", "row_result", "y", "error"]
-    assert list(joined.frame.columns) == expected
+    joined = join([{"x": 1, "state": 2, "error": 3, "row": 4, "task": 5, "y": 6}], x=[0], x_result=[0])
+    renamed = ["x_result_result", "state_result", "error_result", "row_result", "task_result"]
+    assert list(joined.frame.columns) == ["x", "x_result", "state", *renamed, "y", "error"]
     [note] = result_notes(joined, "store").values()
     assert "x is x_result_result, state is state_result" in note
 
