@@ -81,7 +81,9 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
 
     Its `attrs` have the positions of the rows that lack a key: a body without it is another one than with null.
     """
-    given = pd.DataFrame([dict(row) for row in rows], dtype=object)
+    # pandas would make floats of keys that are integers beside None or a float
+    keys = pd.Index(list(dict.fromkeys(chain.from_iterable(rows))), dtype=object, tupleize_cols=False)
+    given = pd.DataFrame([dict(row) for row in rows], columns=keys, dtype=object)
     try:
         frame = given.infer_objects()
     except UnicodeEncodeError:  # of Arrow, for half a surrogate pair: the reason of its row is told later

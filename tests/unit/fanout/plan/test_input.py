@@ -69,6 +69,7 @@ def test_kinds(data: Any) -> None:
 @cases(
     ([{"a": 1, "b": "x"}, {"a": None}], {"a": [1, None], "b": ["x", None]}),
     ([{"a": 2**60 + 1}, {}], {"a": [2**60 + 1, None]}),
+    ([{1: "x", None: "y"}, {2.5: "z"}], {"1": ["x", None], "None": ["y", None], "2.5": [None, "z"]}),
     ([{"a": "\ud800"}, {"a": "x"}], {"a": [None, "x"]}),  # the row is refused later
     (({"a": 1.5},), {"a": [1.5]}),
     (pd.Series([1, 2], name="n"), {"n": [1, 2]}),
@@ -76,7 +77,7 @@ def test_kinds(data: Any) -> None:
     (pl.Series("n", [1, 2]), {"n": [1, 2]}),
     (pl.Series([1]), {"value": [1]}),
     (POLARS.lazy(), EXPECTED),
-    ids=["dicts", "large integer", "half", "tuple", "series", "unnamed", "polars series", "polars unnamed", "lazy"],
+    ids=["dicts", "large integer", "keys", "half", "tuple", "series", "unnamed", "polars", "polars unnamed", "lazy"],
 )
 def test_other_inputs(data: Any, expected: dict[str, list[Any]]) -> None:
     """Rows as dictionaries, a Series and a LazyFrame are read as frames."""
