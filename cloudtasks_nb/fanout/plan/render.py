@@ -116,7 +116,8 @@ class Renderer:
                 raise InvalidInputError(
                     f"the function cannot be called with these bodies: {reason}",
                     resource="body",
-                    hint='body=[...] chooses columns, and body={"name": "{column}"} gives them other names',
+                    hint='body=[...] chooses columns, body={"name": "{column}"} gives them other names, and '
+                    'body="{column}" sends one value, without a name',
                 )
             if reason is not None:
                 problems.add(index, f"body: {reason}")

@@ -398,6 +398,15 @@ def test_a_signature_that_does_not_fit_is_said_at_once() -> None:
     assert len(served.checked) == 1
 
 
+def test_a_parameter_that_has_no_name_for_callers() -> None:
+    """A function such as len is refused with the body that it can be called with."""
+    served, frame = _Served(), pd.DataFrame({"obj": ["abc"]})
+    served.function = len
+    with pytest.raises(InvalidInputError, match=r'positional only[\s\S]*body="\{column\}" sends one value'):
+        _chunks(frame, url=served)
+    assert _chunks(frame, url=served, body="{obj}")[0].rejected == {}
+
+
 @pytest.mark.parametrize("index", [[1, 2], [1, 1]], ids=["unique", "not unique"])
 def test_a_named_index_that_the_function_does_not_take(index: list[int]) -> None:
     """Without body= it is in the body as well, which is said with the way to leave it out."""
