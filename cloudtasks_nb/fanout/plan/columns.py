@@ -67,19 +67,13 @@ class Table:
     Raises
     ------
     InvalidInputError
-        If two columns have one name, or one has a name of several levels.
+        If two columns, or two levels of the index, have one name, or a column has a name of several levels.
     """
 
     def __init__(self, frame: pd.DataFrame, *, labelled: bool | None = None, part: bool = False) -> None:
         _check_flat(frame)
         names = [str(name) for name in frame.columns]
-        twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
-        if twice:
-            raise InvalidInputError(
-                "the frame has several columns named " + ", ".join(f'"{name}"' for name in twice),
-                resource=twice[0],
-                hint="rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]",
-            )
+        _check_unique(names, "columns", "rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]")
         lacking = frame.attrs.get(LACKING, {})
         if lacking:  # pandas copies the attributes with every slice
             frame = frame.copy(deep=False)
@@ -87,6 +81,8 @@ class Table:
         self.length = len(frame)
         self.columns: dict[str, Source] = {}
         levels = [] if _counts(frame.index) and not labelled else _levels(frame.index, part=part)
+        named = [name for name, _ in levels if name is not None]
+        _check_unique(named, "levels of the index", 'rename them: df.index.names = ["first", "second"]')
         for name, level in levels:
             if name is not None and name not in names:
                 self.columns[name] = level
@@ -110,6 +106,17 @@ class Table:
         columns = {name: source.block(start, stop) for name, source in self.columns.items()}
         labels = None if self.labels is None else [(name, level.block(start, stop)) for name, level in self.labels]
         return Block(first=first + start, length=stop - start, columns=columns, labels=labels, levels=self._levels)
+
+
+def _check_unique(names: Sequence[str], what: str, hint: str) -> None:
+    """Refuse columns of one name, of which a template could mean any."""
+    twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
+    if twice:
+        raise InvalidInputError(
+            f"the frame has several {what} named " + ", ".join(f'"{name}"' for name in twice),
+            resource=twice[0],
+            hint=hint,
+        )
 
 
 def _counts(index: pd.Index[Any]) -> bool:

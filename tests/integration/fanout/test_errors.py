@@ -123,9 +123,9 @@ def test_a_choice_that_has_no_row_is_explained(pages: ct.Batch, where: Any, mess
 def test_another_frame_is_no_results(pages: ct.Batch, change: Any) -> None:
     """Its labels alone do not make it rows of this batch; rows without some of the columns are."""
     frame = change(pages.results())
-    for send in (pages.retry_failed, pages.resend):
-        with pytest.raises(ct.errors.InvalidInputError, match="wants rows of"):
-            send(frame)
+    for method in ("retry_failed", "resend"):
+        with pytest.raises(ct.errors.InvalidInputError, match=rf"wants rows of[\s\S]*batch\.{method}\(failed"):
+            getattr(pages, method)(frame)
     assert retried_rows(pages) == []
     pages.retry_failed(pages.results()[["url_in", "error"]].astype(object).tail(1))
     assert len(retried_rows(pages)) == 1

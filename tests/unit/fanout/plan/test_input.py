@@ -343,6 +343,13 @@ def test_names_that_are_refused(columns: Any, words: str) -> None:
         Table(pd.DataFrame([[1, 2, 3]], columns=columns))
 
 
+def test_levels_of_one_name_are_refused() -> None:
+    """One of them would be missing in what is sent."""
+    frame = pd.DataFrame({"a": [1]}, index=pd.MultiIndex.from_tuples([(1, 2)], names=["shop", "shop"]))
+    with pytest.raises(InvalidInputError, match='several levels of the index named "shop"'):
+        Table(frame)
+
+
 def test_rows_without_columns() -> None:
     """A frame without columns has its rows all the same."""
     block = block_of(pd.DataFrame(index=range(3)))
