@@ -30,7 +30,9 @@ SEARCHED = ("task", "url", "body")
 
 def find_field() -> widgets.Text:
     """Return a field for the text by which such a table is filtered."""
-    return widgets.Text(placeholder="Find in rows, or day:2026-01-01", layout=WIDE, tooltip=_FIND_TIP)
+    made = widgets.Text(placeholder="Find in rows, or day:2026-01-01", layout=WIDE)
+    made.tooltip = _FIND_TIP
+    return made
 
 
 def row_columns(catalog: Catalog, tasks: Sequence[str], urls: Sequence[str]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class LimitsForm(widgets.VBox):
 
 def _field(setting: str) -> widgets.Text:
     title, tip, _ = _FIELDS[setting]
-    made: widgets.Text = field(widgets.Text, title, tip, tooltip=f"{setting}: {tip}")
+    made: widgets.Text = field(widgets.Text, title, tip, tip=f"{setting}: {tip}")
     return made
 
 

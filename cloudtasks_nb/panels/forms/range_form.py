@@ -44,7 +44,7 @@ class RangeForm(widgets.VBox):
         self.end = field(widgets.DatePicker, "To, included")
         self.freq = field(widgets.Dropdown, "A task each", options=_FREQS)
         self.tz = field(widgets.Combobox, "Time zone", options=sorted(zoneinfo.available_timezones()), value="UTC")
-        self.across = field(widgets.Text, "Across", "optional, for each of: shop: bern, basel", tooltip=_HINT)
+        self.across = field(widgets.Text, "Across", "optional, for each of: shop: bern, basel", tip=_HINT)
         self.newest_first = field(widgets.Checkbox, "newest first", indent=False)
         for part in (self.start, self.end, self.freq, self.tz, self.across, self.newest_first):
             part.observe(lambda _: changed(), "value")

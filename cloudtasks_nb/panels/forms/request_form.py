@@ -22,11 +22,13 @@ _ACCOUNT_HINT = "service account, if the URL requires a token"
 _DOTS = "\ue000"  # dots in a URL that is read: unlike `MASK` it counts as a secret
 
 
-def field(kind: type[widgets.Widget], label: str, placeholder: str = "", **options: Any) -> Any:
+def field(kind: type[widgets.Widget], label: str, placeholder: str = "", tip: str | None = None, **options: Any) -> Any:
     """Make a field with its label on the left."""
     if placeholder:
         options["placeholder"] = placeholder
-    return kind(description=label, layout={"width": "auto"}, style={"description_width": "auto"}, **options)
+    made = kind(description=label, layout={"width": "auto"}, style={"description_width": "auto"}, **options)
+    made.tooltip = tip  # ipywidgets 7 takes no such argument
+    return made
 
 
 class RequestForm(widgets.VBox):
@@ -59,12 +61,9 @@ class RequestForm(widgets.VBox):
         self.headers = field(widgets.Textarea, "Headers", "X-Team: data", continuous_update=False, rows=1)
         self.headers.tooltip = "One on a line, Name: value; columns in braces. Secret values are shown as dots"
         self.signed = field(widgets.Text, "Signed as", _ACCOUNT_HINT)
-        self.delay = field(widgets.Text, "Delay", "none; 10min, 2h, or a {column}")
-        self.delay.tooltip = "delay: how long after now a task is due"
-        self.method = field(widgets.Dropdown, "Method", options=_METHODS)
-        self.method.tooltip = "method: the HTTP method of the request"
-        self.deadline = field(widgets.Text, "Deadline", "10min; from 15s to 30min")
-        self.deadline.tooltip = "dispatch_deadline: how long an attempt may take"
+        self.delay = field(widgets.Text, "Delay", "none; 10min, 2h, or a {column}", "delay: how long until it is due")
+        self.method = field(widgets.Dropdown, "Method", tip="method: the HTTP method of the request", options=_METHODS)
+        self.deadline = field(widgets.Text, "Deadline", "10min; from 15s to 30min", "dispatch_deadline of an attempt")
         for part in (self.signed, self.delay, self.method, self.deadline):
             part.observe(lambda _: changed(), "value")
         times = widgets.HBox([self.delay, self.method, self.deadline]).add_class("ctn-more")
