@@ -417,10 +417,13 @@ class Catalog:
 
     def _read_known(self, result: Spooled) -> Spooled:
         """Read what others did with a batch that this home has; return what became of its rows as it is now."""
+        before = self.outbox.batches.counts(result.batch)
         batch = self._open(result.batch, sending=False)  # keeps its tracker
         read_first(self._trackers[batch.id], whole=True)
-        new = {State.UNSENT: result.added, State.REJECTED: result.rejected + result.duplicates}
-        return replace(result, left=Counter(self.outbox.batches.counts(result.scope or batch.id)) - Counter(new))
+        if result.added:  # which may have been sent since, by a batch that is open: they cannot be told from the known
+            return result if self.outbox.batches.counts(batch.id) == before else replace(result, left={})
+        new = Counter({State.REJECTED: result.rejected + result.duplicates})
+        return replace(result, left=Counter(self.outbox.batches.counts(result.scope or batch.id)) - new)
 
     def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
         """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""

@@ -344,8 +344,8 @@ class Tracker:
         sent = self.record.counts[State.SENT]
         if drained or not sent or not self._subscribed:
             return not (drained and sent)
-        snapshot = self.outcomes.snapshot
-        return self._seen == self._changes and snapshot is not None and snapshot.at >= since
+        snapshot, stored = self.outcomes.snapshot, self._seen == self._changes and not self._snapshots
+        return stored and snapshot is not None and snapshot.at >= since
 
     def _changed(self) -> None:
         """Have the loop turn, because something has changed, or may have."""
@@ -370,6 +370,7 @@ class Tracker:
             if self._snapshots:
                 await self._record(self._snapshots[0])
                 self._snapshots.popleft()
+                self._changes += 1  # another turn may have read the batch before this was stored
             await self._turn()
             self._supervisor.succeeded(_WATCHING)
 

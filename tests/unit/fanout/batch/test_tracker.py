@@ -407,3 +407,29 @@ def test_what_is_gone_is_read_again(
     put(outbox, tracked.batch, rows[:2], State.GONE)
     _loop.run(run(), 30)
     assert len(seen) > reads
+
+
+async def test_a_batch_has_not_settled_before_what_was_seen_is_stored(
+    tracked: Tracked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if something else reads the batch meanwhile."""
+    await tracked.send()
+    tracker, release = tracked.tracker, asyncio.Event()
+    tell = tracker.outcomes.tell
+
+    async def held(*given: Any) -> Any:
+        await release.wait()
+        return await tell(*given)
+
+    monkeypatch.setattr(tracker.outcomes, "tell", held)
+    before = tracker.outcomes.snapshot
+    settled = asyncio.ensure_future(tracker.settle(drained=False))
+    await asyncio.sleep(0)
+    tracked.publish(rows=slice(10))
+    await tracked.until(lambda: tracker.outcomes.snapshot is not before)
+    await tracker._turn()
+    await asyncio.sleep(0)
+    assert not settled.done()
+    release.set()
+    await settled
+    assert tracker.progress.succeeded == 10
