@@ -158,7 +158,7 @@ NO_PORT = "the request cannot be sent: .*[Pp]ort.*"
     ("http://a%zz/", {}, "the name a%zz cannot be resolved"),
     *(
         ("{url}", {"X-A": value}, "the request cannot be sent: the header X-A has a control character")
-        for value in ("a\nb", "a\r\nX-Evil: 1", "a\x00b")
+        for value in ("a\nb", "a\r\nX-Evil: 1")
     ),
     ("https{url[4:]}", {}, "TLS with 127.0.0.1:[0-9]+ fails: .+"),
 )

@@ -180,7 +180,7 @@ def test_bad_freq(freq: Any) -> None:
     with pytest.raises(InvalidInputError, match="freq=") as caught:
         parse_freq(freq)
     assert '"MS"' in (caught.value.hint or "")
-    assert freq != "M" or 'did you mean "MS" or "ME"' in str(caught.value)
+    assert str(freq) != "M" or 'did you mean "MS" or "ME"' in str(caught.value)
 
 
 @cases(
