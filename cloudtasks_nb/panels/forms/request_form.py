@@ -63,7 +63,7 @@ class RequestForm(widgets.VBox):
         self.signed = field(widgets.Text, "Signed as", _ACCOUNT_HINT)
         self.delay = field(widgets.Text, "Delay", "none; 10min, 2h, or a {column}", "delay: how long until it is due")
         self.method = field(widgets.Dropdown, "Method", tip="method: the HTTP method of the request", options=_METHODS)
-        self.deadline = field(widgets.Text, "Deadline", "10min; from 15s to 30min", "dispatch_deadline of an attempt")
+        self.deadline = field(widgets.Text, "Deadline", "10min; 15s to 30min", "dispatch_deadline: limit of an attempt")
         for part in (self.signed, self.delay, self.method, self.deadline):
             part.observe(lambda _: changed(), "value")
         times = widgets.HBox([self.delay, self.method, self.deadline]).add_class("ctn-more")
