@@ -300,10 +300,11 @@ class Batch:
         -------
         pandas.DataFrame
             Index and columns of the input as in `tasks()`, ``state``, the fields of the results as columns if all of
-            them are dicts, else one column ``result``, and ``error``, the last line of the traceback. A field with the
-            name of another column gets the suffix ``_result``. A function that returned None leaves missing values.
-            Lists and dicts stay what they are. ``to_parquet`` writes lists and structs where those of a column are
-            alike; a column of several types, or with an empty dict, becomes JSON text in the file.
+            them are dicts, else one column ``result``, and ``error``: the last line of the traceback, else the
+            ``last_message`` of `tasks()`. A field with the name of another column gets the suffix ``_result``. A
+            function that returned None leaves missing values. Lists and dicts stay what they are. ``to_parquet``
+            writes lists and structs where those of a column are alike; a column of several types, or with an empty
+            dict, becomes JSON text in the file.
 
         Raises
         ------

@@ -85,8 +85,8 @@ def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = N
         failures |= found.errors
     lost = [ok and task not in values for task, ok in zip(ids, done, strict=True)]
     errors = [
-        (problem if missing else None) if ok else failures.get(task)
-        for task, ok, missing in zip(ids, done, lost, strict=True)
+        (problem if missing else None) if ok else failures.get(task, message)
+        for task, ok, missing, message in zip(ids, done, lost, tasks["last_message"].tolist(), strict=True)
     ]
     results = [values.get(task) for task in ids]
     fields = _fields(results)

@@ -25,7 +25,7 @@ __all__ = ["InputOrder", "ReadRows", "RowFrames", "rows_frame"]
 
 _WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
-_BRIEF = ("task", "state")
+_BRIEF = ("task", "state", "last_message")
 
 
 def rows_frame(
@@ -50,7 +50,7 @@ def rows_frame(
     labelled : bool
         Whether the index of the input tells all rows of the batch apart, as `RowFrames` finds out.
     brief : bool
-        Of our columns only task and state.
+        Of our columns only task, state and last_message.
     order : InputOrder, optional
         That of the rows; as they are stored when left out.
     """
@@ -222,7 +222,7 @@ class RowFrames:
             What is known of tasks that are in the queue.
         refs : iterable of int, optional
         brief : bool
-            Of our columns only task and state.
+            Of our columns only task, state and last_message.
         """
         pages = self._rows.pages(self._batch, states=states, wire=True)
         if refs is not None:
@@ -235,7 +235,7 @@ class RowFrames:
         return made
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
-        """Yield all rows with task and state, so many at a time, without a look into the queue."""
+        """Yield all rows with task, state and last_message, so many at a time, without a look into the queue."""
         order = self._order()
         for refs in paged(self._rows.matching(self._batch, RowFilter()) if order is None else order.refs(), size):
             yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {}, brief=True)
@@ -301,6 +301,7 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
     found: dict[str, Sequence[Any]] = {
         "task": page.tasks,
         "state": list(map(_state, page.states, there, attempts, due, repeat(now))),
+        "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
     }
     return (
         found
@@ -312,7 +313,6 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
             "attempts": attempts,
             "last_status": [None if status is None else code_name(status) for status in page.last_status],
             "last_http_status": page.http_status,
-            "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
             "schedule_time": due,
             "last_attempt_time": page.last_attempt_time,
             "duration": [None if span is None else span / _SECOND for span in page.duration],

@@ -245,6 +245,13 @@ def _csv(path: str) -> Stream:
         chosen = None if columns == names else columns
         kinds: dict[str, str] = {}
         for part in _csv_parts(path, chosen):
+            if not isinstance(part.index, pd.RangeIndex):  # pandas took the first cell of each row for a label
+                raise InvalidInputError(
+                    f"the rows of the file {path} have more cells than its header has names",
+                    resource=path,
+                    hint="say what the first cell is: pd.read_csv(path, index_col=0) if it is the index of the row, "
+                    "index_col=False if it belongs to the first name",
+                )
             for name in map(str, part):
                 kind = _kind(part[name].dropna())
                 if kind and kinds.setdefault(name, kind) != kind:

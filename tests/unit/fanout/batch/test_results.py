@@ -28,11 +28,11 @@ def answers(found: Mapping[str, Any], tasks: Sequence[str]) -> Answers:
     return Answers({task: one for task, one in stored.items() if task not in errors}, errors)
 
 
-def join(values: Sequence[Any], **columns: Any) -> Joined:
+def join(values: Sequence[Any], messages: Sequence[str | None] = (), **columns: Any) -> Joined:
     """Join values to rows, as many as there are; `columns` are those of the input."""
     states = ["failed" if isinstance(value, Exception) else "succeeded" for value in values]
     ids = [f"t{row}" for row in range(len(values))]
-    ours = frame(BATCH_TASKS, {"task": ids, "state": states})
+    ours = frame(BATCH_TASKS, {"task": ids, "state": states, "last_message": messages or [None] * len(ids)})
     tasks = pd.concat([pd.DataFrame(columns, index=ours.index), ours], axis=1).rename_axis("row")
     found = dict(zip(ids, values, strict=True))
     return join_results(tasks, partial(answers, found))
@@ -117,6 +117,15 @@ def test_errors_are_text(values: list[Any]) -> None:
     found = join(values).frame["error"]
     assert found.dtype == "string"
     assert found.str.contains("no").fillna(False).tolist() == [isinstance(value, Exception) for value in values]
+
+
+def test_an_error_that_is_not_stored() -> None:
+    """It is the last message: why a row was rejected, or what Cloud Tasks said. One that was overcome is none."""
+    error = ValueError("no")
+    found = join([{"y": 1}, error, error], ["UNAVAILABLE(14)", "HTTP status code 500", None]).frame["error"]
+    assert found.tolist() == [pd.NA, "ValueError: no", "ValueError: no"]
+    tasks = frame(BATCH_TASKS, {"task": [None], "state": ["rejected"], "last_message": ["the body is too large"]})
+    assert join_results(tasks, partial(answers, {})).frame["error"].tolist() == ["the body is too large"]
 
 
 @pytest.mark.parametrize("values", [[1, 2, 3], [{"y": 1}, {"y": 2}, 3], [{"y": 1}, {"y": 2}, [1]]])

@@ -203,6 +203,15 @@ def test_a_csv_column_whose_type_changes(tmp_path: Path, text: str, kind: str) -
     assert sum(map(len, frames(read_input(path), lambda _: ["n"]))) == 4
 
 
+@pytest.mark.parametrize("columns", [["a"], ["a", "b"]])
+def test_a_csv_file_with_more_cells_than_names(columns: list[str], tmp_path: Path) -> None:
+    """Whether the first cell is a label or the last one is none, pandas does not know: it shifts all values."""
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2,3\n")
+    with pytest.raises(InvalidInputError, match=r"more cells than its header has names[\s\S]*index_col=False"):
+        list(frames(read_input(path), lambda _: columns))
+
+
 def test_a_file_that_breaks_off(tmp_path: Path) -> None:
     """An error in the middle of a file names the file."""
     path = tmp_path / "rows.csv"
