@@ -360,7 +360,7 @@ class Client:
         """Stop sending and watching, and close the channels; the embedded emulator ends after its last connection.
 
         Batches that are being cancelled have ten seconds to end before. At the end of the process, what is to be sent
-        has them too.
+        has them too. A line says what stays undone.
 
         Examples
         --------

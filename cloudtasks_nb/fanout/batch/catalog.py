@@ -295,20 +295,21 @@ class Catalog:
         Parameters
         ----------
         cancels : bool
-            Only cancels, else also the sending of rows.
+            Wait for cancels only, else also for the sending of rows.
         seconds : float, optional
             Ten, when left out.
         """
         with self._lock:
-            trackers = [tracker for tracker in self._trackers.values() if tracker.job(cancels=cancels)]
+            trackers = list(self._trackers.values())
+        busy = [tracker for tracker in trackers if tracker.job(cancels=cancels)]
 
         async def wait() -> None:
-            await asyncio.gather(*(tracker.job_done(cancels=cancels) for tracker in trackers), return_exceptions=True)
+            await asyncio.gather(*(tracker.job_done(cancels=cancels) for tracker in busy), return_exceptions=True)
 
-        if trackers:
+        if busy:
             with suppress(TimeoutError):
                 _loop.run(wait(), _LAST_SECONDS if seconds is None else seconds)
-        for line in filter(None, (tracker.job(cancels=cancels) for tracker in trackers)):
+        for line in filter(None, (tracker.job(cancels=False) for tracker in trackers)):
             notify(line)
 
     async def close(self) -> None:

@@ -97,7 +97,7 @@ def test_the_next_kernel_ends_a_cancel(
     out = capsys.readouterr().out
     assert f'2,500 rows are left: they may run until it is opened: tasks.batch("{batch.id}")' in out
     expected = f"batch {batch.id} was being cancelled by another connection: the remaining tasks are deleted now\n"
-    assert out.count(expected) == (verb is taken_up)
+    assert out.count(expected) in ([1] if verb is taken_up else [0, 1])  # opened, it may take up the cancel first
     assert other.queue(batch.queue).tasks().empty
 
 

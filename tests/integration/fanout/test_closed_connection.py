@@ -1,5 +1,6 @@
 """A batch kept after its connection was closed."""
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -65,6 +66,15 @@ def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) 
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
         batch = again.batch(closed.id).cancel()
         assert batch.wait(timeout="60s").cancelled == len(DATA)
+
+
+def test_closing_says_what_is_not_sent(tasks: ct.Client, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not wait for the sending, which goes on when the batch is opened again."""
+    batch = paused.fan_out(pd.DataFrame({"a": range(1_000)}), url=URL, send_rate=1)
+    capsys.readouterr()
+    tasks.close()
+    again = rf'tasks\.batch\("{batch.id}"\)\.resume\(\)'
+    assert re.fullmatch(rf"batch {batch.id}: [\d,]+ rows not sent: {again}\n", capsys.readouterr().out)
 
 
 def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
