@@ -331,6 +331,11 @@ class Transport:
             except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
                 refusal = of_call(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 refused, cause = self.error(refusal, method, resource, timeout), error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or not task.cancelling():  # gRPC cancels the calls of a channel that is closed
+                    self.check_open()
+                raise
             # The token may have been revoked before its time; the call was not carried out.
             if refused.code != "UNAUTHENTICATED" or not self.auth.drop_token(token):
                 break

@@ -1,5 +1,6 @@
 """A gRPC server in this process that answers from a script, and credentials in each of their forms."""
 
+import asyncio
 import json
 import os
 import re
@@ -69,7 +70,7 @@ class Call:
 
 @dataclass(slots=True)
 class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A server that answers every call from its script, the last answer again and again."""
+    """A server that answers every call from its script, the last answer again and again; an event is no answer."""
 
     script: list[Any]
     instance: str | None = None
@@ -99,6 +100,8 @@ class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             if self.instance is not None:
                 await context.send_initial_metadata([(INSTANCE_METADATA, self.instance), (HTTP_PORT_METADATA, "80")])
             found = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+            if isinstance(found, asyncio.Event):  # no answer
+                await found.wait()
             if isinstance(found, status_pb2.Status):
                 details = (("grpc-status-details-bin", found.SerializeToString()),)
                 await context.abort(STATUS_CODES[found.code], found.message, trailing_metadata=details)

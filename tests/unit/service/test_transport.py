@@ -324,6 +324,25 @@ def test_a_closed_connection_stays_closed(fake: Fakes) -> None:
     assert len(server.calls) == 1
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_connection_that_is_closed_during_a_call(fake: Fakes, *, cancelled: bool) -> None:
+    """gRPC cancels the call, which is an error of the connection, and no cancel of who waits for the answer."""
+    server = fake(asyncio.Event())
+
+    async def story(transport: Transport) -> BaseException | None:
+        calling = asyncio.ensure_future(GET(transport))
+        while not server.calls:
+            await asyncio.sleep(0.01)
+        if cancelled:
+            calling.cancel()
+        await transport.close()
+        await asyncio.wait([calling])
+        return None if calling.cancelled() else calling.exception()
+
+    found = use(server.port, story)
+    assert found is None if cancelled else isinstance(found, errors.PreconditionError)
+
+
 @pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
 def test_concurrent_calls_renew_a_token_once(
     sign_in: GoogleSignIn, make_auth: MakeAuth, monkeypatch: Any, closed: int, kind: Any, *, refused: bool
