@@ -249,7 +249,8 @@ def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: T
         for word in (queue.id, "LOCAL", "RUNNING", "500/s", "OK", "finished tasks are not in the queue"):
             assert word in text
         assert "log_sampling_ratio" not in text
-    assert "\n  running: " in shown["text/plain"]
+    for fact in ("tasks", "running"):
+        assert f"\n  {fact}: " in shown["text/plain"]
 
 
 def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:

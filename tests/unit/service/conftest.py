@@ -70,7 +70,7 @@ class Call:
 
 @dataclass(slots=True)
 class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A server that answers every call from its script, the last answer again and again; an event is no answer."""
+    """A server that answers every call from its script, the last answer again and again; an event is set instead."""
 
     script: list[Any]
     instance: str | None = None
@@ -100,8 +100,9 @@ class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
             if self.instance is not None:
                 await context.send_initial_metadata([(INSTANCE_METADATA, self.instance), (HTTP_PORT_METADATA, "80")])
             found = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-            if isinstance(found, asyncio.Event):  # no answer
-                await found.wait()
+            if isinstance(found, asyncio.Event):
+                found.set()
+                await asyncio.Event().wait()
             if isinstance(found, status_pb2.Status):
                 details = (("grpc-status-details-bin", found.SerializeToString()),)
                 await context.abort(STATUS_CODES[found.code], found.message, trailing_metadata=details)

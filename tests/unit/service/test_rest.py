@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl
+from unittest.mock import Mock
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import requests
 from google.auth.credentials import AnonymousCredentials
 
 from cloudtasks_nb import errors
@@ -181,6 +183,24 @@ def test_identity_over_rest(web: Webs, headers: dict[str, str], expected: tuple[
     identity, immediate, http = use(server.port, ask, place=REST)
     assert (identity, immediate) == (expected[0].replace("address", address), expected[1])
     assert http == (f"http://{address}" if headers else None)
+
+
+def test_the_log_has_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cloud Logging and Cloud Tasks are two services of Google."""
+    asked = []
+
+    def request(_session: Any, _verb: str, url: str, **_: Any) -> Any:
+        asked.append(urlsplit(url).hostname)
+        return Mock(status_code=200, content=b"{}", headers={})
+
+    async def story(transport: Transport) -> None:
+        await GET(transport)
+        await call("ListLogEntries")(transport)
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    place = {"local": False, "rest": True, "target": "cloudtasks.googleapis.com", "universe": "googleapis.com"}
+    use(0, story, place=place, auth=login())
+    assert asked == ["cloudtasks.googleapis.com", "logging.googleapis.com"]
 
 
 @pytest.mark.parametrize("trusted_by", ["REQUESTS_CA_BUNDLE", None])

@@ -326,20 +326,19 @@ def test_a_closed_connection_stays_closed(fake: Fakes) -> None:
 
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_connection_that_is_closed_during_a_call(fake: Fakes, *, cancelled: bool) -> None:
-    """gRPC cancels the call, which is an error of the connection, and no cancel of who waits for the answer."""
-    server = fake(asyncio.Event())
+    """What gRPC cancels is an error of the connection, and no cancel of who waits for the answer."""
+    called = asyncio.Event()
 
     async def story(transport: Transport) -> BaseException | None:
         calling = asyncio.ensure_future(GET(transport))
-        while not server.calls:
-            await asyncio.sleep(0.01)
+        await called.wait()
         if cancelled:
             calling.cancel()
         await transport.close()
         await asyncio.wait([calling])
         return None if calling.cancelled() else calling.exception()
 
-    found = use(server.port, story)
+    found = use(fake(called).port, story)
     assert found is None if cancelled else isinstance(found, errors.PreconditionError)
 
 
