@@ -82,8 +82,8 @@ def test_other_tasks_write_nothing(task_id: str) -> None:
 
 
 FORGED: list[tuple[str, object]] = [
-    *(("status", "200"), ("status", None), ("attempt", "1"), ("attempt", 1 << 70), ("duration", [1]), ("error", {})),
-    *(("gave_up", 1), ("upstream", "404"), ("task", 7), ("tag", 7), ("started", "noon")),
+    *(("status", "200"), ("status", None), ("attempt", "1"), ("attempt", 1 << 70), ("attempt", -1), ("error", {})),
+    *(("duration", [1]), ("gave_up", 1), ("upstream", "404"), ("task", 7), ("tag", 7), ("started", "noon")),
 ]
 
 
