@@ -315,6 +315,10 @@ def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=_find(playwright.chromium.executable_path), args=_CHROMIUM_FLAGS)
 
 
+#: anywidget drops all messages to a widget whose script did not run within 2 s, as on a busy machine.
+_BUSY = "const timeout = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => timeout(30 * ms);"
+
+
 def window(browser: Browser, zone: str = "UTC") -> BrowserContext:
     """Open a window of a size of its own, in which nothing moves by itself."""
     made = browser.new_context(
@@ -325,6 +329,7 @@ def window(browser: Browser, zone: str = "UTC") -> BrowserContext:
         timezone_id=zone,
     )
     made.set_default_timeout(PATIENCE * 1000)
+    made.add_init_script(_BUSY)
     return made
 
 
