@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import pytest
 
+from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch import witnesses
@@ -729,3 +730,10 @@ def test_the_status_of_a_service_that_was_called_counts(world: World) -> None:
     world.apply(snapshot(entries=(entry(task, retry_time=9 * SECOND),)))
     page = next(world.outbox.rows.pages(world.batch))
     assert (page.http_status[0], page.last_status[0]) == (404, 13)
+
+
+def test_a_status_that_is_no_code(world: World) -> None:
+    """The log may say a word that is newer than the package: the failure is of unknown kind."""
+    world.apply(snapshot(entries=(entry(world.tasks[0], status="NEWER"),)))
+    page = next(world.outbox.rows.pages(world.batch))
+    assert CODES[page.last_status[0] or 0] == "UNKNOWN"
