@@ -249,8 +249,8 @@ def _csv(path: str) -> Stream:
                 raise InvalidInputError(
                     f"the rows of the file {path} have more cells than its header has names",
                     resource=path,
-                    hint="say what the first cell is: pd.read_csv(path, index_col=0) if it is the index of the row, "
-                    "index_col=False if it belongs to the first name",
+                    hint=f"say what the first cell is: data=pd.read_csv({path!r}, index_col=0) if it is a label of the "
+                    "row, index_col=False if it belongs to the first name, and the last cell to none",
                 )
             for name in map(str, part):
                 kind = _kind(part[name].dropna())

@@ -205,7 +205,7 @@ def test_a_csv_column_whose_type_changes(tmp_path: Path, text: str, kind: str) -
 
 @pytest.mark.parametrize("columns", [["a"], ["a", "b"]])
 def test_a_csv_file_with_more_cells_than_names(columns: list[str], tmp_path: Path) -> None:
-    """Whether the first cell is a label or the last one is none, pandas does not know: it shifts all values."""
+    """One more cell makes pandas take the first of a row for a label, and shift the others by one name."""
     path = tmp_path / "rows.csv"
     path.write_text("a,b\n1,2,3\n")
     with pytest.raises(InvalidInputError, match=r"more cells than its header has names[\s\S]*index_col=False"):
