@@ -62,7 +62,10 @@ def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) ->
             process.kill()
 
 
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+@contextmanager
+def free_port() -> Iterator[int]:
+    """Give a port on which nobody listens. It is bound, so the system gives it to no one else; a server may take it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]

@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -252,7 +252,8 @@ class Round:
         self._more: dict[str, Any] = {}  # fields of all orders
         self._homes = [folder / "home", folder / "other"]
         self._plan()
-        self._ports = [str(free_port()), str(free_port())]
+        self._kept = ExitStack()
+        self._ports = [str(self._kept.enter_context(free_port())) for _ in range(2)]
         self._emulator = self._start_emulator()
         make_queue(self._emulator, QUEUE, self._logged, self._dispatches)
         self._proxy = Proxy(self._emulator.grpc)
@@ -285,6 +286,7 @@ class Round:
         """End what it has started."""
         self._emulator.kill()
         self._proxy.close()
+        self._kept.close()
 
     def play(self) -> None:
         """Do every step, look at the end, and judge."""

@@ -386,9 +386,10 @@ def target() -> Iterator[Target]:
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port() -> Iterator[int]:
     """Give a port at which nothing listens."""
-    return processes.free_port()
+    with processes.free_port() as port:
+        yield port
 
 
 @pytest.fixture

@@ -50,7 +50,6 @@ def started() -> Iterator[StrictEmulator]:
 def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Deploy the function with a stub of gcloud, and do what Cloud Run would: build the folder and start it."""
     place = tmp_path_factory.mktemp("service")
-    port = processes.free_port()
     state = gcloud.install(place, url=URL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -71,14 +70,16 @@ def service(started: StrictEmulator, tmp_path_factory: pytest.TempPathFactory) -
         | gcloud.environment(state)
         | {
             "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-            "PORT": str(port),
             "K_SERVICE": "domain",
             "HOME": str(place),
             "CLOUDTASKS_NB_STORE": str(place / "store"),  # on this machine
         }
     )
     line = (folder / "Procfile").read_text().removeprefix("web: ")
-    with processes.serving("sh", "-c", f"exec {line}", cwd=folder, environment=environment):
+    with (
+        processes.free_port() as port,
+        processes.serving("sh", "-c", f"exec {line}", cwd=folder, environment=environment | {"PORT": str(port)}),
+    ):
         yield Service(deployment=deployed, port=port, store=place / "store", python=bin_folder / "python")
 
 

@@ -180,8 +180,10 @@ async def test_a_certificate_that_is_not_known(deliverer: Deliverer, https: str)
 
 async def test_a_refused_connection(deliverer: Deliverer) -> None:
     """An attempt elsewhere that is refused after a redirect, and one here, name the address."""
-    port = free_port()
-    with pytest.raises(NotListeningError, match=f"^127.0.0.1:{port} refuses the connection$"):
+    with (
+        free_port() as port,
+        pytest.raises(NotListeningError, match=f"^127.0.0.1:{port} refuses the connection$"),
+    ):
         await deliverer.send(call(f"http://127.0.0.1:{port}/"))
 
 
@@ -206,8 +208,8 @@ async def test_a_kept_connection_may_have_been_closed(deliverer: Deliverer) -> N
 
 async def test_refused_at_every_address_of_this_machine(deliverer: Deliverer) -> None:
     """A name with several addresses is refused at all of them."""
-    with pytest.raises(NotListeningError):
-        await deliverer.send(call(f"http://localhost:{free_port()}/"))
+    with free_port() as port, pytest.raises(NotListeningError):
+        await deliverer.send(call(f"http://localhost:{port}/"))
 
 
 async def test_unreadable_certificates(tmp_path: Path) -> None:
