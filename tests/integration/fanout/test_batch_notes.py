@@ -11,7 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
 from tests.cases import cases
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, until
 from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
@@ -119,9 +119,13 @@ def test_waiting_prints_what_blocks_the_batch(
 ) -> None:
     """Waiting for a batch in a paused queue prints one note about the queue."""
     monkeypatch.setattr("cloudtasks_nb.fanout.batch.live._LASTING", 0.1)
-    with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
-        batch.wait(1.5)
-    assert notes() == [f"the queue {batch.queue} is paused and dispatches nothing → queue.resume()"]
+
+    def told() -> list[str]:
+        with pytest.raises(ct.errors.BatchTimeoutError, match=r"not done after 1\.5 s: 5 rows"):
+            batch.wait(1.5)
+        return notes()
+
+    assert until(told) == [f"the queue {batch.queue} is paused and dispatches nothing → queue.resume()"]
 
 
 def test_a_batch_of_another_project(tasks: ct.Client) -> None:

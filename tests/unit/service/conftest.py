@@ -28,6 +28,7 @@ from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority
 from tests.google_sign_in import ACCOUNT, KEY_PEM, METADATA, TARGET, USER, GoogleSignIn
+from tests.processes import free_port
 
 PARENT = "projects/p/locations/l"
 QUEUE = f"{PARENT}/queues/q"
@@ -80,7 +81,7 @@ class Fake(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     server: Any = None
 
     async def start(self) -> None:
-        """Listen at a free port."""
+        """Listen at the port, or at a free one."""
         self.server = grpc.aio.server()
         self.server.add_generic_rpc_handlers([self])
         address = f"127.0.0.1:{self.port}"
@@ -118,8 +119,8 @@ def fake() -> Iterator[Fakes]:
     """Start servers on the background loop; they are stopped after the test."""
     started: list[Fake] = []
 
-    def start(*script: Any, instance: str | None = None, tls: grpc.ServerCredentials | None = None) -> Fake:
-        server = Fake([*script] or [types.Queue.pb()(name=QUEUE)], instance, tls)
+    def start(*script: Any, **how: Any) -> Fake:
+        server = Fake([*script] or [types.Queue.pb()(name=QUEUE)], **how)
         _loop.run(server.start())
         started.append(server)
         return server
@@ -178,10 +179,10 @@ def call(rpc: str, **fields: Any) -> Callable[[Transport], Awaitable[Any]]:
 
 
 @pytest.fixture
-def closed() -> int:
-    """Return a port at which no server listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def closed() -> Iterator[int]:
+    """Give a port at which no server listens."""
+    with free_port() as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

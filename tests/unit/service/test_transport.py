@@ -268,9 +268,9 @@ def test_the_emulator_of_a_folder_that_does_not_answer(closed: int, tmp_path: Pa
         use(closed, GET, place={"folder": str(tmp_path)}, connect_timeout=0.2)
 
 
-def test_an_endpoint_that_went_away(fake: Fakes) -> None:
+def test_an_endpoint_that_went_away(fake: Fakes, closed: int) -> None:
     """A connection that breaks later raises too, and one that comes back is used again."""
-    server = fake()
+    server = fake(port=closed)
 
     async def story(transport: Transport) -> str:
         await GET(transport)
