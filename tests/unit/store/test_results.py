@@ -24,7 +24,7 @@ from tests.stored import stored_results
 
 BATCH = "a91f03c2"
 NOON = dt.datetime(2026, 1, 2, 12, 0, 0, 250_000, tzinfo=dt.UTC)
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def task(number: int = 0, batch: str = BATCH) -> str:
