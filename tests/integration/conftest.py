@@ -40,6 +40,8 @@ from tests import processes, web
 LOCATION = "projects/demo/locations/us-central1"
 #: Longest that a test waits for anything, in seconds; what is right takes milliseconds, on a crowded machine seconds.
 PATIENCE = 60.0
+#: The deadline of a call, in seconds: Cloud Tasks refuses more than 30.
+DEADLINE = 29.0
 #: Longest that a start of an emulator may take, in seconds; it takes one, on a crowded machine many.
 START_WITHIN = 90.0
 NO_HEADERS: Mapping[str, str] = {}

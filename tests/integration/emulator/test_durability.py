@@ -10,7 +10,7 @@ import pytest
 from google.api_core.exceptions import ServiceUnavailable
 from google.cloud import tasks_v2
 
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
+from tests.integration.conftest import DEADLINE, LOCATION, Emulator, StartEmulator, Target
 from tests.integration.emulator.conftest import LOGGED, NOWHERE, log_entries
 
 QUEUE = f"{LOCATION}/queues/durable"
@@ -43,10 +43,10 @@ class Killing:
         client = self._emulator.client
         try:
             if len(names) == 1:
-                made = [client.create_task(request(names[0]), timeout=PATIENCE)]
+                made = [client.create_task(request(names[0]), timeout=DEADLINE)]
             else:
                 batch = {"parent": QUEUE, "requests": [request(name) for name in names]}
-                made = client.batch_create_tasks(batch, timeout=PATIENCE).result().tasks
+                made = client.batch_create_tasks(batch, timeout=DEADLINE).result().tasks
         except ServiceUnavailable:
             return
         with self._lock:

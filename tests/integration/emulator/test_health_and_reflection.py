@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from cloudtasks_nb.testing import strict_emulator
 from tests.cases import cases
-from tests.integration.conftest import PATIENCE, Emulator, StartEmulator
+from tests.integration.conftest import DEADLINE, PATIENCE, Emulator, StartEmulator
 
 Ask = Callable[..., Any]
 STATUS = health_pb2.HealthCheckResponse.ServingStatus
@@ -157,7 +157,7 @@ def test_a_call_is_made_from_reflection_alone(pool: DescriptorPool, emulator: Em
         described = next(m for m in pool.FindServiceByName(TASKS).methods if m.name == method)
         request, response = map(GetMessageClass, (described.input_type, described.output_type))
         send = emulator.channel.unary_unary(f"/{TASKS}/{method}", request.SerializeToString, response.FromString)
-        return dict(MessageToDict(send(ParseDict(fields, request()), timeout=PATIENCE)))
+        return dict(MessageToDict(send(ParseDict(fields, request()), timeout=DEADLINE)))
 
     call("PauseQueue", name=queue)
     headers = {"A": "b", "User-Agent": "Google-Cloud-Tasks"}
