@@ -149,8 +149,9 @@ ANSWERS = [
 def test_what_an_answer_means(web: Webs, answer: Any, kind: type[CloudTasksError], code: str, text: str) -> None:
     """The errors are those of gRPC; what a proxy answers is shown."""
     server = web(answer)
+    timeout = 1.0 if code == "UNAVAILABLE" else 60.0  # an unavailable service is called again until then
     with raises(kind, text, code=code):
-        use(server.port, call("GetQueue", name=QUEUE, timeout=1.0 if code == "UNAVAILABLE" else 60.0), place=REST)
+        use(server.port, call("GetQueue", name=QUEUE, timeout=timeout), place=REST)
 
 
 def test_a_lost_answer_is_asked_for_again(web: Webs) -> None:
