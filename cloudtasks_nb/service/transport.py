@@ -331,9 +331,9 @@ class Transport:
             except (grpc.aio.AioRpcError, GoogleAPICallError) as error:
                 refusal = of_call(error) if isinstance(error, grpc.aio.AioRpcError) else error
                 refused, cause = self.error(refusal, method, resource, timeout), error
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, grpc.aio.UsageError):  # gRPC's answers to calls of a channel that is closed
                 task = asyncio.current_task()
-                if task is None or not task.cancelling():  # gRPC cancels the calls of a channel that is closed
+                if task is None or not task.cancelling():
                     self.check_open()
                 raise
             # The token may have been revoked before its time; the call was not carried out.
@@ -343,6 +343,7 @@ class Transport:
 
     async def _sent(self, method: Method, request: bytes, timeout: float, routed: str) -> bytes:
         """Send a request once, and return the answer; take over what it says of the service's clock."""
+        self.check_open()  # it may have been closed while the call waited for credentials
         if self.endpoint.rest:
             if self._rest is None:
                 self._rest = RestChannel(self.endpoint, self._credentials, self._heard)

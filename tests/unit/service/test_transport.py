@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from unittest.mock import Mock
 import grpc
 import grpc.aio
 import pytest
+import requests
 from google.api_core.exceptions import ServiceUnavailable
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
@@ -25,10 +27,11 @@ from cloudtasks_nb.service.transport import Transport
 from tests.cases import cases
 from tests.google_sign_in import OAUTH, GoogleSignIn
 from tests.raising import raises
-from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, google_method, use
+from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, google_method, login, use
 
 TASK = f"{QUEUE}/tasks/t"
 GET = call("GetQueue", name=QUEUE)
+PATIENCE = 60.0  # seconds to wait for what must happen
 
 
 def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:
@@ -340,6 +343,49 @@ def test_a_connection_that_is_closed_during_a_call(fake: Fakes, *, cancelled: bo
 
     found = use(fake(called).port, story)
     assert found is None if cancelled else isinstance(found, errors.PreconditionError)
+
+
+def test_a_connection_that_is_closed_while_it_is_made(silent: int) -> None:
+    """What gRPC says of a channel that is closed is an error of the connection too."""
+
+    async def story(transport: Transport) -> None:
+        calling = asyncio.ensure_future(GET(transport))
+        await asyncio.sleep(0)  # the call waits for its channel now
+        await transport.close()
+        await calling
+
+    with pytest.raises(errors.PreconditionError, match="this connection is closed"):
+        use(silent, story)
+
+
+@pytest.mark.parametrize("rest", [False, True])
+def test_a_connection_that_is_closed_while_a_token_is_renewed(closed: int, monkeypatch: Any, *, rest: bool) -> None:
+    """The call that waits for the token is not sent, over no channel that nobody would close."""
+    auth, renewing, go = login(), threading.Event(), threading.Event()
+    credentials = auth.credentials()
+    token = credentials.token
+    answer = Mock(status_code=200, content=b"{}", headers={})
+    monkeypatch.setattr(requests.Session, "request", Mock(return_value=answer))
+
+    def universe() -> str:
+        renewing.set()
+        assert go.wait(PATIENCE)
+        credentials.token = token
+        return "googleapis.com"
+
+    async def story(transport: Transport) -> None:
+        if rest:
+            await GET(transport)
+        credentials.token = None
+        monkeypatch.setattr(auth, "universe", universe)
+        calling = asyncio.ensure_future(GET(transport))
+        assert await asyncio.to_thread(renewing.wait, PATIENCE)
+        await transport.close()
+        go.set()
+        await calling
+
+    with pytest.raises(errors.PreconditionError, match="this connection is closed"):
+        use(closed, story, place={"local": False, "rest": rest}, auth=auth)
 
 
 @pytest.mark.parametrize(("refused", "kind"), [(False, errors.EndpointError), (True, errors.CredentialsError)])
