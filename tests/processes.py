@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_PATIENCE = 60.0  # seconds
+_PATIENCE = 240.0  # seconds
 
 
 def run(
-    *command: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 120
+    *command: str | Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; the caller checks the exit code."""
     usual: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}

@@ -4,7 +4,7 @@ import asyncio
 
 from cloudtasks_nb import _loop
 
-_PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
+_PATIENCE = 240.0  # seconds after which something that should happen counts as not happening
 
 
 class Proxy:

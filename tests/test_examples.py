@@ -169,7 +169,7 @@ def get_ipython(tasks: ct.Client) -> Callable[[], InteractiveShell]:
 def batch(queue: ct.Queue, df: pd.DataFrame, handler: ct.Handler) -> ct.Batch:
     """Give a batch that is done: two rows succeeded, the last one failed."""
     made = queue.fan_out(df, url=handler, progress=False)
-    made.wait("60s")
+    made.wait("240s")
     return made
 
 

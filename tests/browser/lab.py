@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
-PATIENCE = 90  # seconds; only a machine that does nothing else is quick
+PATIENCE = 240  # seconds; only a machine that does nothing else is quick
 _CHROMIUM_FLAGS = [
     "--headless",
     "--no-sandbox",

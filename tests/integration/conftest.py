@@ -39,7 +39,7 @@ from tests import processes, web
 #: Where the tests' queues are; the emulator takes any project and location.
 LOCATION = "projects/demo/locations/us-central1"
 #: Longest that a test waits for anything, in seconds; what is right takes milliseconds, on a crowded machine seconds.
-PATIENCE = 60.0
+PATIENCE = 240.0
 #: The deadline of a call, in seconds: Cloud Tasks refuses more than 30.
 DEADLINE = 29.0
 #: Longest that a start of an emulator may take, in seconds; it takes one, on a crowded machine many.

@@ -56,7 +56,7 @@ def test_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
         cloud_tasks_emulator.seed("numbers")
         with ct.serve(double) as handler:
             batch = cloud_tasks.queue("numbers").fan_out(pd.DataFrame({"x": [1, 2]}), url=handler)
-            assert batch.wait("60s").succeeded == 2
+            assert batch.wait("240s").succeeded == 2
 
     def test_signed_tasks(cloud_tasks, cloud_tasks_emulator):
         cloud_tasks_emulator.seed(["signed"])

@@ -211,7 +211,7 @@ def test_a_reader_that_ends_early_is_no_error(sent: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
     try:
-        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=240, check=False)
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

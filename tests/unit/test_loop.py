@@ -19,7 +19,7 @@ from tests.interrupts import interrupt, interrupted_everywhere, interruptible
 from tests.processes import run
 from tests.raising import raises
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 FORKS = """
 import os

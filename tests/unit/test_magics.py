@@ -18,7 +18,7 @@ from cloudtasks_nb.magics import QueueNames
 from cloudtasks_nb.service import open_clients
 from tests.cases import cases
 
-PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
+PATIENCE = 240.0  # seconds after which something that should happen counts as not happening
 URL = "http://127.0.0.1:9/run"
 
 Run = Callable[[str], Any]

@@ -17,7 +17,7 @@ from tests.proxy import Proxy
 Serve = Callable[..., ct.Handler]
 Connect = Callable[..., ct.Client]
 
-PATIENCE = 60.0  # seconds after which something that should happen counts as not happening
+PATIENCE = 240.0  # seconds after which something that should happen counts as not happening
 
 
 def reached(batch: ct.Batch, condition: Callable[[Any], bool]) -> Any:
@@ -41,7 +41,7 @@ def sent(batch: ct.Batch) -> ct.Batch:
 
 def outcomes(batch: ct.Batch) -> tuple[int, int, int]:
     """Wait for the end; return how many rows succeeded, failed and are gone."""
-    progress = batch.wait("90s")
+    progress = batch.wait("240s")
     return progress.succeeded, progress.failed, progress.gone
 
 

@@ -106,15 +106,15 @@ def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator
 
     queue = home("old")
     batch = cell(queue, target)
-    batch.on_complete(done).wait("60s")
-    batch.resend(batch.tasks().head(1)).wait("60s")
+    batch.on_complete(done).wait("240s")
+    batch.resend(batch.tasks().head(1)).wait("240s")
     emulator.until(lambda: notified() == 2)
     emulator.drained(queue.name)
     emulator.advance(DAY)
     batch = cell(home("new"), target)
-    batch.on_complete(done).wait("60s")
+    batch.on_complete(done).wait("240s")
     assert queue.tasks().empty
-    batch.resend(batch.tasks().head(1)).wait("60s")
+    batch.resend(batch.tasks().head(1)).wait("240s")
     emulator.until(lambda: notified() == 3)
     emulator.drained(queue.name)
     assert notified() == 3

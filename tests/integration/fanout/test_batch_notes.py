@@ -64,7 +64,7 @@ def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
     """A cancelled batch does not ask to resume the paused queue; the rows can be sent again."""
     batch.cancel()
     assert "queue.resume()" not in repr(batch)
-    assert batch.wait("60s").cancelled == 5
+    assert batch.wait("240s").cancelled == 5
     assert lines(batch) == ["5 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))"]
 
 
@@ -76,7 +76,7 @@ def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
     reached(batch, lambda _: batch._tracker.error is not None)
     batch.cancel()
     assert "batch.resume()" not in repr(batch)
-    progress = batch.wait("120s")
+    progress = batch.wait("240s")
     assert progress.cancelled + progress.gone == 2000
 
 
@@ -87,7 +87,7 @@ def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
     reached(batch, lambda progress: "not deleted" in str(progress.reason))
     assert batch.status().state == "cancelling"
     assert lines(batch)[0].startswith("5 tasks are not deleted: ")
-    assert batch.cancel().wait("60s").cancelled == 5
+    assert batch.cancel().wait("240s").cancelled == 5
     assert "not deleted" not in repr(batch)
 
 
@@ -107,7 +107,7 @@ def test_nothing_to_do_prints_a_note(batch: ct.Batch, notes: Callable[[], list[s
         f"nothing is sent again: no row of batch {batch.id} is in state failed",
         "0 of 5 sent again: 5 are not final",
     ]
-    batch.cancel().wait("60s")
+    batch.cancel().wait("240s")
     batch.resend(before.head(3))
     batch.resend(before)
     batch.resend(before.head(1))
@@ -164,8 +164,8 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: C
 def test_on_complete_after_the_end(batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
     """For a batch that is done the note reports a notification now, or that it was sent already."""
     url = "http://127.0.0.1:9/done"
-    batch.cancel().wait("60s")
-    batch.on_complete(url).wait("60s")
+    batch.cancel().wait("240s")
+    batch.on_complete(url).wait("240s")
     batch.on_complete(url)
     assert notes() == [f"the batch is done: {url} is notified now", f"the batch is done: {url} was notified already"]
 
@@ -185,14 +185,14 @@ def test_batch_no_time_asks_whether_it_is_done(batch: ct.Batch) -> None:
     """`wait(timeout=0)` raises while rows are not final, and returns once they are."""
     with pytest.raises(ct.errors.BatchTimeoutError, match="not done after 0"):
         batch.wait(timeout=0)
-    batch.cancel().wait(timeout="60s")
+    batch.cancel().wait(timeout="240s")
     assert batch.wait(timeout=0).cancelled == len(ROWS)
 
 
 def test_rows_of_another_batch_are_not_resent(batch: ct.Batch, paused: ct.Queue) -> None:
     """Rows of another batch are refused, whether few or all are; nothing is sent."""
     other = paused.fan_out(ROWS, url=TARGET, name="other").cancel()
-    other.wait(timeout="60s")
+    other.wait(timeout="240s")
     with pytest.raises(InvalidInputError, match=f"5 of 10 tasks are not of batch {other.id}"):
         other.resend(pd.concat([batch.tasks(), other.tasks()]))
     assert other.progress().cancelled == len(ROWS)

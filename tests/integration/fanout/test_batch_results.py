@@ -47,7 +47,7 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: 
     grid = pd.MultiIndex.from_product([range(50), range(40)], names=["a", "b"]).to_frame(index=False)
     handler = serve(lambda a, b: {"score": (a - 7) ** 2 + (b - 3.5) ** 2}, name=f"score-{queue.id}")
     batch = queue.fan_out(grid, url=handler, progress=False)
-    batch.wait("90s")
+    batch.wait("240s")
     best = batch.results().nsmallest(2, "score")
     assert best[["a", "b", "score"]].to_numpy().tolist() == [[7, 3, 0.25], [7, 4, 0.25]]
     assert pd.concat(batch.results(page=300)).equals(batch.results())
@@ -70,11 +70,11 @@ def test_failures_and_their_second_try(once: ct.Queue, serve: Serve, capsys: pyt
     """Successes and failures; the error text is in `failed()` too; after a retry the newest try counts."""
     name = f"square-{once.id}"
     batch = once.fan_out(ROWS, url=serve(square, name=name), progress=False)
-    batch.wait("60s")
+    batch.wait("240s")
     check(batch.results())
     assert batch.failed()["last_message"].tolist()[:2] == ["ValueError: 3 is no good", "ValueError: 7 is no good"]
     serve(lambda x: {"y": -x}, name=name)
-    batch.retry_failed().wait("60s")
+    batch.retry_failed().wait("240s")
     found = batch.results()
     assert found["y"].tolist() == [x * x if x % 4 != 3 else -x for x in range(20)]
     assert found["error"].isna().all()
@@ -86,7 +86,7 @@ def test_results_that_were_read_are_not_read_again(
 ) -> None:
     """A second `results()` lists the store once. An object that cannot be read costs its rows, and says so."""
     batch = once.fan_out(ROWS, url=serve(square, name=f"square-{once.id}"), progress=False)
-    batch.wait("60s")
+    batch.wait("240s")
     check(batch.results())
     store = batch._connection.store
     found, get_ranges = Mock(wraps=store.found), Mock()
@@ -97,7 +97,7 @@ def test_results_that_were_read_are_not_read_again(
     found.assert_called_once_with(f"results/{batch.id}/")
     get_ranges.assert_not_called()
     again = once.fan_out(ROWS.head(8), url=serve(square, name=f"square-{once.id}"), name="again", progress=False)
-    again.wait("60s")
+    again.wait("240s")
     unreadable = StoreError("x.jsonl cannot be read: damaged")
     capsys.readouterr()
     with monkeypatch.context() as patched:
@@ -132,6 +132,6 @@ def test_a_store_that_does_not_answer(
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         handler = serve(square, name=f"square-{once.id}", store=tmp_path / "other")
         batch = tasks.queue(once.id).fan_out(ROWS, url=handler, progress=False)
-        assert batch.wait("60s").failed == 5
+        assert batch.wait("240s").failed == 5
         with pytest.raises(StoreError, match="store"):
             batch.results()

@@ -92,7 +92,7 @@ def test_the_next_kernel_ends_a_cancel(
     """The rows that the killed kernel deleted are cancelled, not gone, and so are the rest; a note reports it."""
     end_within_a_cancel(tasks, many(paused), calls)
     batch = verb(other.batch())
-    progress = batch.wait("60s")
+    progress = batch.wait("240s")
     assert (progress.cancelled, progress.gone) == (2500, 0)
     out = capsys.readouterr().out
     assert f'2,500 rows are left: they may run until it is opened: tasks.batch("{batch.id}")' in out
@@ -105,7 +105,7 @@ def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Qu
     """Nothing is dispatched while the tasks of the only batch in a queue are deleted, once also if cancelled twice."""
     batch = many(queue, delay="1h")
     calls.made.clear()
-    assert batch.cancel().cancel().wait("60s").cancelled == 2500
+    assert batch.cancel().cancel().wait("240s").cancelled == 2500
     assert calls.made == ["PauseQueue", *["BatchDeleteTasks"] * 3, "ResumeQueue"]
     assert tasks.queues()["state"][batch.queue] == "RUNNING"
 
@@ -127,13 +127,13 @@ def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: s
     if why == "others":
         queue.enqueue(URL, delay="1h")
     if why == "few":
-        batch.cancel().wait("60s")
+        batch.cancel().wait("240s")
         batch.resend(batch.tasks().head(1000))
         sent(batch)
     if why == "paused":
         queue.pause()
     calls.made.clear()
-    assert batch.cancel().wait("60s").cancelled == 2500
+    assert batch.cancel().wait("240s").cancelled == 2500
     assert set(calls.made) == {"BatchDeleteTasks"}
 
 
@@ -160,6 +160,6 @@ def test_an_attempt_that_is_running_when_its_task_is_deleted(queue: ct.Queue, se
 
     batch = queue.fan_out(pd.DataFrame({"row": [1]}), url=serve(work))
     assert started.wait(PATIENCE)
-    assert batch.cancel().wait("60s").cancelled == 1
+    assert batch.cancel().wait("240s").cancelled == 1
     may_end.set()
     assert reached(batch, lambda progress: progress.succeeded == 1).cancelled == 0

@@ -82,7 +82,7 @@ def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
     """A row that was never sent makes the exit code 1, too."""
     rows = pd.DataFrame({"url": [target.url, "ftp://nowhere"]})
     batch = queue.fan_out(rows, url="{url}", errors="skip")
-    assert batch.wait("60s").rejected == 1
+    assert batch.wait("240s").rejected == 1
     assert cli.main(["watch", batch.id]) == 1
 
 

@@ -27,7 +27,7 @@ def closed(tasks: ct.Client, paused: ct.Queue) -> ct.Batch:
 
 
 @cases(
-    lambda batch: batch.wait(timeout="60s"),
+    lambda batch: batch.wait(timeout="240s"),
     lambda batch: batch.retry_failed(),
     lambda batch: batch.resend(batch.tasks()),
     lambda batch: batch.cancel(),
@@ -55,7 +55,7 @@ def test_who_waits_hears_of_it(tasks: ct.Client, paused: ct.Queue) -> None:
 def test_a_batch_that_has_ended_is_not_waited_for(tasks: ct.Client, paused: ct.Queue) -> None:
     """What it came to is returned, also with the connection closed: nobody is left to notify of its end."""
     batch = sent(paused.fan_out(DATA, url=URL)).cancel()
-    batch.wait("60s")
+    batch.wait("240s")
     tasks.close()
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(batch.wait).result(PATIENCE).cancelled == len(DATA)
@@ -65,7 +65,7 @@ def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) 
     """The batch is found again, and goes on."""
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
         batch = again.batch(closed.id).cancel()
-        assert batch.wait(timeout="60s").cancelled == len(DATA)
+        assert batch.wait(timeout="240s").cancelled == len(DATA)
 
 
 def test_closing_says_what_is_not_sent(tasks: ct.Client, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def test_a_deleted_batch_is_gone(
 ) -> None:
     """Its objects of the store go too; each method says so, and the object can still be shown."""
     batch = cell(once, target, name=verb)
-    batch.wait("60s")
+    batch.wait("240s")
     store_result(batch._outbox, tasks._connection.store, batch.tasks()["task"][0])
     capsys.readouterr()
     batch.delete()
@@ -49,7 +49,7 @@ def test_a_batch_with_tasks_in_the_queue_stays(tasks: ct.Client, paused: ct.Queu
     with pytest.raises(PreconditionError, match="20 tasks may be in the queue") as caught:
         batch.delete()
     assert "batch.cancel()" in str(caught.value)
-    batch.cancel().wait("60s")
+    batch.cancel().wait("240s")
     batch.delete()
     assert tasks.batches().empty
 

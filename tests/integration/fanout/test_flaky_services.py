@@ -63,7 +63,7 @@ def test_what_is_hopeless_is_called_once_and_what_is_throttled_succeeds(
 ) -> None:
     """Rows are chosen by the status of the service, also those that were given up."""
     batch = queue.fan_out(FRAME, url=serve(lambda place: with_requests(places.url + place), name="places"))
-    batch.wait("60s")
+    batch.wait("240s")
     assert places.calls == {"a1": 1, "x1": 1, "x2": 1, "y1": 2, "z1": 2}
     states = batch.tasks().set_index("place")
     assert states["state"].tolist() == ["succeeded", "failed", "failed", "succeeded", "failed"]
@@ -83,7 +83,7 @@ def test_why_a_function_gave_up_reads_the_same_everywhere(queue: ct.Queue, serve
     handler = serve(give_up)
     expected = ["GiveUp: 404", "GiveUp: OK", "GiveUp: ", "no such place"]
     batch = queue.fan_out(pd.DataFrame({"why": ["404", "OK", "", "no such place"]}), url=handler)
-    batch.wait("60s")
+    batch.wait("240s")
     assert batch.failed()["error"].tolist() == batch.results()["error"].tolist() == expected
     assert queue.wait(queue.enqueue(handler, {"why": "404"}), "60s")["error"].tolist() == ["GiveUp: 404"]
 
@@ -92,6 +92,6 @@ def tried_again(batch: ct.Batch, where: Any) -> list[str]:
     """Send rows again; return the places that are in a later try."""
     batch.retry_failed(where)
     reached(batch, lambda progress: not progress.unsent)
-    batch.wait("60s")
+    batch.wait("240s")
     made = batch.tasks()
     return [str(place) for place in made.loc[made["try"] > 1, "place"]]

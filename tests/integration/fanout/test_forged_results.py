@@ -40,7 +40,7 @@ def test_no_row_is_held_back(connect: Connect, target: Target, tmp_path: Path, m
     for tag in TAGS:
         forge(tmp_path / "store", known, tag)
     batch = cell(connect("ada"), target)
-    assert batch.wait("60s").succeeded == 20
+    assert batch.wait("240s").succeeded == 20
     assert len(target.received) == 20
     assert batch.results()["result"].isna().all()  # a target that is not ours stores none
 
@@ -54,13 +54,13 @@ def test_no_result_is_changed(connect: Connect, serve: Serve, tmp_path: Path) ->
         return 2 * day
 
     batch = cell(connect("ada"), serve(double, store=tmp_path / "store"))
-    assert batch.wait("60s").failed == 5
+    assert batch.wait("240s").failed == 5
     other = batch.tasks()["task"].iloc[0], batch.tasks()["task"].iloc[7]
     for tag in [*TAGS, lambda _: _tag(tmp_path / "store", batch.id, other[1])]:
         forge(tmp_path / "store", [other[0]], tag)
     theirs = connect("bob").batch(batch.id)
     for one in (batch, theirs):
-        assert one.wait("60s").failed == 5
+        assert one.wait("240s").failed == 5
         assert one.results()["result"].dropna().tolist() == [2 * day for day in range(5, 20)]
 
 

@@ -31,7 +31,7 @@ def made(tasks: ct.Client, once: ct.Queue, serve: Serve) -> Made:
     handler = serve(work)
     rows = pd.DataFrame({"n": [0, 1, 2, 3], "state": pd.Categorical(list("abca"))})
     batch = once.fan_out(rows.set_index(pd.date_range("2026-03-28", periods=4, tz="Europe/Zurich")), url=handler)
-    batch.wait(timeout="60s")
+    batch.wait(timeout="240s")
     once.enqueue("http://127.0.0.1:9/x", {"a": [1]}, delay="1h")
     once.enqueue("http://127.0.0.1:9/x", {"b": "text"}, delay="1h")
     plan = once.backfill("2026-01-01", "2026-01-03", freq="D", url="http://127.0.0.1:9/x", dry_run=True)

@@ -98,7 +98,7 @@ def test_http_statuses_of_a_handler(once: ct.Queue, serve: Serve) -> None:
         return {1: 5}[n]
 
     batch = once.fan_out(pd.DataFrame({"n": [1, 2]}), url=serve(work))
-    batch.wait(timeout="60s")
+    batch.wait(timeout="240s")
     failed = batch.failed()
     assert failed[["last_status", "last_http_status"]].to_dict("list") == {
         "last_status": ["NOT_FOUND"],
@@ -115,6 +115,6 @@ def test_http_statuses_of_other_targets(queue: ct.Queue, target: Target) -> None
     reached(batch, lambda progress: progress.retrying)
     assert batch.tasks()["last_http_status"].tolist() == [502]
     queue.run(batch.tasks())
-    batch.wait(timeout="60s")
+    batch.wait(timeout="240s")
     row = batch.failed().iloc[0]
     assert (row["last_status"], row["last_http_status"] is pd.NA) == ("INTERNAL", True)

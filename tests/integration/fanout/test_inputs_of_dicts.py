@@ -17,7 +17,7 @@ MIXED: list[dict[str, Any]] = [{"day": "a"}, {"day": "b", "kind": "x"}, {"day": 
 def test_a_key_that_a_row_lacks_is_left_out(queue: ct.Queue, target: Target, body: Any) -> None:
     """The function's own default holds then; a key with None is sent as null."""
     batch = queue.fan_out(MIXED, url=target.url, body=body)
-    batch.wait(60)
+    batch.wait(240)
     found = sorted((json.loads(one.body) for one in target.received), key=lambda one: str(one["day"]))
     assert found == MIXED
     assert batch.tasks()["state"].tolist() == ["succeeded"] * 3
@@ -44,7 +44,7 @@ def test_a_function_that_needs_the_key(queue: ct.Queue) -> None:
     handler = ct.serve(both)
     for name, rows in {"lacking first": MIXED[:2], "lacking last": MIXED[1::-1]}.items():
         batch = queue.fan_out(rows, url=handler, errors="skip", name=name)
-        batch.wait(60)
+        batch.wait(240)
         assert sorted(batch.tasks()["state"]) == ["rejected", "succeeded"]
 
 

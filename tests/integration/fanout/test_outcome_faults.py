@@ -39,14 +39,14 @@ def quick(tasks: ct.Client) -> ct.Queue:
 def test_a_success_that_was_stored_after_the_last_failure(quick: ct.Queue, serve: Serve, verb: str) -> None:
     """A call ended after the deadline of its last attempt: its row has succeeded, and does not run again."""
     batch = send(quick, serve)
-    batch.wait("60s")
+    batch.wait("240s")
     task = str(batch.failed()["task"].iloc[0])
     store_result(batch._outbox, batch._connection.store, task, attempt=3)
     if verb == "results":
         found = batch.results()
         assert found.query("row_in == 0")[["state", "result"]].to_numpy().tolist() == [["succeeded", 7]]
     else:
-        batch.retry_failed().wait("60s")
+        batch.retry_failed().wait("240s")
         assert batch.tasks()["try"].tolist() == [1, 2, 2, 2, 2, *[1] * 15]
     assert states(batch) == {"succeeded": 16, "failed": 4}
 
@@ -78,6 +78,6 @@ def test_cancelling_while_sending(paused: ct.Queue) -> None:
     """Requests that are under way are waited for, and the tasks that they made are deleted."""
     batch = paused.fan_out(pd.DataFrame({"row": range(3000)}), url="http://127.0.0.1:9/x", send_rate=2000)
     reached(batch, lambda progress: progress.unsent < 2500)
-    progress = batch.cancel().wait("60s")
+    progress = batch.cancel().wait("240s")
     assert progress.cancelled == 3000
     assert paused.tasks().empty

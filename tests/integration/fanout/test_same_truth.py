@@ -67,7 +67,7 @@ FIRST: dict[str, Callable[[ct.Batch], Any]] = {
     "failed": lambda batch: len(batch.failed()) == 5,
     "errors": lambda batch: batch.errors()["rows"].sum() == 5,
     "attempts": lambda batch: batch.attempts()["row"].notna().sum() == 20,
-    "wait": lambda batch: batch.wait("60s").failed == 5,
+    "wait": lambda batch: batch.wait("240s").failed == 5,
     "retry_failed": lambda batch: (batch.retry_failed(trust=True).tasks()["try"] == 2).sum() == 5,
 }
 
@@ -89,7 +89,7 @@ def test_the_first_answer_is_right(
 
 
 LATER: dict[str, Callable[[ct.Client, ct.Batch, ct.Handler], Any]] = {
-    "wait": lambda _tasks, batch, _: batch.wait("60s").succeeded,
+    "wait": lambda _tasks, batch, _: batch.wait("240s").succeeded,
     "tasks": lambda _tasks, batch, _: states(batch.tasks())["succeeded"],
     "results": lambda _tasks, batch, _: states(batch.results())["succeeded"],
     "failed": lambda _tasks, batch, _: 20 - len(batch.failed()),
@@ -112,14 +112,14 @@ def test_a_later_try_of_another_home_is_seen(
     ada = connect("ada")
     ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=log)
     mine = cell(ada, handler)
-    assert mine.wait("60s").failed == 5
+    assert mine.wait("240s").failed == 5
     double.broken.clear()
     theirs = connect("bob").batch("march").retry_failed(trust=True)
-    assert theirs.wait("60s").succeeded == 20
+    assert theirs.wait("240s").succeeded == 20
     capsys.readouterr()
     assert LATER[seen](ada, mine, handler) == 20
     assert "failed" not in capsys.readouterr().out
-    assert mine.retry_failed().wait("60s").succeeded == 20
+    assert mine.retry_failed().wait("240s").succeeded == 20
     assert len(double.calls) == 25
 
 
@@ -133,10 +133,10 @@ def test_what_is_read_after_the_rows_were_compared_counts(
     """The same cell says what became of its rows as it is now."""
     ada, spool = connect("ada"), Catalog._spool
     mine = cell(ada, handler)
-    mine.wait("60s")
+    mine.wait("240s")
     double.broken.clear()
     theirs = connect("bob").batch("march")
-    theirs.retry_failed(theirs.failed().head(2), trust=True).wait("60s")
+    theirs.retry_failed(theirs.failed().head(2), trust=True).wait("240s")
 
     def then_read(self: Catalog, *given: Any) -> Any:
         spooled = spool(self, *given)
@@ -154,7 +154,7 @@ def test_a_batch_that_was_not_read_says_so_at_once(
     connect: Connect, handler: ct.Handler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its progress has no numbers; frames answer after a time, and say what was not read."""
-    cell(connect("ada"), handler).wait("60s")
+    cell(connect("ada"), handler).wait("240s")
     bob, release = connect("bob"), asyncio.Event()
 
     async def held(*_: object, **__: object) -> bool:
@@ -185,7 +185,7 @@ def test_a_cancel_is_known_everywhere(
     mine = sent(cell(ada, handler, ROWS.head(15)))
     theirs = cell(bob, handler, canary=15)
     reached(theirs, lambda progress: progress.pending == 15)
-    mine.cancel().wait("60s")
+    mine.cancel().wait("240s")
     assert reached(theirs, lambda progress: progress.cancelled == 20).finished
     assert states(theirs.tasks()) == {"cancelled": 20}
     assert f" has cancelled batch {theirs.id}: nothing more of that is sent from here" in capsys.readouterr().out
@@ -208,13 +208,13 @@ def test_a_cancel_of_a_part_is_known_everywhere(
     reached(theirs, lambda progress: progress.pending == 15)
     part = cell(ada, handler, ROWS.tail(8), canary="1%")
     reached(part.whole, lambda progress: progress.unsent == 5)
-    assert part.cancel().wait("60s").cancelled == 8
+    assert part.cancel().wait("240s").cancelled == 8
     reached(theirs, lambda progress: progress.cancelled == 8)
     assert "has cancelled 8 rows of batch" in capsys.readouterr().out
     for batch in (theirs.resume(), connect("cleo").batch("march"), cell(connect("dora"), handler), part.whole):
         assert batch.tasks()["state"].eq("cancelled").tolist() == [False] * 12 + [True] * 8
     queue.resume()
-    theirs.resend(theirs.tasks().tail(2)).wait("60s")
+    theirs.resend(theirs.tasks().tail(2)).wait("240s")
     emulator.drained(queue.name)
     assert states(part.tasks()) == {"cancelled": 6, "succeeded": 2}
     assert sorted(double.calls) == [*range(12), 18, 19]
@@ -226,7 +226,7 @@ def test_a_part_that_came_later_is_cancelled_everywhere(connect: Connect, handle
     ada.queue("reports", create=True, max_attempts=1).pause()
     sent(cell(ada, handler, ROWS.head(15)))
     theirs = bob.batch("march")
-    sent(cell(ada, handler, ROWS.tail(5))).cancel().wait("60s")
+    sent(cell(ada, handler, ROWS.tail(5))).cancel().wait("240s")
     progress = reached(theirs, lambda progress: progress.cancelled == 5)
     assert (progress.total, progress.pending) == (20, 15)
 
@@ -237,7 +237,7 @@ def test_a_cancel_reads_first_what_others_have_sent(
     """Rows that have failed stay so, and the tasks of the others are deleted, wherever the cancel is wished first."""
     ada = connect("ada")
     queue = ada.queue("reports", create=True, max_attempts=1)
-    cell(ada, handler, ROWS.head(5)).wait("60s")
+    cell(ada, handler, ROWS.head(5)).wait("240s")
     queue.pause()
     sent(cell(ada, handler))
     ada.close()
@@ -253,7 +253,7 @@ def test_a_cancel_reads_first_what_others_have_sent(
     theirs = bob.batch("march").cancel()
     assert "cancelled" not in states(theirs.tasks())
     _loop.run(_set(release))
-    theirs.wait("60s")
+    theirs.wait("240s")
     assert states(theirs.tasks()) == {"failed": 5, "cancelled": 15}
     bob.queue("reports").resume()
     emulator.drained(queue.name)
@@ -270,8 +270,8 @@ def test_a_cancel_that_is_taken_up_reads_first_too(connect: Connect, handler: ct
     if not opened:
         ada.close()
     theirs = connect("bob").batch("march")
-    theirs.resume(trust=True).wait("60s")
-    theirs.cancel().wait("60s")
+    theirs.resume(trust=True).wait("240s")
+    theirs.cancel().wait("240s")
     mine = mine if opened else connect("ada").batch("march")
     reached(mine, lambda progress: progress.finished)
     assert states(mine._frames.frame()) == SHOWN
@@ -281,7 +281,7 @@ def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     connect: Connect, emulator: Emulator, handler: ct.Handler, intercept: Intercept
 ) -> None:
     """Until then it is not known which rows were sent: they are not shown as cancelled."""
-    cell(connect("ada"), handler).wait("60s")
+    cell(connect("ada"), handler).wait("240s")
     bob, silent, asked = connect("bob"), True, Counter[str]()
 
     async def call(rpc: Callable[[], Any], name: str, _: dict[str, Any]) -> Any:
@@ -295,7 +295,7 @@ def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     emulator.until(lambda: asked.total() > 5)
     assert (theirs.status().state, states(theirs.tasks())) == ("stopped", {"unsent": 20})
     silent = False
-    theirs.wait("60s")
+    theirs.wait("240s")
     assert states(theirs.tasks()) == SHOWN
 
 
@@ -305,7 +305,7 @@ def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handl
     ada.queue("reports", create=True, max_attempts=1).pause()
     sent(cell(ada, handler, ROWS.head(15)))
     theirs = bob.batch("march")
-    sent(cell(ada, handler)).cancel().wait("60s")
+    sent(cell(ada, handler)).cancel().wait("240s")
     assert reached(theirs, lambda progress: progress.cancelled == 15).finished
     assert states(bob.batch("march").tasks()) == {"cancelled": 20}
 
@@ -316,10 +316,10 @@ def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler:
     ada.queue("reports", create=True, max_attempts=1).pause()
     mine = sent(cell(ada, handler))
     theirs = bob.batch("march")
-    mine.cancel().wait("60s")
+    mine.cancel().wait("240s")
     assert states(theirs.tasks()) == {"cancelled": 20}
     ada.queue("reports").resume()
-    theirs.resend(theirs.tasks().tail(5), trust=True).wait("60s")
+    theirs.resend(theirs.tasks().tail(5), trust=True).wait("240s")
     assert states(theirs.tasks()) == states(mine.tasks()) == {"cancelled": 15, "succeeded": 5}
 
 
@@ -337,7 +337,7 @@ def test_a_home_that_cannot_know_asks(connect: Connect, emulator: Emulator, targ
     with pytest.raises(
         PreconditionError, match=r"20 rows may have been sent by ada@.* at 20\d\d-.* UTC, and neither log"
     ):
-        theirs.wait("60s")
+        theirs.wait("240s")
     assert (theirs.status().state, theirs.status().action) == ("held", "batch.resume()")
     assert states(theirs.tasks()) == {"unsent": 20}
     assert len(target.received) == 20
@@ -386,7 +386,7 @@ def test_a_dry_run_says_that_it_is_not_compared(
     ada, bob = connect("ada"), connect("bob")
     cell(ada, handler, rows, name=name, dry_run=True)
     assert line not in capsys.readouterr().out
-    cell(ada, handler, name=name).wait("60s")
+    cell(ada, handler, name=name).wait("240s")
     for home, said in ((ada, False), (bob, True)):
         cell(home, handler, rows, name=name, dry_run=True)
         assert (line in capsys.readouterr().out) is said
@@ -399,7 +399,7 @@ def test_a_service_that_does_not_answer_is_asked_once(
     """Each method says what is not read, and does not wait for it again."""
     tasks, asked = connect("ada"), list[object]()
     batch = cell(tasks, handler)
-    batch.wait("60s")
+    batch.wait("240s")
 
     async def silent(*of: object) -> bool:
         asked.append(of)

@@ -33,7 +33,7 @@ def both(once: ct.Queue, serve: Serve) -> tuple[ct.Batch, ct.Batch]:
     handler = serve(work)
     found = [once.fan_out(month(number), url=handler, name="march") for number in (1, 2)]
     for batch in found:
-        batch.wait("60s")
+        batch.wait("240s")
     return found[0], found[1]
 
 
@@ -62,10 +62,10 @@ def test_corrected_rows(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixt
     """Of 60 rows 10 are corrected: the results are 60, in the order of the input, and join by its index."""
     handler = serve(lambda n: 2 * n, name="double")
     frame = pd.DataFrame({"n": np.arange(60)})
-    once.fan_out(frame, url=handler, name="corrected").wait("60s")
+    once.fan_out(frame, url=handler, name="corrected").wait("240s")
     frame.loc[frame["n"] % 6 == 0, "n"] += 1_000
     batch = once.fan_out(frame, url=handler, name="corrected")
-    assert batch.wait("60s").succeeded == 60
+    assert batch.wait("240s").succeeded == 60
     results = batch.results()
     pd.testing.assert_index_equal(results.index, frame.index, check_names=False, exact=False)
     assert results["result"].tolist() == (2 * frame["n"]).tolist()
@@ -145,7 +145,7 @@ def test_a_part_is_waited_for_alone(queue: ct.Queue, serve: Serve) -> None:
     handler = serve(work)
     queue.fan_out(month(1), url=handler, name="march", delay="1h")
     batch = queue.fan_out(month(2).tail(5), url=handler, name="march", delay=None)
-    assert batch.wait("60s").succeeded == 5
+    assert batch.wait("240s").succeeded == 5
     assert repr(batch).splitlines()[1].endswith("100 %  succeeded")
 
     async def wait() -> Any:
@@ -158,11 +158,11 @@ def test_a_part_is_waited_for_alone(queue: ct.Queue, serve: Serve) -> None:
 def test_only_its_rows_are_sent_again(both: tuple[ct.Batch, ct.Batch], tasks: ct.Client) -> None:
     """Failed and chosen rows of the part get a new try, and rows of others are refused."""
     january, february = both
-    january.retry_failed().wait("60s")
+    january.retry_failed().wait("240s")
     assert tasks.batch("march").tasks()["try"].tolist() == [2, *[1] * 11]
-    february.retry_failed("KeyError").wait("60s")
+    february.retry_failed("KeyError").wait("240s")
     assert february.tasks()["try"].tolist() == [2, *[1] * 5]
-    january.resend(january.results().tail(1)).wait("60s")
+    january.resend(january.results().tail(1)).wait("240s")
     assert january.tasks()["try"].tolist() == [2, *[1] * 4, 2]
     for frame in (february.tasks(), pd.concat([january.tasks(), february.tasks()])):
         with pytest.raises(
@@ -171,7 +171,7 @@ def test_only_its_rows_are_sent_again(both: tuple[ct.Batch, ct.Batch], tasks: ct
             january.resend(frame)
         with pytest.raises(InvalidInputError, match=r"batch\.whole"):
             january.retry_failed(frame)
-    january.whole.resend(february.tasks()).wait("60s")
+    january.whole.resend(february.tasks()).wait("240s")
 
 
 def test_a_part_is_not_deleted(both: tuple[ct.Batch, ct.Batch]) -> None:
@@ -187,14 +187,14 @@ def test_stale_rows_of_a_part(once: ct.Queue, serve: Serve, capsys: pytest.Captu
     serve(lambda month, n: n * month, name="text")
     handler = serve(lambda month, n: month + n, name="text")
     for number in (1, 2):
-        once.fan_out(month(number), url=handler, name="march").wait("60s")
+        once.fan_out(month(number), url=handler, name="march").wait("240s")
     newer = serve(lambda month, n: month - n, name="text")
     capsys.readouterr()
     batch = once.fan_out(month(2), url=newer, name="march")
     assert "6 of these rows were computed by an earlier version" in capsys.readouterr().out
     assert batch.stale().index.equals(month(2).index)
     assert len(batch.whole.stale()) == 12
-    batch.resend(batch.stale()).wait("60s")
+    batch.resend(batch.stale()).wait("240s")
     assert (len(batch.stale()), len(batch.whole.stale())) == (0, 6)
 
 
@@ -210,7 +210,7 @@ def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
     handler = serve(lambda partition, **_: partition, name="load")
     for first, last, months in (("2013-01", "2013-06", 6), ("2013-04", "2013-09", 6), ("2013-01", "2013-09", 9)):
         batch = queue.backfill(first, f"{last}-01", freq="MS", url=handler, name="series")
-        assert batch.wait("60s").succeeded == months
+        assert batch.wait("240s").succeeded == months
         labels = pd.period_range(first, last, freq="M").astype(str).tolist()
         assert batch.results()["result"].tolist() == labels
         shown = batch_view(batch).periods(())
@@ -235,18 +235,18 @@ def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None
     """The tasks of the others stay, and rows that are not sent yet are sent; every kernel knows."""
     january, february = (paused.fan_out(month(number, 30), url=URL, name="march") for number in (1, 2))
     sent(february)
-    assert january.cancel().wait("60s").cancelled == 30
+    assert january.cancel().wait("240s").cancelled == 30
     assert february.progress().cancelled == 0
     assert len(paused.tasks()) == 30
     assert other.batch("march").progress().cancelled == 30
     assert february.status().state == "paused"
     again = paused.fan_out(month(3), url=URL, name="march")
-    assert (sent(again).progress().pending, again.whole.cancel().wait("60s").cancelled) == (6, 66)
+    assert (sent(again).progress().pending, again.whole.cancel().wait("240s").cancelled) == (6, 66)
 
 
 def test_held_rows_of_a_part_are_dropped(paused: ct.Queue) -> None:
     """The canary of the batch goes on to hold the other rows back."""
     paused.fan_out(month(1), url=URL, name="march", canary=1)
     batch = paused.fan_out(month(2), url=URL, name="march", canary=1)
-    assert batch.cancel().wait("60s").cancelled == 6
+    assert batch.cancel().wait("240s").cancelled == 6
     reached(batch.whole, lambda progress: progress.unsent == 5)

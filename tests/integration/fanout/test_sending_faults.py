@@ -67,7 +67,7 @@ def test_a_deleted_queue_stops_the_sending(queue: ct.Queue, proxy: Proxy, capsys
         batch = tasks.queue(queue.id).fan_out(MANY, url=TARGET, send_rate=2000)
         queue.delete()
         with pytest.raises(QueueNotFoundError, match=queue.id):
-            batch.wait("30s")
+            batch.wait("240s")
         assert f'there is no queue "{queue.id}"' in repr(batch)
 
 

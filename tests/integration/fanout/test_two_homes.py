@@ -242,7 +242,7 @@ class TwoHomes(RuleBasedStateMachine):
         batch = self.run_cell(home, range(9))
         reached(batch, lambda progress: not (progress.unsent or batch._tracker.sending))
         self.kept[home], self.given[home] = batch, self.formula
-        batch.cancel().wait("60s")
+        batch.cancel().wait("240s")
         self.queue(home).resume()
         for row in self.model.wanted(home, "cell", range(9), set(), None):
             self.model.send(home, row, "cancelled", self.formula)
@@ -341,9 +341,9 @@ class TwoHomes(RuleBasedStateMachine):
         known = set(batch.tasks()["day"])
         if any(self.model.state(home, row) == "unsent" for row in known):
             with pytest.raises(PreconditionError, match="no process sends them"):
-                batch.wait("60s")
+                batch.wait("240s")
         else:
-            batch.wait("60s")
+            batch.wait("240s")
         if not self.model.unsent(home):  # other rows of the batch may be sent, or looked up, too
             reached(batch.whole, lambda progress: progress.done + progress.unsent == progress.total)
         self.check(home, batch)

@@ -37,7 +37,7 @@ def run(tasks: ct.Client, serve: Serve) -> Run:
 
     def cell(fn: Callable[..., object], rows: pd.DataFrame = ROWS) -> ct.Batch:
         batch = queue.fan_out(rows, url=serve(fn, name=f"bmi-{queue.id}"), name="bmi", progress=False)
-        batch.wait("60s")
+        batch.wait("240s")
         return batch
 
     return cell
@@ -52,7 +52,7 @@ def test_an_edited_function(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
     batch = run(triple)
     assert f"6 of these rows were {AGAIN.format('bmi-reports')} them again" in capsys.readouterr().out
     assert batch.stale()["x"].tolist() == [0, 1, 2, 3, 4, 5]
-    batch.resend(batch.stale()).wait("60s")
+    batch.resend(batch.stale()).wait("240s")
     assert batch.stale().columns.tolist() == batch.tasks().columns.tolist()
     assert batch.stale().empty
     capsys.readouterr()
@@ -63,7 +63,7 @@ def test_an_edited_function(run: Run, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_retry_mixes_versions(run: Run, tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
     """The frame of results says so, and also a batch that was found again."""
     run(double)
-    run(triple).retry_failed().wait("60s")
+    run(triple).retry_failed().wait("240s")
     capsys.readouterr()
     for batch in (tasks.batch("bmi"), tasks.batch()):
         assert batch.results()["result"].tolist() == [0, 2, 4, 6, 8, 15]
@@ -90,7 +90,7 @@ def test_without_a_handler(tasks: ct.Client, serve: Serve, target: Target, capsy
     batch = queue.fan_out(ROWS.assign(z=1)[["x"]], url=f"{serve(double, name='by-url').url}?", progress=False)
     assert outcomes(batch) == (5, 1, 0)
     serve(triple, name="by-url")
-    batch.retry_failed().wait("60s")
+    batch.retry_failed().wait("240s")
     capsys.readouterr()
     batch.results()
     out = capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_tasks_reach_it_and_results_land_in_the_store(
     """The deployment is given like a handler: its account signs for its audience, also for the notification."""
     emulator.set(signatures_kept=kept)
     batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad", "none"]}), url=service.deployment, progress=False)
-    batch.on_complete(service.deployment).wait("120s")
+    batch.on_complete(service.deployment).wait("240s")
     results = batch.results()
     assert results["state"].tolist() == ["succeeded", "failed", "failed"]
     assert results["ascii"].tolist()[0] == "xn--gre-6ka8i.example"

@@ -110,9 +110,9 @@ def test_a_batch_goes_on_after_a_new_login(google: StrictEmulator, log_in: LogIn
     batch = queue.fan_out(pd.DataFrame({"day": range(5)}), url="https://svc.invalid/run", send_rate=1)
     google.log_out(ANN)
     with pytest.raises(errors.CredentialsError, match="the login has expired"):
-        batch.wait(60)
+        batch.wait(240)
     assert batch.progress().unsent > 0
     log_in(google.user(ANN, CONSUMER, gcloud=True))
-    batch.resume().wait(60)
+    batch.resume().wait(240)
     assert (batch.progress().unsent, batch.progress().failed) == (0, 5)
     assert len(list(tasks.client.list_queues(parent=LOCATION))) == 2

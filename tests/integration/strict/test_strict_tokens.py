@@ -80,16 +80,16 @@ def test_metadata_server_under_a_foreign_name(emulator: StrictEmulator) -> None:
     url = f"http://{address}/computeMetadata/v1/instance/service-accounts/default/token"
     for host, status in [("pages.example", 403), ("metadata.google.internal", 200)]:
         headers = {"Metadata-Flavor": "Google", "Host": host}
-        assert requests.get(url, headers=headers, timeout=30).status_code == status
+        assert requests.get(url, headers=headers, timeout=240).status_code == status
     for path, text in (("project/project-id", "demo"), ("universe/universe-domain", "googleapis.com")):
         url = f"http://{address}/computeMetadata/v1/{path}"
-        assert requests.get(url, headers=headers, timeout=30).text == text
+        assert requests.get(url, headers=headers, timeout=240).text == text
 
 
 def test_the_proxy_leads_nowhere_else(emulator: StrictEmulator) -> None:
     """It refuses hosts that are not Google's, and closes the connection."""
     address = urlsplit(emulator.google_environment["https_proxy"])
-    with socket.create_connection((address.hostname, address.port), timeout=30) as proxy:
+    with socket.create_connection((address.hostname, address.port), timeout=240) as proxy:
         proxy.sendall(b"CONNECT pages.example:443 HTTP/1.1\r\n\r\n")
         assert proxy.makefile("rb").read().startswith(b"HTTP/1.1 403")
 
@@ -207,7 +207,7 @@ def test_a_request_of_somebody_else(emulator: StrictEmulator, target: Target, mo
     target.script(Answer(status=418, headers={"X-Reply": "yes"}, body=b"short and stout"))
 
     def post(headers: dict[str, str] = bearer) -> requests.Response:
-        return requests.post(f"{url}/a?b=1", data=b"tea", headers=headers, timeout=30)
+        return requests.post(f"{url}/a?b=1", data=b"tea", headers=headers, timeout=240)
 
     assert post().status_code == 403  # the role does not work yet
     emulator.set(grants_after_s=0)
@@ -221,7 +221,7 @@ def test_a_request_of_somebody_else(emulator: StrictEmulator, target: Target, mo
     assert (request.method, request.path, request.body, request.headers["x-own"]) == ("POST", "/a?b=1", b"tea", "1")
     emulator.cloud_run(url, 9, invokers="caller")
     assert post().status_code == 503
-    assert requests.get("https://other-7.us-central1.run.app/", timeout=30).status_code == 403
+    assert requests.get("https://other-7.us-central1.run.app/", timeout=240).status_code == 403
 
 
 def test_a_restart_keeps_principals_roles_and_tokens(

@@ -93,7 +93,7 @@ def test_a_batch_is_settled(tasks: ct.Client, target: Target) -> None:
     assert [one.path for one in target.received].count("/job/done") == 1
     assert lapse.attempts == len(target.received)
     assert lapse.waiting == {}
-    assert batch.wait("60s") == progress or batch.wait("60s").done == 2
+    assert batch.wait("240s") == progress or batch.wait("240s").done == 2
 
 
 @pytest.mark.parametrize("move", ["advance", "run_until_idle"])

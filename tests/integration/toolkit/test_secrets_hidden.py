@@ -37,7 +37,7 @@ def test_a_batch_and_its_queue(
     plan = queue.fan_out(ROWS, dry_run=True, **arguments)
     seen = shown(plan) + repr(plan.try_one())
     batch = plan.submit()
-    batch.wait("60s")
+    batch.wait("240s")
     attempted(emulator, queue, 2)
     seen += shown(batch) + shown(queue)
     seen += "".join(frame.to_string() for frame in (queue.attempts(), batch.attempts(), tasks.batches()))
@@ -93,7 +93,7 @@ def test_what_holds_secrets_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     with ct.local(data, store=store) as tasks, ct.serve(str.upper, name="upper", store=store) as handler:
         queue = tasks.queue("reports", create=True)
         batch = queue.fan_out(pd.DataFrame({"day": ["d1"]}), url=handler, body="{day}")
-        assert batch.wait("60s").succeeded == 1
+        assert batch.wait("240s").succeeded == 1
         assert {mode(path) for path in (home, home / "locks", data)} == {0o700}
         assert {mode(path) for path in (home / "handlers.key", *home.glob("outbox.sqlite3*"))} == {0o600}
         shared = [path for path in store.rglob("*") if path.is_file()]

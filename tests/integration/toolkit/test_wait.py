@@ -176,7 +176,7 @@ def test_tasks_of_a_batch(tasks: ct.Client, serve: Serve) -> None:
     rows = queue.wait(frame, "20s")
     assert sorted(rows["state"]) == ["failed", "succeeded"]
     assert {"page": 1} in rows["result"].tolist()
-    batch.wait("20s")
+    batch.wait("240s")
     bare = batch.tasks()
     bare.loc[0, "task"] = pd.NA
     assert [row[0] for row in outcomes(queue.wait(bare, "20s"))] == [None, "failed"]

@@ -74,7 +74,7 @@ def test_a_batch(wrong: ct.Client, queue: ct.Queue, target: Target) -> None:
     """What became of its rows is known, and it was created when the service says it was."""
     reports = wrong.queue(queue.id)
     batch = reports.resume().fan_out(pd.DataFrame({"a": range(30)}), url=target.url, progress=False)
-    assert batch.wait("30s").succeeded == 30
+    assert batch.wait("240s").succeeded == 30
     created = wrong.batches()["created"].iloc[0]
     assert abs(created - wrong.clock.now) < pd.Timedelta("1min")
     assert len(batch.attempts()) == 30

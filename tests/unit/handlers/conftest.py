@@ -52,7 +52,7 @@ class Gate:
     def wait(self) -> bool:
         """Wait until the gate is open; return whether it is."""
         self._entered.set()
-        return self._open.wait(20)
+        return self._open.wait(240)
 
     def function(self, result: str) -> Callable[[], str]:
         """Return a function that waits, and then returns `result`."""
@@ -60,7 +60,7 @@ class Gate:
 
     def entered(self) -> bool:
         """Return once a function waits."""
-        return self._entered.wait(20)
+        return self._entered.wait(240)
 
     def open(self) -> None:
         """Let all functions go on."""
@@ -70,7 +70,7 @@ class Gate:
 def post(url: str, body: bytes | None = b"{}", *, method: str = "POST", **headers: str) -> Response:
     """Send one request; header names have underscores for hyphens."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=20)
+    connection = http.client.HTTPConnection(str(parts.hostname), int(parts.port or 80), timeout=240)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, parts.path, body, named)

@@ -24,8 +24,8 @@ def test_an_exception_is_in_the_future_and_the_thread_goes_on() -> None:
     """Even an exit in a job ends neither the thread nor the process; closed workers take no job."""
     workers = Workers(1, "test")
     with pytest.raises(SystemExit):
-        workers.submit(Mock(side_effect=SystemExit(1))).result(20)
-    assert workers.submit(lambda: 7).result(20) == 7
+        workers.submit(Mock(side_effect=SystemExit(1))).result(240)
+    assert workers.submit(lambda: 7).result(240) == 7
     assert workers.close(20) == 0
     with pytest.raises(WorkersClosedError):
         workers.submit(lambda: 1)
@@ -35,11 +35,11 @@ def test_a_cancelled_job_does_not_run() -> None:
     """A request that was cancelled while it was queued is left out."""
     workers = Workers(1, "test")
     go, ran = threading.Event(), list[str]()
-    workers.submit(lambda: go.wait(20))
+    workers.submit(lambda: go.wait(240))
     second, third = (workers.submit(partial(ran.append, name)) for name in ("second", "third"))
     assert second.cancel()
     go.set()
-    third.result(20)
+    third.result(240)
     assert ran == ["third"]
     workers.close(20)
 
@@ -50,18 +50,18 @@ def test_closing_counts_jobs_that_still_run(workers: Workers) -> None:
 
     def stuck() -> None:
         began.set()
-        go.wait(20)
+        go.wait(240)
 
     future = workers.submit(stuck)
-    assert began.wait(20)
+    assert began.wait(240)
     assert workers.close(0.01) == 1
     go.set()
-    future.result(20)
+    future.result(240)
 
 
 def test_a_job_may_close_its_own_threads(workers: Workers) -> None:
     """A thread does not wait for itself."""
-    assert workers.submit(lambda: workers.close(20)).result(20) == 0
+    assert workers.submit(lambda: workers.close(20)).result(240) == 0
 
 
 def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
@@ -93,7 +93,7 @@ def test_closing_cancels_coroutines_that_run() -> None:
 
     workers = Workers(1, "test")
     future = workers.submit(lambda: coroutines.run(for_ever()))
-    assert began.wait(20)
+    assert began.wait(240)
     coroutines.close(20)
     assert isinstance(future.exception(20), CancelledError)
     assert ended == ["clean"]

@@ -37,7 +37,7 @@ from tests.unit.fanout.conftest import Service
 
 MakeContext = Callable[..., "FakeContext"]
 Shown = TypeVar("Shown", bound=Panel)
-PATIENCE = 60.0  # seconds
+PATIENCE = 240.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
 

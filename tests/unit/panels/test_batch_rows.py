@@ -222,7 +222,7 @@ def test_another_batch_does_not_wait_for_a_search(panel: BatchPanel, monkeypatch
     searching.wait()
     showing = threading.Thread(target=panel.view.show, args=(None,))
     showing.start()
-    showing.join(10)
+    showing.join(240)
     waited = showing.is_alive()
     given_up.set()
     showing.join()

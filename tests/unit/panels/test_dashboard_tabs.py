@@ -184,7 +184,7 @@ def test_a_queue_that_is_chosen_while_a_tab_is_made(dashboard: Dashboard, monkey
         made = Part(context, queue=queue, framed=framed)
         other = threading.Thread(target=dashboard.use, args=("reports",))
         other.start()
-        other.join(30)
+        other.join(240)
         return made
 
     monkeypatch.setitem(dashboard._makers, "Tasks", slow)

@@ -108,7 +108,7 @@ def test_the_copy_follows_the_panel(cell: Cell, context: FakeContext, monkeypatc
     panel._ipython_display_()
     panel.table.patch({"queue": ["reports"], "tasks": [4321]})
     panel.footer.at = 1_767_312_000.0
-    assert cell.updated.acquire(timeout=30)
+    assert cell.updated.acquire(timeout=240)
     assert "4,321" in cell.outputs[1]["text/html"]
     assert "as of 2026-01-02 00:00 UTC" in cell.outputs[1]["text/html"]
     panel.copy._update()

@@ -84,11 +84,11 @@ def test_one_work_at_a_time(panel: Sample) -> None:
     def slow(name: str) -> None:
         panel.done.append(name)
         began.set()
-        assert go.wait(30)
+        assert go.wait(240)
 
     panel.work = slow
     panel.write.click()
-    assert began.wait(30)
+    assert began.wait(240)
     busy = panel.footer.busy, panel.read.disabled, panel.write.disabled
     panel.read.click()
     assert "busy: wait" in panel.footer.status
@@ -105,11 +105,11 @@ def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
 
     def until_stopped(_name: str) -> None:
         began.set()
-        assert panel.stopping.wait(30)
+        assert panel.stopping.wait(240)
 
     panel.work = until_stopped
     panel.read.click()
-    assert began.wait(30)
+    assert began.wait(240)
     shown = stop.layout.display
     click(panel, stop)
     assert (shown, stop.layout.display) == (None, "none")
@@ -331,7 +331,7 @@ def test_colab_shows_widgets_that_are_not_its_own(panel: Sample, monkeypatch: py
 def test_waiting_has_an_end(panel: Sample) -> None:
     """`settle` raises after its timeout."""
     go = threading.Event()
-    panel.work = lambda _: go.wait(30)
+    panel.work = lambda _: go.wait(240)
     panel.read.click()
     with pytest.raises(TimeoutError, match="has not ended"):
         panel.settle(timeout=0)

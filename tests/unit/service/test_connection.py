@@ -89,7 +89,7 @@ def test_a_closed_connection_watches_nothing(connection: Connection) -> None:
 
     calls(connection).side_effect = read
     connection.watcher.subscribe(QueueName.parse(QUEUE), print)
-    work = reading.get(timeout=30)
+    work = reading.get(timeout=240)
     connection.close()
     assert work.done()
 

@@ -201,7 +201,7 @@ def test_threads_renew_once(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
     start = threading.Barrier(8)
 
     def work(_: int) -> str:
-        start.wait(60)
+        start.wait(240)
         return owner(auth)
 
     with ThreadPoolExecutor(8) as pool:

@@ -31,7 +31,7 @@ from tests.unit.service.conftest import QUEUE, Fakes, MakeAuth, Pauses, call, go
 
 TASK = f"{QUEUE}/tasks/t"
 GET = call("GetQueue", name=QUEUE)
-PATIENCE = 60.0  # seconds to wait for what must happen
+PATIENCE = 240.0  # seconds to wait for what must happen
 
 
 def test_a_raw_call_is_the_same_on_the_wire(fake: Fakes) -> None:

@@ -27,7 +27,7 @@ from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 from tests.unit.service.conftest import raw_entry
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 SECOND = 1_000_000
 QUEUE = QueueName(project="p", location="l", queue="q")
 OTHER = QueueName(project="p", location="l", queue="other")

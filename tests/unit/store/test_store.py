@@ -222,5 +222,5 @@ assert store.get("x") == b"1"
 @pytest.mark.usefixtures("bucket_servers")
 def test_a_bucket_is_refused_in_a_forked_process() -> None:
     """The connections of its parent do not work there: a call would wait for ever."""
-    done = run(sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, timeout=60)
+    done = run(sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED)
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,7 +11,7 @@ from cloudtasks_nb.emulator.frontends.single_port import BEHIND, SinglePort
 from tests.cases import cases
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-PATIENCE = 60.0
+PATIENCE = 240.0
 CHUNK = bytes(range(256)) * 4096  # 1 MiB
 #: What one end of a relay may hold: a buffer that is nearly full, and what is read at once.
 SMALL = 1 << 20

@@ -189,7 +189,7 @@ class Tracked:
         """Wait until a condition holds, which is checked after each change."""
         changed = asyncio.Event()
         end = self.tracker.listen(changed.set)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(240):
             while not condition():
                 await changed.wait()
                 changed.clear()

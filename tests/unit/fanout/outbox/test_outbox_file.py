@@ -302,5 +302,5 @@ def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
     assert next(pages)
     closing = threading.Thread(target=outbox.close, daemon=True)
     closing.start()
-    closing.join(60)
+    closing.join(240)
     assert not closing.is_alive()

@@ -258,11 +258,11 @@ def test_an_interrupt_does_not_wait_for_a_query() -> None:
 
     def read(_: list[str]) -> Iterator[pd.DataFrame]:
         computing.set()
-        ended.wait(60)
+        ended.wait(240)
         yield PANDAS
 
     def interrupt_it() -> None:
-        computing.wait(60)
+        computing.wait(240)
         interrupt()
 
     threading.Thread(target=interrupt_it).start()
