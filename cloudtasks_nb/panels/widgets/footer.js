@@ -259,24 +259,28 @@ class FooterView {
     this.model.send({ do: "answer", typed });
   }
 
-  /** Report whether the panel can be seen. The button that led to its form may have had the focus, and is hidden now. */
+  /** Report whether the panel can be seen. Who is led here by a button of another tab, which is hidden now, has no focus. */
   appear(visible) {
     this.seen(this, visible);
-    if (!visible || document.activeElement !== document.body) return;
-    this.field = null;
-    this.focusForm(10_000); // nothing else has the focus that it would take away
+    if (visible && this.hidden && document.activeElement === document.body) {
+      this.field = null;
+      this.focusForm();
+    }
+    this.hidden = !this.root.offsetParent; // by a tab, and not by scrolling
   }
 
   /** Put the focus into the first field of a form that was opened by hand. */
-  focusForm(patience = 2000) {
+  focusForm() {
     const field = [...this.root.querySelectorAll(":is(.ctn-editor, .ctn-reopened) :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
-    if (field && field !== this.field && this.acting(patience)) field.focus();
+    if (field && field !== this.field && this.top.ctnActed && this.awaited()) field.focus();
     this.field = field;
   }
 
-  /** Whether what appears now was opened by hand. */
-  acting(patience) {
-    return performance.now() - this.top.ctnActed < patience;
+  /** Whether the user has not moved on, to a field or away from the panel, while the kernel answered a click. */
+  awaited() {
+    const active = this.el.getRootNode().activeElement ?? document.body;
+    if (active === document.body || active === this.field) return true; // fields are drawn one by one, in no order
+    return this.top.contains(active) && !active.matches("input, select, textarea");
   }
 
   changed() {
@@ -288,7 +292,7 @@ class FooterView {
     if (away !== Boolean(this.last?.disabled || !this.last?.isConnected)) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
-    if (card && card !== this.card && this.acting(2000)) card.scrollIntoView({ block: "nearest" });
+    if (card && card !== this.card && performance.now() - this.top.ctnActed < 2000) card.scrollIntoView({ block: "nearest" });
     this.card = card;
   }
 
