@@ -119,7 +119,7 @@ class FooterView {
     if (this.gone) return;
     if (!this.el.isConnected) return void requestAnimationFrame(() => this.attach());
     this.root = this.el.closest(".ctn-panel") ?? this.el;
-    this.top = this.root; // the outermost panel, which knows when the user last did something
+    this.top = this.root; // the outermost panel, which knows whether the user has done something
     for (let around; (around = this.top.parentElement?.closest(".ctn-panel")); ) this.top = around;
     this.root.setAttribute("role", "region");
     this.root.setAttribute("aria-label", this.root.querySelector(".ctn-heading")?.textContent ?? "panel");
@@ -128,7 +128,7 @@ class FooterView {
     const { signal } = this.listening;
     this.root.addEventListener("focusin", (event) => this.focusin(event), { signal, capture: true });
     for (const name of ["click", "keydown"]) {
-      this.root.addEventListener(name, () => (this.top.ctnActed = performance.now()), { signal, capture: true });
+      this.root.addEventListener(name, () => (this.top.ctnActed = true), { signal, capture: true });
     }
     for (const name of ["click", "change"]) {
       this.root.addEventListener(name, (event) => this.act(event), { signal, capture: true });
@@ -272,12 +272,13 @@ class FooterView {
   /** Put the focus into the first field of a form that was opened by hand. */
   focusForm() {
     const field = [...this.root.querySelectorAll(":is(.ctn-editor, .ctn-reopened) :is(input, select, textarea)")].find((node) => node.closest(".ctn-panel") === this.root);
-    if (field && field !== this.field && this.top.ctnActed && this.awaited()) field.focus();
+    if (field && field !== this.field && this.awaited()) field.focus();
     this.field = field;
   }
 
-  /** Whether the user has not moved on, to a field or away from the panel, while the kernel answered a click. */
+  /** Whether the user has done something here, and has not moved on, to a field or away, while the kernel answered. */
   awaited() {
+    if (!this.top.ctnActed) return false;
     const active = this.el.getRootNode().activeElement ?? document.body;
     if (active === document.body || active === this.field) return true; // fields are drawn one by one, in no order
     return this.top.contains(active) && !active.matches("input, select, textarea");
@@ -292,8 +293,8 @@ class FooterView {
     if (away !== Boolean(this.last?.disabled || !this.last?.isConnected)) this.keepFocus();
     const card = [...this.root.querySelectorAll(".ctn-follow .ctn-card")].find((node) => node.closest(".ctn-panel") === this.root);
     // What was opened by hand is to be seen; what only changes stays where it is.
-    if (card && card !== this.card && performance.now() - this.top.ctnActed < 2000) card.scrollIntoView({ block: "nearest" });
-    this.card = card;
+    if (card && card.ariaLabel !== this.card && this.awaited()) card.scrollIntoView({ block: "nearest" });
+    this.card = card?.ariaLabel;
   }
 
   /** Give fields without a label the tooltip as their name: not all screen readers read tooltips. */
