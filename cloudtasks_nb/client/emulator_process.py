@@ -24,7 +24,7 @@ from cloudtasks_nb.service.absent_handlers import get_json
 
 __all__ = ["Child", "Lease", "attach", "call_admin", "connection", "hold", "start"]
 
-_START_TIMEOUT = 30.0  # seconds; a start takes one, on a crowded machine or with a large folder some more
+_START_TIMEOUT = 120.0  # seconds; a start takes one, on a crowded machine or with a large folder many more
 _ANSWER_TIMEOUT = 5.0  # seconds; it is on this machine
 _ADMIN_TIMEOUT = 30.0  # seconds
 _ENDPOINT_FILE = "endpoint.json"
@@ -87,7 +87,7 @@ def attach(folder: str | os.PathLike[str] | None, *, clock: Callable[[], float] 
         return lease
 
 
-def start(arguments: Sequence[str], timeout: float) -> tuple[Child | None, str]:
+def start(arguments: Sequence[str], timeout: float = _START_TIMEOUT) -> tuple[Child | None, str]:
     """Start an emulator on free ports; it runs until its last lease is closed.
 
     Parameters

@@ -22,8 +22,7 @@ from cloudtasks_nb.service.convert import queue_json
 
 __all__ = ["Emulator"]
 
-_START_TIMEOUT = 30.0  # seconds; a start takes one
-_STOP_TIMEOUT = 10.0  # seconds to wait for the process to end
+_STOP_TIMEOUT = 60.0  # seconds to wait for the process to end
 _POLL_INTERVAL = 0.01  # seconds
 
 
@@ -52,7 +51,7 @@ class Emulator:
 
     def __init__(self, arguments: Iterable[str] = ()) -> None:
         # The end of the tests does not wait for attempts in flight.
-        child, output = emulator_process.start(["--grace", "0", *arguments], _START_TIMEOUT)
+        child, output = emulator_process.start(["--grace", "0", *arguments])
         if child is None:
             raise EmulatorError(f"the emulator did not start: {output}", hint="python -m cloudtasks_nb.emulator --help")
         self._process = child.process

@@ -304,7 +304,7 @@ def test_an_emulator_that_is_not_ready_in_time(tmp_path: Path, monkeypatch: pyte
     hangs.chmod(0o700)
     monkeypatch.setattr("sys.executable", str(hangs))
     with pytest.raises(errors.EmulatorError, match="did not start: it was not ready in time"):
-        emulator_process.attach(None, clock=itertools.count(0, 20).__next__)  # a second is left for the start
+        emulator_process.attach(None, clock=itertools.count(0, 80).__next__)  # a second is left for the start
 
 
 class InterruptedPipe:
