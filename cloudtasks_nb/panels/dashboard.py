@@ -121,7 +121,7 @@ class Dashboard(Panel):
         if self.current is not None:
             self.current.start_refresh()
 
-    def settle(self, timeout: float = 60.0) -> None:
+    def settle(self, timeout: float = 240.0) -> None:
         """Wait until the work of all tabs has ended."""
         super().settle(timeout)
         for panel in self._opened():

@@ -318,7 +318,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
         if self.context.read_only:
             raise InvalidInputError("this panel is read-only", hint="open it without read_only=True to change anything")
 
-    def settle(self, timeout: float = 60.0) -> None:
+    def settle(self, timeout: float = 240.0) -> None:
         """Wait until all work that the panel has started has ended."""
         self._work.settle(timeout)
 

@@ -107,7 +107,7 @@ def test_a_timeout_cancels() -> None:
     """After the timeout the work does not go on in the background."""
     work = Endless()
     with pytest.raises(TimeoutError):
-        _loop.run(work.run(), timeout=0.01)
+        _loop.run(work.run(), timeout=0.01, meanwhile=work.started.wait)  # not before the work has begun
     assert work.cancelled.wait(PATIENCE)
 
 

@@ -43,7 +43,7 @@ FRAME = pd.DataFrame({"place": ["a1", "x1", "x2", "y1", "z1"]})
 
 def with_requests(url: str) -> None:
     """Ask for a place."""
-    response = requests.get(url, timeout=20)
+    response = requests.get(url, timeout=240)
     try:
         response.raise_for_status()
     except requests.HTTPError as error:

@@ -533,7 +533,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def outbox(path: Path) -> Iterator[Outbox]:
     """Return an empty outbox."""
-    with Outbox(path, timeout=5.0) as made:
+    with Outbox(path) as made:
         yield made
 
 

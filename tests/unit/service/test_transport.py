@@ -151,11 +151,16 @@ def test_a_lost_answer_of_an_endpoint_that_went_away(fake: Fakes) -> None:
     """The call may have been carried out before nothing answered any more."""
     server = fake(LOST)
 
-    async def stop(_: float) -> None:
-        await server.server.stop(None)
+    async def story(transport: Transport) -> None:
+        async def stop(_: float) -> None:
+            await server.server.stop(None)
+            transport.connect_timeout = 0.2
+
+        transport.sleep = stop
+        await transport.call("DeleteQueue", name=QUEUE)
 
     with pytest.raises(errors.UnavailableError, match="not known whether it was deleted") as caught:
-        use(server.port, call("DeleteQueue", name=QUEUE), sleep=stop, connect_timeout=0.2)
+        use(server.port, story, connect_timeout=PATIENCE)
     assert isinstance(caught.value.__cause__, errors.EndpointError)
 
 
@@ -278,17 +283,20 @@ def test_an_endpoint_that_went_away(fake: Fakes, closed: int) -> None:
     async def story(transport: Transport) -> str:
         await GET(transport)
         await server.server.stop(None)
+        transport.connect_timeout = 0.3
         with pytest.raises(errors.EndpointError):
             await GET(transport)
         await server.start()
-        transport.connect_timeout = 20.0
+        transport.connect_timeout = PATIENCE
         return str((await GET(transport)).name)
 
-    assert use(server.port, story, connect_timeout=0.3) == QUEUE
+    assert use(server.port, story, connect_timeout=PATIENCE) == QUEUE
 
 
 @cases((True, "ours", True), (False, "ours", True), (True, "another", False))
-def test_a_restarted_emulator(fake: Fakes, tmp_path: Path, *, asked: bool, instance: str, followed: bool) -> None:
+def test_a_restarted_emulator(
+    fake: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, asked: bool, instance: str, followed: bool
+) -> None:
     """It is followed to its new port; another emulator in the same folder does not have our tasks."""
     old, new = fake(instance="ours"), fake(instance=instance)
 
@@ -298,12 +306,20 @@ def test_a_restarted_emulator(fake: Fakes, tmp_path: Path, *, asked: bool, insta
         await old.server.stop(None)
         facts = {"grpc": f"127.0.0.1:{new.port}", "http": "http://127.0.0.1:3", "instance": instance}
         (tmp_path / "endpoint.json").write_text(json.dumps(facts), encoding="utf-8")
+        moved = transport._moved_endpoint
+
+        def follow() -> Endpoint | None:
+            transport.connect_timeout = PATIENCE  # something answers at the new address
+            return moved()
+
+        monkeypatch.setattr(transport, "_moved_endpoint", follow)
+        transport.connect_timeout = 0.3
         await GET(transport)
         return str(await transport.http())
 
     place = {"folder": str(tmp_path), "http": "http://127.0.0.1:2"}
     with nullcontext() if followed else pytest.raises(errors.EndpointError):
-        assert use(old.port, story, place=place, connect_timeout=0.3) == "http://127.0.0.1:3"
+        assert use(old.port, story, place=place, connect_timeout=PATIENCE) == "http://127.0.0.1:3"
     assert len(new.calls) == followed
 
 

@@ -62,7 +62,7 @@ class HeldDisk:
 
     async def is_writing(self) -> None:
         """Return when a commit waits."""
-        assert await asyncio.get_running_loop().run_in_executor(None, self._writing.wait, 20)
+        assert await asyncio.get_running_loop().run_in_executor(None, self._writing.wait, 240)
 
 
 def rows(store: Store) -> int:

@@ -201,7 +201,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
     if not inspect.iscoroutinefunction(test):
         return None
-    _loop.run(test(**{name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}), 30.0)
+    _loop.run(test(**{name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}), 240)
     return True
 
 

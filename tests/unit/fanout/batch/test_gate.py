@@ -218,7 +218,7 @@ def test_a_pause_does_not_undo_what_another_process_resumes(
 
     monkeypatch.setattr(Gate, "after", decide_late)
     assert read_batch(outbox, batch)[1].paused
-    elsewhere.join(30.0)
+    elsewhere.join(240)
     assert not read_batch(outbox, batch)[1].paused
 
 

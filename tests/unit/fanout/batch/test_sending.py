@@ -244,7 +244,7 @@ async def test_no_process_sends(outbox: Outbox, batch: str, sending: Supervised)
     """Unsent rows that no process sends are an error."""
     with pytest.raises(PreconditionError, match=r"250 rows of batch .* are unsent, and no process sends them"):
         await sending.check()
-    with Outbox(outbox.path, timeout=5.0) as elsewhere:
+    with Outbox(outbox.path) as elsewhere:
         announced = elsewhere.requests.announce_sender(batch)
         await sending.check()  # also while it does not hold the lock on sending
         announced.release()

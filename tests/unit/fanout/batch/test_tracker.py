@@ -401,11 +401,11 @@ def test_what_is_gone_is_read_again(
 
     monkeypatch.setattr(tracker.outcomes, "recheck", recheck)
     monkeypatch.setattr(asyncio, "sleep", pause)
-    _loop.run(run(), 30)
+    _loop.run(run(), 240)
     assert len(seen) == reads
     assert pauses == [60.0, 120.0, 240.0, 480.0][:reads]
     put(outbox, tracked.batch, rows[:2], State.GONE)
-    _loop.run(run(), 30)
+    _loop.run(run(), 240)
     assert len(seen) > reads
 
 

@@ -80,7 +80,7 @@ def test_a_kill_while_a_call_is_made(outbox: Outbox, call: int, send_rate: float
     service = Service(before=kill)
     run_send(outbox, batch, service, send_rate=send_rate)
     before = left.created.copy()
-    with Outbox(path, timeout=5.0) as again:
+    with Outbox(path) as again:
         observer = FakeObserver(created=log_of(again, batch, left))
         observer.until = 0
         run_send(again, batch, left, observer=observer)
