@@ -6,8 +6,9 @@ import asyncio
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,9 @@ _used_in: dict[str, int] = {}
 
 #: The objects of ``memory://`` stores, by URL, so that all stores of this process with one URL have the same objects.
 _in_memory: dict[str, Any] = {}
+#: Before 0.12 the library waits for its lock on these objects while it holds Python's lock (to list them), and for
+#: Python's lock while it holds its own (to drop one): so that neither waits for ever, one thread uses them at a time.
+_memory_lock = threading.RLock()
 
 
 class Found(NamedTuple):
@@ -316,7 +320,7 @@ class Store:
     def _use(self, done: str, path: str) -> Iterator[None]:
         """Get a token before the library asks for one, which would hide why there is none; turn errors into ours."""
         self._prepare()
-        with self._errors(done, path):
+        with _memory_lock if self._scheme == "memory" else nullcontext(), self._errors(done, path):
             yield
 
     @contextmanager

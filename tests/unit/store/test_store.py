@@ -37,6 +37,33 @@ def test_an_object_is_claimed_once(store: Store) -> None:
     assert store.get_many(["a/x", "a/y"]) == [b"1", b"3"]
 
 
+#: One thread lists what another one writes and deletes.
+SHARED = """
+import threading
+from cloudtasks_nb.store.store import Store
+
+def look():
+    while not ended.is_set():
+        list(store.pages("a/"))
+
+store, ended, paths = Store("memory://shared"), threading.Event(), [f"a/{number}" for number in range(100)]
+looking = threading.Thread(target=look)
+looking.start()
+for _ in range(100):
+    for path in paths:
+        store.put(path, b"x")
+    store.delete(paths)
+ended.set()
+looking.join()
+"""
+
+
+def test_threads_share_what_is_in_memory() -> None:
+    """With the lowest release of the library the whole process stood still, where no limit of a test is heard."""
+    ended = run(sys.executable, "-c", SHARED)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_an_object_is_appended_to_in_a_folder(tmp_path: Path) -> None:
     """What was created grows, and the listing says so; what does not exist is not made, and nothing stays beside it."""
     store = Store(tmp_path)
