@@ -59,13 +59,15 @@ tasks = ct.local()
 sales = pd.DataFrame({"shop": ["bern", "oslo", "wien", "bonn"] * 5, "amount": range(20)})
 """
 ALL_SENT = ("batch.progress().unsent", "0")
+#: By the clock of the page each answer of the kernel takes hours.
+LATE = "() => { let now = 0; performance.now = () => (now += 3600_000); }"
 
 
 def test_queues(notebook: Callable[..., Any]) -> None:
     """Limits are edited; the state follows each click; a purge wants the queue's name, and Escape leaves it."""
     board = Board(notebook(SETUP, WAITING, PANEL))
     press = board.page.keyboard.press
-    board.page.evaluate("() => { let now = 0; performance.now = () => (now += 3600_000); }")  # the answer takes hours
+    board.page.evaluate(LATE)
     board.button("Edit limits").click()
     expect(board.field("Dispatches a second")).to_be_focused()
     board.field("Dispatches a second").fill("0.1")
@@ -267,7 +269,7 @@ def test_attempts(notebook: Callable[..., Any]) -> None:
     """What a handler raised is two clicks away, as text: one opens the tab, one the attempt with its traceback."""
     board = Board(notebook(SETUP, "days = days[:15]", WAITING, "queue.resume(); _ = batch.wait()", PANEL))
     board.root.get_by_role("tab", name="Attempts").click()
-    board.page.evaluate("() => { let now = 0; performance.now = () => (now += 3600_000); }")  # the answer takes hours
+    board.page.evaluate(LATE)
     board.rows.filter(has_text="no data for 7").click()
     card = board.part.locator(".ctn-card")
     expect(card).to_contain_text("NOT_FOUND")

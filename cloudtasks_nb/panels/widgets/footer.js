@@ -259,7 +259,7 @@ class FooterView {
     this.model.send({ do: "answer", typed });
   }
 
-  /** Report whether the panel can be seen. Who is led here by a button of another tab, which is hidden now, has no focus. */
+  /** Report whether the panel can be seen. When a button of another tab leads here, it is hidden and loses the focus. */
   appear(visible) {
     this.seen(this, visible);
     if (visible && this.hidden && document.activeElement === document.body) {
