@@ -98,7 +98,7 @@ def test_the_date_of_an_answer(google: StrictEmulator, log_in: LogIn, transport:
         with contextlib.suppress(errors.PermissionDeniedError):
             tasks.queues()
         off = tasks.clock.now - pd.Timestamp.now("UTC")
-        assert abs(off.total_seconds() - 600) < 5
+        assert abs(off.total_seconds() - 600) < 30
         assert tasks._connection.clock.warning == "this machine's clock is 10 min behind the service's"
 
 
