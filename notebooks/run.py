@@ -19,12 +19,12 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 __all__ = ["main"]
 
-#: Seconds that one cell may take before it counts as hung.
-_CELL_TIMEOUT = 300
+#: Seconds that a kernel may take to start, a cell to run, or its output to arrive, before it counts as hung.
+_PATIENCE = 300
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
@@ -44,7 +44,7 @@ def _run(path: Path, *, inplace: bool) -> int:
     try:
         with _own_home():
             _execute(notebook, path.resolve().parent)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, RuntimeError) as error:  # the last: no kernel
         text = f"{path}: {error}\n"
         sys.stderr.write(text if sys.stderr.isatty() else _COLOUR.sub("", text))
         return 1
@@ -74,7 +74,9 @@ def _own_home() -> Iterator[None]:
 def _execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     client = NotebookClient(
         notebook,
-        timeout=_CELL_TIMEOUT,
+        timeout=_PATIENCE,
+        startup_timeout=_PATIENCE,
+        iopub_timeout=_PATIENCE,  # output that comes later is lost without a word
         kernel_name="python3",
         record_timing=False,  # it would make every stored run differ from the one before
         extra_arguments=["--log-level=ERROR"],  # a kernel on loopback need not warn that its sockets are not encrypted

@@ -123,6 +123,7 @@ class Server:
             "ServerApp.root_dir": self.notebooks,
             "ServerApp.terminals_enabled": False,
             "ServerApp.tornado_settings": {"mathjax_url": _NO_MATHJAX},
+            "MappingKernelManager.kernel_info_timeout": PATIENCE,
             "IdentityProvider.token": self.token,
             "LabApp.expose_app_in_browser": True,
             "LabApp.extension_manager": "readonly",
@@ -135,6 +136,8 @@ class Server:
             "JupyterNotebookApp.app_settings_dir": self.folder / "settings",
             "JupyterNotebookApp.user_settings_dir": self.folder / "user-settings",
             "JupyterNotebookApp.workspaces_dir": self.folder / "classic-workspaces",
+            "VoilaExecutor.startup_timeout": PATIENCE,
+            "VoilaExecutor.iopub_timeout": PATIENCE,  # it leaves out what comes later
             "VoilaConfiguration.template": "lab-offline",
             # Voilà would load Notebook 7's switch to JupyterLab and Jupytext, which ask for what Voilà does not have.
             "VoilaConfiguration.extension_denylist": ["@jupyter-notebook/lab-extension", "jupyterlab-jupytext"],

@@ -42,8 +42,6 @@ LOCATION = "projects/demo/locations/us-central1"
 PATIENCE = 240.0
 #: The deadline of a call, in seconds: Cloud Tasks refuses more than 30.
 DEADLINE = 29.0
-#: Longest that a start of an emulator may take, in seconds; it takes one, on a crowded machine many.
-START_WITHIN = 90.0
 NO_HEADERS: Mapping[str, str] = {}
 
 T = TypeVar("T")
@@ -114,7 +112,7 @@ class Emulator:
                 text=True,
             )
             self._stack.callback(processes.end, self.process)
-            self.ready = processes.ready_line(self.process, START_WITHIN)
+            self.ready = processes.ready_line(self.process, PATIENCE)
             if not self.ready:
                 errors = self.errors()
                 self._stack.close()

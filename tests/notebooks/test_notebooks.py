@@ -178,9 +178,23 @@ def test_run_fails_with_the_cell_that_failed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_run_says_in_one_line_that_a_kernel_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that dies before it answers makes the exit code 1."""
+    kernel = tmp_path / "jupyter/kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    kernel.write_text(json.dumps({"argv": [sys.executable, "-c", ""], "display_name": "dead", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    path = write_notebook(tmp_path / "a.ipynb", "1")
+    done = run(path, home=tmp_path / "home")
+    assert done.returncode == 1
+    assert f"{path}: Kernel died" in done.stderr
+
+
 def test_run_has_a_home_of_its_own(tmp_path: Path) -> None:
     """A run does not use the home of its caller, and two runs do not share a home."""
     path = write_notebook(tmp_path / "a.ipynb", "import os\nprint(os.environ['CLOUDTASKS_NB_HOME'])", tags=("show",))
-    homes = run(path, path, home=tmp_path / "home").stdout.split()
+    done = run(path, path, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    homes = done.stdout.split()
     assert len({*homes, str(tmp_path / "home")}) == 3
     assert not any(Path(home).parent.exists() for home in homes)

@@ -9,7 +9,7 @@ from jupyter_client.manager import start_new_kernel
 
 import cloudtasks_nb as ct
 from tests.cases import cases
-from tests.integration.conftest import START_WITHIN
+from tests.integration.conftest import PATIENCE
 
 #: What is there when the mistakes are made.
 BEFORE = """
@@ -32,9 +32,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Start a kernel with a queue, a handler, a batch and a plan."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("home")))
-        manager, client = start_new_kernel(startup_timeout=START_WITHIN)
+        manager, client = start_new_kernel(startup_timeout=PATIENCE)
     try:
-        assert client.execute_interactive(BEFORE, timeout=START_WITHIN, output_hook=print)["content"]["status"] == "ok"
+        assert client.execute_interactive(BEFORE, timeout=PATIENCE, output_hook=print)["content"]["status"] == "ok"
         yield client
     finally:
         client.stop_channels()
@@ -51,7 +51,7 @@ def run(client: Any) -> Run:
         def hook(message: dict[str, Any]) -> None:
             shown.extend(message["content"].get("traceback", ()))
 
-        client.execute_interactive(cell, timeout=START_WITHIN, output_hook=hook)
+        client.execute_interactive(cell, timeout=PATIENCE, output_hook=hook)
         return re.sub(r"\x1b\[[\d;]*m", "", "\n".join(shown))
 
     return run
@@ -59,7 +59,7 @@ def run(client: Any) -> Run:
 
 def test_only_public_names_are_offered(client: Any) -> None:
     """The tab key behind ``ct.`` shows what is meant to be used."""
-    offered = client.complete("ct.", reply=True, timeout=START_WITHIN)["content"]["matches"]
+    offered = client.complete("ct.", reply=True, timeout=PATIENCE)["content"]["matches"]
     assert sorted(offered) == sorted(ct.__all__)
 
 
