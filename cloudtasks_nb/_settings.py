@@ -49,6 +49,7 @@ __all__ = [
     "did_you_mean",
     "home",
     "is_count",
+    "is_in_home",
     "make_folder",
     "named",
     "near_names",
@@ -210,6 +211,11 @@ def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
     Creates nothing.
     """
     return store if store is not None else os.environ.get(STORE_VARIABLE) or _home_path() / "store"
+
+
+def is_in_home(folder: str) -> bool:
+    """Return whether a folder lies in the home, whose files are for this user alone."""
+    return Path(folder).is_relative_to(_home_path())
 
 
 def _home_path() -> Path:

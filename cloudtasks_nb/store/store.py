@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._settings import is_in_home
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
+from cloudtasks_nb.store.folder import Folder, Found, OddFileError
 
 __all__ = ["Found", "Range", "Store", "Token", "answer_of"]
 
@@ -55,13 +57,6 @@ _in_memory: dict[str, Any] = {}
 #: Before 0.12 the library waits for its lock on these objects while it holds Python's lock (to list them), and for
 #: Python's lock while it holds its own (to drop one): so that neither waits for ever, one thread uses them at a time.
 _memory_lock = threading.RLock()
-
-
-class Found(NamedTuple):
-    """An object that was listed."""
-
-    path: str
-    size: int  #: bytes
 
 
 class Range(NamedTuple):
@@ -113,27 +108,34 @@ class Store:
 
     def __init__(self, place: str | os.PathLike[str], token: Token | None = None) -> None:
         self._scheme, self.url = _normalise(place)
+        self._folder = Folder(self.url, private=is_in_home(self.url)) if self._scheme == "file" else None
         own = any(os.environ.get(name) for name in _OWN_CREDENTIALS)
         self._token = token if self._scheme == "gs" and not own else None
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, in place of one with the same path; readers see the old or the new one, never a part."""
         with self._use("written", path):
-            self._library.put(self._client, path, data, use_multipart=False)
+            if self._folder is not None:
+                self._folder.put(path, data)
+            else:
+                self._library.put(self._client, path, data, use_multipart=False)
 
     def create(self, path: str, data: bytes) -> None:
         """Write an object under a path that nobody else uses; a repeated request that finds it has succeeded.
 
         In a folder readers see a part of it while it is written, and it can be appended to.
         """
-        if self.appends:
-            self._create_file(path, data)
-        else:
+        if self._folder is None:
             self.claim(path, data)
+        else:
+            with self._errors("written", path):
+                self._folder.create(path, data)
 
     def claim(self, path: str, data: bytes) -> bool:
         """Write an object if there is none with this path; return whether there was none."""
         with self._use("written", path):
+            if self._folder is not None:
+                return self._folder.put(path, data, new=True)
             try:
                 self._library.put(self._client, path, data, mode="create", use_multipart=False)
             except self._exceptions.AlreadyExistsError:
@@ -143,39 +145,21 @@ class Store:
     @property
     def appends(self) -> bool:
         """Whether objects can be appended to."""
-        return self._scheme == "file"
+        return self._folder is not None
 
     def append(self, path: str, data: bytes) -> bool:
-        """Append to an object in a folder; return False if there is none. An error may leave a part of the data."""
-        left = memoryview(data)
-        try:
-            with open(f"{self.url}/{path}", "r+b", buffering=0) as file:  # noqa: PTH123 - a Path takes longer
-                file.seek(0, os.SEEK_END)
-                while left:  # a disk that fills takes a part, and refuses the rest
-                    left = left[file.write(left) :]
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise self._error("written", path, str(error)) from error
-        return True
+        """Append to an object; return False if there is none, or it is in no folder.
 
-    def _create_file(self, path: str, data: bytes) -> None:
-        """Write a file without one beside it, which would stay if the process is killed; an error leaves none."""
-        file = Path(self.url, path)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(exist_ok=False)
-        except OSError as error:
-            raise self._error("written", path, str(error)) from error
-        try:
-            self.append(path, data)
-        except StoreError:
-            file.unlink(missing_ok=True)
-            raise
+        An error may leave a part of the data.
+        """
+        with self._errors("written", path):
+            return self._folder is not None and self._folder.append(path, data)
 
     def get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
         with self._use("read", path):
+            if self._folder is not None:
+                return self._folder.read(path, 0, None)
             try:
                 return self._library.get(self._client, path).bytes().to_bytes()
             except self._missing as error:
@@ -193,21 +177,16 @@ class Store:
 
     def get_ranges(self, ranges: Sequence[Range]) -> list[bytes | StoreError | None]:
         """Return parts of objects: None if there is no such object, and the error if it cannot be read."""
-        if self._scheme == "file":
-            return [self._read_file(*one) for one in ranges]
+        if self._folder is not None:
+            return [self._read_file(self._folder, *one) for one in ranges]
         self._prepare()
         return _loop.run(self._get_ranges(ranges))
 
-    def _read_file(self, path: str, start: int, end: int | None) -> bytes | StoreError | None:
-        """Return a part of an object in a folder, in a sixth of the time that the library takes."""
+    def _read_file(self, folder: Folder, path: str, start: int, end: int | None) -> bytes | StoreError | None:
         try:
-            with open(f"{self.url}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes longer than the rest
-                file.seek(start)
-                return file.read(-1 if end is None else end - start)
-        except FileNotFoundError:
-            return None
+            return folder.read(path, start, end)
         except OSError as error:
-            return self._error("read", path, str(error))
+            return self._error("read", path, error)
 
     async def _read_object(self, path: str, start: int, end: int | None) -> bytes | None:
         with self._errors("read", path):
@@ -247,25 +226,37 @@ class Store:
     def found(self, prefix: str) -> Iterator[list[Found]]:
         """Yield what `pages` yields, with the sizes of the objects."""
         with self._use("listed", prefix):
-            listed = iter(self._library.list(self._client, prefix, chunk_size=_PAGE))
+            listed = self._listed(prefix)
         while True:
             with self._use("listed", prefix):
                 page = next(listed, None)
             if page is None:
                 return
-            yield [Found(each["path"], each["size"]) for each in page]
+            yield page
+
+    def _listed(self, prefix: str) -> Iterator[list[Found]]:
+        if self._folder is None:
+            listed = self._library.list(self._client, prefix, chunk_size=_PAGE)
+            return ([Found(each["path"], each["size"]) for each in page] for page in listed)
+        files = self._folder.found(prefix)
+        return iter(lambda: list(islice(files, _PAGE)), [])
 
     def delete_all(self, prefix: str) -> None:
         """Delete the objects whose paths begin with a prefix that ends with a slash; in a folder all that is there."""
-        if self._scheme == "file":
-            with self._errors("deleted", prefix), suppress(FileNotFoundError):
-                shutil.rmtree(f"{self.url}/{prefix}")
+        if self._folder is not None:
+            with self._errors("deleted", prefix):
+                self._folder.delete_all(prefix)
             return
         for page in self.pages(prefix):
             self.delete(page)
 
     def delete(self, paths: Sequence[str]) -> None:
         """Delete objects; those that do not exist are ignored."""
+        if self._folder is not None:
+            for path in paths:
+                with self._errors("deleted", path):
+                    self._folder.delete(path)
+            return
         for at in range(0, len(paths), _PAGE):
             page = list(paths[at : at + _PAGE])
             with self._use("deleted", page[0]):
@@ -297,6 +288,10 @@ class Store:
         return self._library.exceptions
 
     @property
+    def _foreign(self) -> tuple[type[Exception], ...]:
+        return OSError, ValueError, *(() if self._folder is not None else (self._exceptions.BaseError,))
+
+    @property
     def _missing(self) -> tuple[type[Exception], ...]:
         """Errors of an object that does not exist; which of them is raised depends on the release of the library."""
         return FileNotFoundError, self._exceptions.NotFoundError
@@ -307,8 +302,6 @@ class Store:
 
         if self._scheme == "memory":
             return _in_memory.setdefault(self.url, store.MemoryStore())
-        if self._scheme == "file":
-            return store.LocalStore(self.url, mkdir=True)
         # A server of one's own may have no TLS; the clouds have it.
         plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
         options: Any = {"client_options": {**_CLIENT_OPTIONS, "allow_http": plain}, "retry_config": _RETRIES}
@@ -325,11 +318,11 @@ class Store:
 
     @contextmanager
     def _errors(self, done: str, path: str) -> Iterator[None]:
-        """Turn errors of the library into `StoreError`."""
+        """Turn errors of the system and of the library into `StoreError`."""
         try:
             yield
-        except (OSError, ValueError, self._exceptions.BaseError) as error:
-            raise self._error(done, path, _problem(error)) from error
+        except self._foreign as error:
+            raise self._error(done, path, error) from error
 
     def _prepare(self) -> None:
         """Refuse a process in which the library would hang for ever; get a token before the library asks for one."""
@@ -346,17 +339,24 @@ class Store:
         except CloudTasksError as error:
             raise StoreError(error.message, resource=self.url, hint=error.hint) from error
 
-    def _error(self, done: str, path: str, problem: str) -> StoreError:
-        hint = (
-            "check that the folder can be written and that its disk has space; store= or CLOUDTASKS_NB_STORE names "
-            "another place"
-            if self._scheme not in _BUCKETS
-            else "check the name of the bucket, the network, and that the credentials may read, write and list its "
-            "objects" + _CREDENTIALS[self._scheme]
-        )
-        return StoreError(f"{path} cannot be {done} in {self.url}: {problem}", resource=self.url, hint=hint)
+    def _error(self, done: str, path: str, error: Exception) -> StoreError:
+        if isinstance(error, OddFileError):
+            hint = _ODD
+        elif self._scheme not in _BUCKETS:
+            hint = _DISK
+        else:
+            hint = (
+                "check the name of the bucket, the network, and that the credentials may read, write and list its "
+                "objects" + _CREDENTIALS[self._scheme]
+            )
+        return StoreError(f"{path} cannot be {done} in {self.url}: {_problem(error)}", resource=self.url, hint=hint)
 
 
+_ODD = "a store follows no link below its folder: delete it, and look who can write to the folder"
+_DISK = (
+    "check that the folder can be written and that its disk has space; store= or CLOUDTASKS_NB_STORE names another "
+    "place"
+)
 _CREDENTIALS = {
     "gs": " (gcloud auth application-default login; roles/storage.objectUser; if a proxy inspects TLS: SSL_CERT_FILE)",
     "s3": " (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION)",

@@ -50,7 +50,7 @@ def _use(store: Store) -> None:
     store.put(path, _CONTENT)
     try:
         store.get(path)
-        next(store.pages(path), None)
+        next(store.pages("results/"), None)
     finally:
         store.delete([path])
 

@@ -1,7 +1,9 @@
 """Batches that are deleted because they did not change for long."""
 
 import datetime as dt
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,19 @@ def test_a_batch_whose_claim_is_damaged_can_be_deleted(outbox: Outbox, batch: st
     claim_batch(store, batch, b"{}")
     delete(outbox, store, outbox.batches.get(batch))
     assert (outbox.batches.find(batch=batch), read_claim(store, batch)) == ([], None)
+
+
+def test_a_link_in_a_store_is_not_followed_by_a_deletion(outbox: Outbox, batch: str, tmp_path: Path) -> None:
+    """A colleague has put it in the place of the results; nothing is lost where it leads."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    (tmp_path / "store" / "results").mkdir(parents=True)
+    (link := tmp_path / "store" / "results" / batch).symlink_to(tmp_path / "mine")
+    put(outbox, batch, refs(outbox, batch), State.CANCELLED)
+    store, record = Store(tmp_path / "store"), outbox.batches.get(batch)
+    with pytest.raises(StoreError, match=f"results/{batch} is a link"):
+        delete(outbox, store, record)
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]  # noqa: PTH208 - the names alone
+    link.unlink()
+    delete(outbox, store, record)
+    assert outbox.batches.find(batch=batch) == []
