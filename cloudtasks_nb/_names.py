@@ -21,6 +21,7 @@ __all__ = [
     "ROW_TASK",
     "TAG_HEADER",
     "TASK_ID",
+    "TOKEN_METADATA",
     "QueueName",
     "TaskName",
     "account_project",
@@ -62,6 +63,9 @@ HTTP_PORT_METADATA = "x-cloudtasks-http-port"
 
 #: Response metadata key: ``true`` if each entry of an emulator's log can be read at once, else ``false``.
 LOG_IMMEDIATE_METADATA = "x-cloudtasks-log-immediate"
+
+#: Request metadata key, and header of REST, with the token of an emulator that has one.
+TOKEN_METADATA = "x-cloudtasks-emulator-token"  # noqa: S105 - the name of a header
 
 #: Environment variables that begin like this are options of an emulator that is started by hand.
 OPTION_VARIABLES = "CLOUDTASKS_EMULATOR_"

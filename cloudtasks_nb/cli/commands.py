@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, store_place
+from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.client.client import Client, connect
 from cloudtasks_nb.client.local import local
 from cloudtasks_nb.display.plural import counted
@@ -26,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.endpoint import LOCAL_LOCATION, LOCAL_PROJECT
 from cloudtasks_nb.store.store import Store
 
 __all__ = ["main"]

@@ -14,11 +14,11 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, Endpoint, check_names, named, near_names, resolve
+from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, named, near_names
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
-from cloudtasks_nb.client.emulator_process import Lease, attach
+from cloudtasks_nb.client.emulator_process import Lease, attach, call_admin
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.client.queue_settings import create_or_change, new_settings
 from cloudtasks_nb.display.card import card
@@ -30,6 +30,7 @@ from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
+from cloudtasks_nb.service.endpoint import Endpoint, resolve
 from cloudtasks_nb.service.rpcs import STATS_MASK
 
 __all__ = ["Client", "connect", "connect_to"]
@@ -78,6 +79,20 @@ class Client:
         return self._connection.endpoint.target
 
     @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """What calls of other clients to this endpoint must come with; empty for Google and where none is needed.
+
+        An emulator of `ct.local` answers only the user who has started it: these are metadata of gRPC, and with the
+        same names headers of REST. `client` sends them by itself.
+
+        Examples
+        --------
+        >>> dict(tasks.metadata).keys()
+        dict_keys(['x-cloudtasks-emulator-token'])
+        """
+        return list(self._connection.endpoint.metadata)
+
+    @property
     def client(self) -> Any:
         """Google's own client for the same endpoint with the same credentials.
 
@@ -107,7 +122,8 @@ class Client:
     def _emulator(self) -> dict[str, Any] | None:
         """Return the address of an emulator of ours, None for another service."""
         http = _loop.run(self._connection.transport.http())
-        return None if http is None else {"http": http, "ca": os.environ.get("REQUESTS_CA_BUNDLE")}
+        token = self._connection.endpoint.token
+        return None if http is None else {"http": http, "token": token, "ca": os.environ.get("REQUESTS_CA_BUNDLE")}
 
     @property
     def certs_url(self) -> str | None:
@@ -451,11 +467,17 @@ class Client:
             )
         try:
             queues = self.queues()
+            link = None if self._lease is None else ("console", self._console())
         except CloudTasksError as error:
             return card(title, badge=badge, notes=[str(error), *notes])
         shown = queues[["state", "tasks", "running", "rate", "max_concurrent", "max_attempts"]]
         notes += [] if len(queues) else ['no queues yet: tasks.queue("reports", create=True) makes one']
-        return card(title, badge=badge, frame=shown, notes=notes)
+        return card(title, badge=badge, frame=shown, notes=notes, link=link)
+
+    def _console(self) -> str:
+        """Return a link to the console of the embedded emulator, which works once."""
+        facts = self._emulator() or {}
+        return f"{facts['http']}{call_admin(facts, 'POST', 'console', {})['path']}"
 
 
 @named

@@ -17,17 +17,18 @@ from http.client import OK, HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
-from cloudtasks_nb._settings import make_folder
+from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, TOKEN_METADATA
+from cloudtasks_nb._settings import emulators, home, make_folder
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
-from cloudtasks_nb.service.absent_handlers import get_json
+from cloudtasks_nb.service.absent_handlers import get_json, has_ended
 
-__all__ = ["Child", "Lease", "attach", "call_admin", "connection", "hold", "start"]
+__all__ = ["Child", "Lease", "attach", "call_admin", "connection", "hold", "note", "start"]
 
 _START_TIMEOUT = 120.0  # seconds; a start takes one, on a crowded machine or with a large folder many more
 _ANSWER_TIMEOUT = 5.0  # seconds; it is on this machine
 _ADMIN_TIMEOUT = 30.0  # seconds
 _ENDPOINT_FILE = "endpoint.json"
+_FACTS = ("grpc", "http", "pid", "instance")
 
 _lock = threading.Lock()
 _leases: dict[Path | None, Lease] = {}
@@ -49,6 +50,7 @@ class Lease:
     http: str  #: ``http://127.0.0.1:PORT``
     pid: int
     instance: str  #: UUID of the data folder
+    token: str | None  #: which each call must come with
     folder: Path | None  #: None: temporary, ends with its last kernel
     held: HTTPConnection  #: the emulator runs as long as it is open
     users: int = 0  #: open connections of this process
@@ -136,7 +138,7 @@ def hold(facts: Mapping[str, Any]) -> HTTPConnection | None:
     held = connection(facts, _ANSWER_TIMEOUT)
     instance = None
     try:
-        held.request("GET", "/lease")
+        held.request("GET", "/lease", headers=_headers(facts))
         answer = held.getresponse()
         instance = answer.getheader("X-Instance") if answer.status == OK else None
     except (OSError, HTTPException):
@@ -158,7 +160,7 @@ def call_admin(facts: Mapping[str, Any], method: str, path: str, content: Mappin
     opened = connection(facts, _ADMIN_TIMEOUT)
     try:
         body = None if content is None else json.dumps(content)
-        opened.request(method, f"/admin/{path}", body, {"Content-Type": "application/json"})
+        opened.request(method, f"/admin/{path}", body, {"Content-Type": "application/json", **_headers(facts)})
         answer = opened.getresponse()
         found = json.loads(answer.read())
     except (OSError, HTTPException, ValueError) as error:
@@ -195,7 +197,7 @@ def _make_folder(folder: str | os.PathLike[str]) -> Path:
 def _join_or_start(folder: Path | None, clock: Callable[[], float]) -> Lease:
     """Join the emulator of a folder, or start one; if another process starts one at the same time, join that."""
     deadline = clock() + _START_TIMEOUT
-    arguments = ["--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
+    arguments = ["--token", "--wait-for-loopback", *([] if folder is None else ["--data-dir", str(folder)])]
     in_use = ""
     while clock() < deadline:
         lease = None if folder is None else _join(folder)
@@ -231,7 +233,29 @@ def _lease(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
     held = hold(facts)
     if held is None:
         return None
-    return Lease(**{name: facts[name] for name in ("grpc", "http", "pid", "instance")}, folder=folder, held=held)
+    note(facts)
+    return Lease(**{name: facts[name] for name in _FACTS}, token=facts.get("token"), folder=folder, held=held)
+
+
+def note(facts: Mapping[str, Any]) -> None:
+    """Write the address and the token of an emulator to the home, and remove those of emulators that have ended.
+
+    Kernels and commands that know only its port find the token there.
+    """
+    home()
+    folder = make_folder(emulators(), EmulatorError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to")
+    for known in folder.glob("*.json"):
+        if has_ended(f"127.0.0.1:{known.stem}"):
+            known.unlink(missing_ok=True)
+    for address in (facts["grpc"], facts["http"]):
+        descriptor, draft = tempfile.mkstemp(dir=folder)  # which only this user can read
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(dict(facts), file)
+        Path(draft).replace(folder / f"{address.rpartition(':')[2]}.json")
+
+
+def _headers(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {TOKEN_METADATA: facts["token"]} if facts.get("token") else {}
 
 
 def _first_line(process: subprocess.Popen[str], timeout: float) -> tuple[str, bool]:

@@ -6,8 +6,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from cloudtasks_nb._settings import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint, check_text, named, store_place
+from cloudtasks_nb._settings import check_text, named, store_place
 from cloudtasks_nb.client.emulator_process import attach
+from cloudtasks_nb.service.endpoint import LOCAL_LOCATION, LOCAL_PROJECT, Endpoint
 from cloudtasks_nb.store.store import Store
 
 if TYPE_CHECKING:
@@ -64,7 +65,15 @@ def local(
     threading.Thread(target=_load, name=_IMPORTER).start()
     lease = attach(folder)
     kept = None if lease.folder is None else str(lease.folder)
-    endpoint = Endpoint(project=project, location=location, target=lease.grpc, local=True, http=lease.http, folder=kept)
+    endpoint = Endpoint(
+        project=project,
+        location=location,
+        target=lease.grpc,
+        local=True,
+        http=lease.http,
+        folder=kept,
+        token=lease.token,
+    )
     try:
         return _load().connect_to(endpoint, place, lease)
     except BaseException:  # an interrupt of the import: nobody will close the lease

@@ -31,8 +31,9 @@ def card(
     facts: Mapping[str, object] | None = None,
     frame: pd.DataFrame | None = None,
     notes: Iterable[str] = (),
+    link: tuple[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return a MIME bundle (text and HTML) of a title, facts, a table and closing notes; everything is escaped."""
+    """Return a MIME bundle (text and HTML) of a title, facts, a table, closing notes and a link; all is escaped."""
     known = {key: mask_text(str(value)) for key, value in (facts or {}).items() if value is not None}
     notes = list(map(mask_text, notes))
     words = [f"{title}  [{badge}]" if badge else title, *(f"  {key}: {value}" for key, value in known.items())]
@@ -43,6 +44,10 @@ def card(
         with pd.option_context("display.max_colwidth", 80):
             parts.append(f'<div style="overflow-x:auto">{frame.to_html(escape=True, border=0)}</div>')
     parts.append(f'<div style="opacity:.8">{lines_html(notes)}</div>')
+    if link is not None:
+        notes.append(": ".join(link))
+        name, url = map(html.escape, link)
+        parts.append(f'<a href="{url}" target="_blank" rel="noopener noreferrer">{name}</a>')
     return {"text/plain": "\n".join([*words, *notes]), "text/html": html_card(title, *parts, badge=badge)}
 
 

@@ -25,6 +25,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run an emulator until it is stopped, and return its exit code."""
     gc.disable()  # nothing that a start loads becomes garbage
+    before = os.umask(0o077)  # tasks and keys are for this user alone, also in a folder that others can read
     try:
         from cloudtasks_nb.emulator import options  # noqa: PLC0415 - an import is quicker without the collector
 
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         gc.enable()
+        os.umask(before)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -73,9 +74,10 @@ class Folder:
 
     def announce(self, endpoint: dict[str, Any]) -> None:
         """Write the address of the emulator to the folder; readers never see half a file."""
-        draft = self.path / "endpoint.json.new"
-        draft.write_bytes(orjson.dumps(endpoint))
-        draft.replace(self._endpoint)
+        descriptor, draft = tempfile.mkstemp(dir=self.path, prefix="endpoint.json.")  # which only this user can read
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps(endpoint))
+        Path(draft).replace(self._endpoint)
 
 
 def remove_abandoned(parent: Path) -> None:

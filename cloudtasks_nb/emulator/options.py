@@ -50,6 +50,8 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
         parser.error("--metadata-port and --proxy-port need --strict")
     if values.get("single_port") and "http_port" in values:
         parser.error("--http-port has no effect with --single-port: leave one of them out")
+    if values.get("strict") and values.get("token"):
+        parser.error("--token cannot be used with --strict, whose callers need tokens of principals")
     if values.get("strict") and values.get("console_writes"):
         parser.error("--console-writes cannot be used with --strict, which has no console")
     settings = Settings(**values)

@@ -79,6 +79,8 @@ async def run(
         await engine.committer.commit()
         if not settings.quiet:
             engine.dispatcher.failed = _print_line
+            if not (settings.token or settings.strict):
+                _print_line(f"{PROGRAM}: every user of this machine can call it; --token asks callers for a token")
         endpoint = await _listen(folder, engine, stop, stack)
         if reload is not None:
             stack.push_async_callback(cancel_all, [asyncio.create_task(_reload_forever(engine, reload))])
@@ -129,6 +131,8 @@ async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: Asy
         "data_dir": str(folder.path),
         "instance": instance,
     }
+    if engine.callers.token is not None:
+        endpoint |= {"token": engine.callers.token, "console": endpoint["http"] + engine.callers.console()}
     await engine.listen(endpoint, port, http_port, stack)
     return endpoint
 

@@ -9,15 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from cloudtasks_nb._settings import (
-    PRIVATE_VARIABLE,
-    STORE_VARIABLE,
-    check_text,
-    make_folder,
-    named,
-    near_names,
-    resolve,
-)
+from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, named, near_names
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
@@ -28,6 +20,7 @@ from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_li
 from cloudtasks_nb.handlers.source import module_source
 from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
 from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
+from cloudtasks_nb.service.endpoint import resolve
 
 __all__ = ["Deployment", "deploy"]
 

@@ -1,4 +1,4 @@
-"""The service boundary: credentials, RPCs, channels, conversion, the operations log and its watcher."""
+"""The service boundary: the endpoint, credentials, RPCs, channels, conversion, the operations log and its watcher."""
 
 import os
 

@@ -6,7 +6,6 @@ import asyncio
 import datetime as dt
 import ipaddress
 import os
-import socket
 import threading
 import urllib.parse
 from collections import OrderedDict
@@ -15,26 +14,26 @@ from typing import Any, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName, account_project
-from cloudtasks_nb._settings import Endpoint, store_place
+from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import InvalidInputError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.service.absent_handlers import absent_handlers
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.refusal import IAM
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["Connection", "has_ended"]
+__all__ = ["Connection"]
 
 T = TypeVar("T")
 
 _MAX_MESSAGES = 100_000  # error messages that are kept; the oldest are dropped
 _GOOGLE_READS = 60  # reads of the log a minute (https://cloud.google.com/logging/quotas)
 _EMULATOR_READS = 60_000  # an emulator has no quota
-_LISTENS_TIMEOUT = 1.0  # seconds
 _NEW_QUEUE_PAUSE = 2.0  # seconds between two calls for a queue that was just created
 
 
@@ -93,8 +92,7 @@ class Connection:
 
     def absent_handlers(self, queue: str) -> list[str]:
         """Return ``host:port`` of the handlers that tasks of a queue (full name) wait for in the embedded emulator."""
-        http = self.endpoint.http
-        return [] if http is None else absent_handlers(http, queue)
+        return absent_handlers(self.endpoint, queue)
 
     def check_target(self, queue: QueueName, url: Any, service_account: Any = None) -> None:
         """Refuse a target that Google's service cannot call for a queue, or not with a token of the account.
@@ -202,16 +200,6 @@ class Connection:
         """Stop watching and close the channels."""
         _loop.run(self.watcher.close())
         _loop.run(self.transport.close())
-
-
-def has_ended(target: str) -> bool:
-    """Return whether nothing listens any more at ``host:port`` of this machine."""
-    host, _, port = target.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_LISTENS_TIMEOUT).close()
-    except OSError as error:  # another one tells nothing
-        return isinstance(error, ConnectionRefusedError)
-    return False
 
 
 def _is_loopback(address: str) -> bool:

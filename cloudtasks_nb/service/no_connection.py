@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import EndpointError
+from cloudtasks_nb.service.endpoint import Endpoint
 
 __all__ = ["CONNECT_TIMEOUT", "ROOTS_VARIABLE", "no_connection"]
 

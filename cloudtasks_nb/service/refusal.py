@@ -18,7 +18,6 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from cloudtasks_nb._names import CODES, code_name, code_of
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
@@ -34,6 +33,7 @@ from cloudtasks_nb.errors import (
     UnavailableError,
 )
 from cloudtasks_nb.service.auth_errors import login_hint
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
 __all__ = [
@@ -162,6 +162,9 @@ _BY_REASON = {
 }
 _REASONS = "https://github.com/googleapis/googleapis/blob/master/google/api/error_reason.proto"
 
+#: A call without the token of an emulator.
+_OF_ANOTHER = 'connect by its folder, ct.local("folder"), or with the CLOUDTASKS_NB_HOME of the kernel that started it'
+
 _UNAVAILABLE = _Cure(UnavailableError, "try again; if the error persists, tasks.doctor() finds the cause")
 #: The same for codes; the others are a ServiceError. NOT_FOUND of a queue or a task is another error.
 _BY_CODE = {
@@ -228,7 +231,7 @@ def service_error(
         **told,
         "consumer": str(told.get("consumer", endpoint.project)).removeprefix("projects/"),
         "reason": reason,
-        "login": login_hint(),
+        "login": _OF_ANOTHER if endpoint.local else login_hint(),
         "member": member,
     }
     error, hint = _cure(refusal, code, facts)

@@ -16,7 +16,7 @@ import urllib3.exceptions
 from google.api_core.rest_helpers import flatten_query_params
 from google.protobuf import json_format
 
-from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, no_connection
 from cloudtasks_nb.service.refusal import of_answer, of_code
 from cloudtasks_nb.service.rpcs import Method
@@ -96,7 +96,7 @@ class RestChannel:
         verb, path, query, body = _http(method, method.request.FromString(request))
         host = self._endpoint.log_target if method.resource == "log" else self._endpoint.target
         url = f"{'http' if self._endpoint.local else 'https'}://{host}{path}"
-        headers: dict[str, str] = {}
+        headers = dict(self._endpoint.metadata)
         if self._credentials is not None:
             self._credentials.apply(headers)
         limits = (min(CONNECT_TIMEOUT, timeout), timeout)

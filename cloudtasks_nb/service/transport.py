@@ -25,7 +25,6 @@ from google.cloud.tasks_v2 import CloudTasksClient
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport, CloudTasksRestTransport
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     AlreadyExistsError,
     CloudTasksError,
@@ -38,6 +37,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.no_connection import CONNECT_TIMEOUT, ROOTS_VARIABLE, no_connection
 from cloudtasks_nb.service.refusal import lost_answer, of_call, of_status, service_error
 from cloudtasks_nb.service.rest import RestChannel
@@ -286,13 +286,14 @@ class Transport:
     def client(self) -> CloudTasksClient:
         """Return Google's own client for the same endpoint with the same credentials."""
         if self._client is None:
-            credentials = AnonymousCredentials() if self.endpoint.local else self._load_credentials()
+            credentials = _Caller(self.endpoint) if self.endpoint.local else self._load_credentials()
             target = self.endpoint.target
             if self.endpoint.rest:
                 host = f"{'http' if self.endpoint.local else 'https'}://{target}"
                 made: Any = CloudTasksRestTransport(host=host, credentials=credentials)
             else:
-                made = CloudTasksGrpcTransport(channel=self._open(grpc, target, credentials))
+                channel = grpc.intercept_channel(self._open(grpc, target, credentials), _AddMetadata(self.endpoint))
+                made = CloudTasksGrpcTransport(channel=channel)
             self._client = CloudTasksClient(transport=made)
         return self._client
 
@@ -350,12 +351,13 @@ class Transport:
             return await self._rest.call(method, request, timeout=timeout)
         channel = await self._channel(method)
         sent = time.monotonic()
-        call = channel.unary_unary(method.path)(request, timeout=timeout, metadata=_routing(method.route, routed))
+        metadata: Any = _metadata(self.endpoint, method.route, routed)
+        call = channel.unary_unary(method.path)(request, timeout=timeout, metadata=metadata)
         with suppress(grpc.aio.AioRpcError):
             await call
-        metadata = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
-        if metadata or await call.code() is grpc.StatusCode.OK:  # a refusal is an answer too
-            self._heard(metadata, time.monotonic() - sent)
+        answered = dict([*(await call.initial_metadata() or ()), *(await call.trailing_metadata() or ())])
+        if answered or await call.code() is grpc.StatusCode.OK:  # a refusal is an answer too
+            self._heard(answered, time.monotonic() - sent)
         return bytes(await call)
 
     def _heard(self, metadata: Mapping[str, Any], elapsed: float) -> None:
@@ -407,12 +409,13 @@ class Transport:
         try:
             facts = json.loads((Path(self.endpoint.folder) / "endpoint.json").read_text(encoding="utf-8"))
             target, http, instance = str(facts["grpc"]), str(facts["http"]), facts["instance"]
+            token = facts.get("token")
         except (OSError, ValueError, LookupError, TypeError):  # the emulator does not run
             return None
         # Another emulator in the same folder does not have our tasks.
         if self._emulator is not None and self._emulator.get(INSTANCE_METADATA) != instance:
             return None
-        return replace(self.endpoint, target=target, http=http)
+        return replace(self.endpoint, target=target, http=http, token=token)
 
     async def _wait_ready(self, channel: grpc.aio.Channel, target: str) -> None:
         try:
@@ -457,10 +460,34 @@ class Transport:
         return helpers.create_channel(target, credentials, ssl_credentials=roots, options=_SECURE_OPTIONS)
 
 
+class _Caller(AnonymousCredentials):
+    """What Google's client needs to call an emulator over REST."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # google-auth annotates little
+        self._endpoint = endpoint
+
+    def before_request(self, request: Any, method: Any, url: Any, headers: Any) -> None:  # noqa: ARG002 - google-auth's
+        """Add the headers of a call."""
+        headers.update(self._endpoint.metadata)
+
+
+class _AddMetadata(grpc.UnaryUnaryClientInterceptor):
+    """What Google's client needs to call an emulator over gRPC."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add the metadata of a call."""
+        metadata = [*(client_call_details.metadata or ()), *self._endpoint.metadata]
+        return continuation(client_call_details._replace(metadata=metadata), request)
+
+
 @lru_cache(maxsize=1_024)
-def _routing(route: str, routed: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that tells Google's frontends which resource a request is for."""
-    return (to_grpc_metadata(((route, routed),)),) if routed and route else ()
+def _metadata(endpoint: Endpoint, route: str, routed: str) -> tuple[tuple[str, str], ...]:
+    """Return what an emulator asks for, and what tells Google's frontends which resource a request is for."""
+    return (*endpoint.metadata, *((to_grpc_metadata(((route, routed),)),) if routed and route else ()))
 
 
 async def _connection_error(channel: grpc.aio.Channel) -> str | None:

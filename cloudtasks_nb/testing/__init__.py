@@ -28,10 +28,11 @@ except ImportError as error:
         "cloudtasks_nb.testing needs pytest, which cloudtasks_nb does not install: pip install pytest"
     ) from error
 
-from cloudtasks_nb._settings import STORE_VARIABLE, Endpoint
+from cloudtasks_nb._settings import STORE_VARIABLE
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.testing.emulator import Emulator
 from cloudtasks_nb.testing.strict import StrictEmulator, strict_emulator
 

@@ -26,10 +26,10 @@ from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import resolve
 from cloudtasks_nb.service.watch import Snapshot
 from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import resident_mb

@@ -30,9 +30,9 @@ from google.cloud import tasks_v2
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import testing
-from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import resolve
 from cloudtasks_nb.service.transport import Transport
 from tests import processes, web
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb import _settings
-from cloudtasks_nb._settings import Endpoint, check_names, parse_duration, parse_time, parse_zone, resolve
+from cloudtasks_nb._settings import check_names, parse_duration, parse_time, parse_zone
 from cloudtasks_nb.errors import ConfigurationError, CredentialsError, InvalidInputError, NaiveTimeError
+from cloudtasks_nb.service.endpoint import Endpoint, resolve
 from tests.cases import cases
 from tests.raising import raises
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.google_apis import GoogleApis
 from cloudtasks_nb.service.refusal import grant_command
 

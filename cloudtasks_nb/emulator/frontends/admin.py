@@ -61,7 +61,12 @@ class Admin:
             web.delete("/admin/faults", answer_json(self.clear_faults)),
             web.get("/admin/history", answer_json(self.history)),
             web.get("/admin/waiting", answer_json(self.waiting)),
+            web.post("/admin/console", answer_json(self.console)),
         ]
+
+    async def console(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Return the path of the console; where calls need a token, each works once."""
+        return {"path": self._engine.callers.console()}
 
     async def clock(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return the time."""

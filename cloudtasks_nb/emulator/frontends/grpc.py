@@ -20,7 +20,9 @@ from google.protobuf.message import DecodeError
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.replies import LARGE
+from cloudtasks_nb.emulator.frontends.callers import NO_TOKEN, Callers
 from cloudtasks_nb.emulator.frontends.http import cannot_listen, host_and_port
+from cloudtasks_nb.emulator.frontends.parts import Parts
 from cloudtasks_nb.emulator.model.apis import POOL, health, reflection
 from cloudtasks_nb.emulator.model.methods import METHODS
 from cloudtasks_nb.emulator.model.refusal import RefusedError, invalid_argument
@@ -82,7 +84,7 @@ def grpc_server(
 
 
 def answer_calls(
-    server: Any, engine: Engine, calls: Mapping[str, Call], metadata: Mapping[str, str], stop: asyncio.Event
+    server: Any, engine: Parts, calls: Mapping[str, Call], metadata: Mapping[str, str], stop: asyncio.Event
 ) -> None:
     """Add the handlers of calls to a server that is not started yet, and those of health checks and reflection.
 
@@ -90,8 +92,8 @@ def answer_calls(
     ----------
     server : grpc.aio.Server
         The result of `grpc_server`.
-    engine : Engine
-        The emulator, which counts the large answers.
+    engine : Parts
+        The emulator, which knows who may call it, and counts the large answers.
     calls : mapping
         The calls by their full names.
     metadata : mapping
@@ -104,17 +106,26 @@ def answer_calls(
         name: grpc.unary_unary_rpc_method_handler(_behaviour(engine, name, call, fixed)) for name, call in calls.items()
     }
     services = {name.split("/")[1] for name in calls}
-    # Everybody may ask these, without a token too.
+    # A strict emulator answers these without the token of a principal too.
     handlers |= Health(services, stop).handlers() | Reflection(services).handlers()
-    server.add_generic_rpc_handlers((_Handlers(handlers),))
+    server.add_generic_rpc_handlers((_Handlers(handlers, engine.callers),))
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    def __init__(self, by_name: Mapping[str, Any]) -> None:
+    def __init__(self, by_name: Mapping[str, Any], callers: Callers) -> None:
         self._by_name = by_name
+        self._callers = callers
+        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse_caller)
 
     def service(self, handler_call_details: Any) -> Any:
-        return self._by_name.get(handler_call_details.method)
+        name = handler_call_details.method
+        if name.startswith(f"/{HEALTH}/") or self._callers.knows_call(handler_call_details.invocation_metadata):
+            return self._by_name.get(name)
+        return self._refusal
+
+
+async def _refuse_caller(_: bytes, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, NO_TOKEN)
 
 
 def _behaviour(engine: Engine, name: str, call: Call, fixed: tuple[tuple[str, str], ...]) -> Any:

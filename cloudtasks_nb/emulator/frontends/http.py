@@ -20,6 +20,7 @@ from cloudtasks_nb.emulator.api.engine import Call
 from cloudtasks_nb.emulator.api.replies import LARGE
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.frontends.bodies import JsonErrorRunner, answer_in_json, json_response
+from cloudtasks_nb.emulator.frontends.callers import KEYS
 from cloudtasks_nb.emulator.frontends.firebase import Firebase
 from cloudtasks_nb.emulator.frontends.guard import guard
 from cloudtasks_nb.emulator.frontends.parts import Parts
@@ -61,7 +62,8 @@ class HttpServer:
         known = [engine.settings.host, *engine.settings.allow_hosts, *engine.hosts]
         if issuer is not None:
             known.append(str(issuer.hostname))
-        middlewares = (*engine.middlewares, guard(known, engine.forms), self._send)
+        admit = () if engine.callers.token is None else (engine.callers.admit,)
+        middlewares = (*engine.middlewares, guard(known, engine.forms), *admit, self._send)
         self._app = web.Application(client_max_size=_MAX_BODY, middlewares=middlewares)
         self._app.on_response_prepare.append(answer_in_json)
         self._app.on_response_prepare.append(self._date)
@@ -69,11 +71,9 @@ class HttpServer:
         add("/health", self._health)
         add("/lease", leases.hold)
         tokens = engine.tokens
-        add("/.well-known/openid-configuration", partial(self._cached, tokens.discovery))
-        for path in ("/oauth2/v3/certs", "/jwks"):  # the second one is that of other emulators
-            add(path, partial(self._cached, lambda _: tokens.keys()))
-        for path in ("/oauth2/v1/certs", "/certs"):
-            add(path, partial(self._cached, lambda _: tokens.certificates()))
+        keys, certificates = (lambda _: tokens.keys()), (lambda _: tokens.certificates())
+        for path, document in zip(KEYS, (tokens.discovery, keys, keys, certificates, certificates), strict=True):
+            add(path, partial(self._cached, document))
         self._app.add_routes(Admin(engine).routes())
         rest = Rest(engine, calls, instance)
         self._app.add_routes(rest.routes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -13,6 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from cloudtasks_nb.emulator.api.engine import Call, Engine
 from cloudtasks_nb.emulator.api.rpcs import all_calls
+from cloudtasks_nb.emulator.frontends.callers import Callers
 from cloudtasks_nb.emulator.frontends.console import Console
 from cloudtasks_nb.emulator.frontends.rest import Rest
 
@@ -28,6 +30,11 @@ class Parts(Engine):
     middlewares: Sequence[Middleware] = ()  #: of the HTTP server, before all others
     hosts: Collection[str] = ()  #: names of the HTTP server besides those that the settings name
     forms: Collection[str] = ()  #: paths of HTTP that take forms
+
+    @cached_property
+    def callers(self) -> Callers:
+        """Who may call it."""
+        return Callers(token=self.settings.token)
 
     def calls(self) -> dict[str, Call]:
         """Return every call by its full name."""

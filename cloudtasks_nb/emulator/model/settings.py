@@ -177,6 +177,9 @@ class Settings:
     strict: bool = _option(False, "like Google: TLS, bearer tokens and the permissions of IAM roles")
     metadata_port: int | None = _option(None, "with --strict, port of a metadata server", _port, "PORT")
     proxy_port: int | None = _option(None, "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, "PORT")
+    token: bool = _option(
+        False, "answer only calls with a random token, which endpoint.json of the data folder and the first line have"
+    )
     console_writes: bool = _option(False, "let the console, the web page at /, change queues and tasks")
     quiet: bool = _option(False, "write no line to the standard error for a failed attempt")
     grace: float = _option(

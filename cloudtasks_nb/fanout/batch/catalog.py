@@ -55,7 +55,8 @@ from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.connection import Connection, has_ended
+from cloudtasks_nb.service.absent_handlers import has_ended
+from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 from cloudtasks_nb.store.batches import read_claim

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.connection import has_ended
+from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store
 

@@ -6,12 +6,12 @@ import datetime as dt
 import urllib.parse
 from collections.abc import Sequence
 
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 
 __all__ = ["absent_handlers", "unanswered_note"]
 

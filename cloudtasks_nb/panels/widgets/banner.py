@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import ipywidgets as widgets
 
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.display.times import time_html
+from cloudtasks_nb.service.endpoint import Endpoint
 
 __all__ = ["Banner"]
 

@@ -74,7 +74,7 @@ def test_the_health_of_all_services(emulator: Emulator, pool: DescriptorPool) ->
 @pytest.mark.parametrize("arguments", [(), ("--single-port",)], ids=["two ports", "single port"])
 def test_a_stop_is_watched(start_emulator: StartEmulator, arguments: tuple[str, ...]) -> None:
     """Who watches a service is told that it serves or is unknown, and at the end that it does not serve any more."""
-    emulator = start_emulator(*arguments)
+    emulator = start_emulator("--quiet", *arguments)
     health = health_pb2_grpc.HealthStub(emulator.channel)
     whole, one, unknown = (health.Watch(asked_for(name)) for name in ("", TASKS, "x"))
     assert [next(watch).status for watch in (whole, one, unknown)] == [STATUS.SERVING] * 2 + [STATUS.SERVICE_UNKNOWN]

@@ -30,7 +30,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "host": ("[::1]", "::1"), "port": ("1", 1), "http-port": ("2", 2), "single-port": ("true", True),
     "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")), "data-dir": ("d", Path("d")),
     "queue": (f"{FIRST} {ANOTHER}", (FIRST, ANOTHER)), "strict": ("true", True), "metadata-port": ("3", 3),
-    "proxy-port": ("4", 4),
+    "proxy-port": ("4", 4), "token": ("true", True),
     "console-writes": ("true", True), "quiet": ("true", True), "grace": ("2.5", 2.5), "lease": ("true", True),
     "wait-for-loopback": ("true", True), "openid-issuer": ("i", "i"), "openid-signing-key": ("k", Path("k")),
     "app-engine-host": ("http://h", "http://h"), "functions-host": ("f:5001", "f:5001"), "https-ca": ("c", Path("c")),

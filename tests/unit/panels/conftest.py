@@ -16,7 +16,6 @@ from ipywidgets.widgets import widget
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import ACTION_RESULTS, QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.errors import CloudTasksError, ServiceError, TaskNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
@@ -28,6 +27,7 @@ from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Pending, Snapshot

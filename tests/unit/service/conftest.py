@@ -22,8 +22,8 @@ from google.rpc import status_pb2
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.certificates import Authority

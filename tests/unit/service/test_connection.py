@@ -10,11 +10,11 @@ from unittest.mock import AsyncMock
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import QueueNotFoundError, TaskNotFoundError
 from cloudtasks_nb.service import connection as connection_module
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 from tests.cases import cases
 
 QUEUE = "projects/p/locations/l/queues/q"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,7 +12,7 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from cloudtasks_nb import errors
-from cloudtasks_nb._settings import Endpoint
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.principal import iam_member
 from cloudtasks_nb.service.refusal import of_call, of_code, service_error
 from cloudtasks_nb.service.rpcs import METHODS
@@ -142,9 +143,12 @@ def test_details_that_do_not_fit(details: bytes) -> None:
     assert (of_call(call).grpc_status_code, of_call(call).message) == (grpc.StatusCode.PERMISSION_DENIED, "no")
 
 
+GOOGLE = replace(ENDPOINT, local=False)
+
+
 def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
-    """Return the error of a refused call."""
-    return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=ENDPOINT)
+    """Return the error of a refused call to Google."""
+    return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=GOOGLE)
 
 
 @cases(

@@ -11,8 +11,8 @@ from google.cloud.logging_v2.types import ListLogEntriesResponse
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
-from cloudtasks_nb._settings import resolve
 from cloudtasks_nb.service import transport as transport_module
+from cloudtasks_nb.service.endpoint import resolve
 from cloudtasks_nb.service.no_connection import no_connection
 from cloudtasks_nb.service.transport import Transport
 from tests.cases import cases

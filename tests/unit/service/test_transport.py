@@ -19,9 +19,9 @@ from google.longrunning import operations_pb2
 from google.protobuf import empty_pb2
 
 from cloudtasks_nb import errors
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.service import transport as transport_module
 from cloudtasks_nb.service.auth import Auth
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from tests.cases import cases

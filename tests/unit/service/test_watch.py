@@ -14,7 +14,6 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb import _loop, errors
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.errors import (
     EndpointError,
     PermissionDeniedError,
@@ -23,6 +22,7 @@ from cloudtasks_nb.errors import (
     TaskNotFoundError,
 )
 from cloudtasks_nb.service.clock import ServiceClock
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 from tests.unit.service.conftest import raw_entry

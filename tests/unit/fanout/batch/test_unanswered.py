@@ -4,9 +4,9 @@ import datetime as dt
 from types import SimpleNamespace
 from typing import Any
 
-from cloudtasks_nb._settings import Endpoint
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.service.endpoint import Endpoint
 from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool
 
