@@ -72,7 +72,7 @@ def pytest_runtest_makereport(
 def alone(local_emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run with an empty emulator in an empty folder, and close what it leaves open."""
     connection = HTTPConnection(str(local_emulator._connection.endpoint.http).removeprefix("http://"))
-    connection.request("POST", "/admin/reset")
+    connection.request("POST", "/admin/reset", headers=dict(local_emulator.metadata))
     assert connection.getresponse().status == 200
     connection.close()
     monkeypatch.chdir(tmp_path)

@@ -238,10 +238,12 @@ def _lease(facts: Mapping[str, Any], folder: Path | None) -> Lease | None:
 
 
 def note(facts: Mapping[str, Any]) -> None:
-    """Write the address and the token of an emulator to the home, and remove those of emulators that have ended.
+    """Write the token of an emulator to the home, if it has one, and remove those of emulators that have ended.
 
     Kernels and commands that know only its port find the token there.
     """
+    if not facts.get("token"):
+        return
     home()
     folder = make_folder(emulators(), EmulatorError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to")
     for known in folder.glob("*.json"):

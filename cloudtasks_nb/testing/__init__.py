@@ -30,9 +30,10 @@ except ImportError as error:
 
 from cloudtasks_nb._settings import STORE_VARIABLE
 from cloudtasks_nb.client.client import Client
+from cloudtasks_nb.client.emulator_process import note
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.endpoint import Endpoint
+from cloudtasks_nb.service.endpoint import resolve
 from cloudtasks_nb.testing.emulator import Emulator
 from cloudtasks_nb.testing.strict import StrictEmulator, strict_emulator
 
@@ -53,7 +54,8 @@ _MAX_KEPT = 4
 def cloud_tasks_emulator_arguments() -> list[str]:
     """Return the emulator's options, none by default; override it for all tests, for a file or for one test.
 
-    ``cloudtasks-nb emulator --help`` lists the options. Tests with equal options share an emulator.
+    ``cloudtasks-nb emulator --help`` lists the options. Tests with equal options share an emulator. While they run,
+    every user of the machine can call it; with ``--token`` only the user who runs them.
 
     Examples
     --------
@@ -99,6 +101,7 @@ def cloud_tasks_emulator(
         kept[arguments] = Emulator(arguments)
     emulator = kept[arguments] = kept.pop(arguments)
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", emulator.grpc)
+    _note(emulator)
     return emulator
 
 
@@ -117,6 +120,12 @@ def cloud_tasks(
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("cloudtasks_nb")))
     monkeypatch.delenv(STORE_VARIABLE, raising=False)
     emulator = cloud_tasks_emulator
-    endpoint = Endpoint(project=emulator.project, location=emulator.location, target=emulator.grpc, local=True)
+    _note(emulator)
+    endpoint = resolve(emulator.project, emulator.location, emulator.grpc)
     with Client(Connection(endpoint, Auth())) as client:
         yield client
+
+
+def _note(emulator: Emulator) -> None:
+    """Let connections that know only its port find its token, if it has one, in the home that this test has."""
+    note(emulator._facts)  # noqa: SLF001 - it is of this package

@@ -57,7 +57,6 @@ class Emulator:
         self._process = child.process
         self._facts = child.facts
         self._held = emulator_process.hold(child.facts)
-        emulator_process.note(child.facts)
         self.grpc: str = child.facts["grpc"]
         self.http: str = child.facts["http"]
         self._clock = Clock(lambda: self._facts, moved=self._moved, now=ServiceClock(lambda: self.grpc).now)
