@@ -22,7 +22,8 @@ KEYS = ("/.well-known/openid-configuration", "/oauth2/v3/certs", "/jwks", "/oaut
 #: Why a call is refused.
 NO_TOKEN = (
     f"This emulator answers only calls with its token, in the header {TOKEN_METADATA}. The token is in endpoint.json "
-    "of its folder, which only the user who started it can read."
+    "of its folder, which only the user who started it can read. A browser opens the console by a link, which works once: "
+    "in a notebook, tasks as the last line of a cell shows one."
 )
 _OPEN = frozenset(("/health", *KEYS))
 _LINK = "/?open="
@@ -64,20 +65,20 @@ class Callers:
     @web.middleware
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse a request without the token; the cookie lets a browser use the console, and nothing else."""
-        path, name = request.path, f"cloudtasks-emulator-{request.url.port}"
+        path, cookie = request.path, f"cloudtasks-emulator-{request.url.port}"
+        if path == "/" and (key := request.query.get("open")) in self._keys:
+            self._keys.discard(key)
+            answer = web.Response(text=_OPENED, content_type="text/html", headers=_HEADERS)
+            answer.set_cookie(cookie, self._cookie, httponly=True, samesite="Strict")
+            return answer
         is_console = path == "/" or path.startswith("/console/")
         if (
             path in _OPEN
             or self.knows(request.headers.get(TOKEN_METADATA))
-            or (is_console and _equal(request.cookies.get(name, ""), self._cookie))
+            or (is_console and _equal(request.cookies.get(cookie, ""), self._cookie))
         ):
             return await handler(request)
-        if path != "/" or (key := request.query.get("open")) not in self._keys:
-            return error_response(401, NO_TOKEN)
-        self._keys.discard(key)
-        answer = web.Response(text=_OPENED, content_type="text/html", headers=_HEADERS)
-        answer.set_cookie(name, self._cookie, httponly=True, samesite="Strict")
-        return answer
+        return error_response(401, NO_TOKEN)
 
 
 def _equal(one: str, other: str) -> bool:

@@ -61,8 +61,10 @@ def _foreign(request: web.Request, known: frozenset[str]) -> str | None:
     for origin in origins:
         if (host := host_of(origin.partition("://")[2])) not in known:
             return f'Web pages of "{origin}" cannot use this emulator. If the page is yours, {_allow(host)}.'
-    # Requests with a known Origin are allowed: a page of localhost that asks 127.0.0.1 is cross-site too.
-    if not origins and request.headers.get("Sec-Fetch-Site") == "cross-site":
+    # Requests with a known Origin are allowed: a page of localhost that asks 127.0.0.1 is cross-site too. So is a link
+    # there to the console, which the user has clicked; the page that has the link cannot read what is opened.
+    followed = request.path == "/" and request.headers.get("Sec-Fetch-Dest") == "document"
+    if not (origins or followed) and request.headers.get("Sec-Fetch-Site") == "cross-site":
         return "A web page of another site has sent this request. Send it from a program, such as curl."
     return None
 

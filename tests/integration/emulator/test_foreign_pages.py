@@ -49,6 +49,18 @@ def test_pages_of_other_sites_are_refused(
     assert "--allow-host" in content["error"]["message"] or "Send it from a program" in content["error"]["message"]
 
 
+def test_a_link_to_the_console_may_stand_on_any_page(emulator: Emulator) -> None:
+    """What a click opens is answered; the same for any other path, or by a script, is refused."""
+    clicked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document", "Accept": "text/html"}
+    for path, headers, status in (
+        ("/", clicked, 200),
+        ("/", clicked | {"Sec-Fetch-Dest": "iframe"}, 403),
+        ("/console/queues", clicked, 403),
+        ("/admin/clock", clicked, 403),
+    ):
+        assert ask(emulator, "GET", path, headers)[0] == status
+
+
 @cases(
     *({}, {"Host": "LOCALHOST:1"}, {"Host": "[::1]:8124"}, {"Sec-Fetch-Site": "none"}),
     {"Origin": "http://localhost:8888", "Sec-Fetch-Site": "same-site"},
