@@ -22,8 +22,8 @@ KEYS = ("/.well-known/openid-configuration", "/oauth2/v3/certs", "/jwks", "/oaut
 #: Why a call is refused.
 NO_TOKEN = (
     f"This emulator answers only calls with its token, in the header {TOKEN_METADATA}. The token is in endpoint.json "
-    "of its folder, which only the user who started it can read. A browser opens the console by a link, which works once: "
-    "in a notebook, tasks as the last line of a cell shows one."
+    "of its folder, which only the user who started it can read. A browser opens the console by a link, which works "
+    "once: in a notebook, tasks as the last line of a cell shows one."
 )
 _OPEN = frozenset(("/health", *KEYS))
 _LINK = "/?open="
