@@ -92,8 +92,8 @@ BATCH_TASKS = {
     "try": _COUNT,  #: number of that task: 1, and one more for each retry of the row
     "state": _TEXT,  #: one of the ten states
     "attempts": _COUNT,  #: attempts of that task
-    "last_status": _TEXT,  #: how the last attempt ended: a name such as `OK` or `INTERNAL`
-    "last_http_status": _COUNT,  #: HTTP status of the last attempt, where it is known
+    "last_status": _TEXT,  #: how the last attempt ended: a name such as `OK` or `INTERNAL`; `ERROR`: by an exception
+    "last_http_status": _COUNT,  #: HTTP status with which the target, or a service that it called, answered
     "last_message": _TEXT,  #: what is known of why it failed
     "schedule_time": _TIME,  #: when it is due, or the next attempt
     "last_attempt_time": _TIME,  #: when the last attempt began

@@ -17,7 +17,7 @@ from cloudtasks_nb.service.connection import Connection
 __all__ = ["body_for", "callee", "check_stale", "resend_stale", "rows_for", "wait_for_results"]
 
 
-def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: int | None) -> Any:
+def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: Any) -> Any:
     """Return what tasks call for a function: a handler, which is made here unless `fn` is one, or a deployment.
 
     Parameters
@@ -25,7 +25,7 @@ def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served
     options : mapping
         Those of `fan_out`.
     **served
-        Those of `ct.serve` alone; None is its default.
+        Those of `ct.serve` alone; None and () are its defaults.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served
     HandlerError
         If it cannot be served.
     """
-    given: dict[str, Any] = {name: value for name, value in served.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in served.items() if value not in (None, ())}
     if hasattr(fn, "url"):
         if given:
             raise InvalidInputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NoReturn, Self, Unpack, overload
 
 import pandas as pd
@@ -276,6 +277,7 @@ class Queue:
         *,
         workers: int | None = None,
         processes: int | None = None,
+        give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
         stale: Literal["resend", "keep"] = "resend",
         **options: Unpack[FanOutKeywords],
     ) -> pd.DataFrame:
@@ -295,6 +297,8 @@ class Queue:
             becomes the column of the first parameter.
         workers, processes : int, optional
             As for `ct.serve`: how many calls run at a time, in threads or in processes.
+        give_up_on : class or several, optional
+            As for `ct.serve`: exceptions after which a row has failed at once.
         stale : str
             ``"resend"``: rows of the batch that an earlier version of the function has computed (`Batch.stale`) are
             computed again; ``"keep"``: they stay as they are.
@@ -334,7 +338,8 @@ class Queue:
         [1, 4, 9]
         """
         check_stale(stale)
-        target = callee(self._connection, fn, options, workers=workers, processes=processes)
+        served: dict[str, Any] = {"workers": workers, "processes": processes, "give_up_on": give_up_on}
+        target = callee(self._connection, fn, options, **served)
         rows = rows_for(getattr(target, "function", fn), data)
         options["body"] = body_for(rows, data, options["body"])
         with advise(""):  # before `results` says it
@@ -501,11 +506,11 @@ class Queue:
         3 rows: 2 succeeded, 1 failed
         >>> queue.attempts(since="10min").groupby("status").size()
         status
-        INVALID_ARGUMENT    1
-        OK                  2
+        INTERNAL    1
+        OK          2
         dtype: int64
-        >>> queue.attempts(batch=batch, status="4xx")["message"].item()
-        the log has no HTTP statuses: status='4xx' is read as ABORTED, CANCELLED, FAILED_PRECONDITION, ...
+        >>> queue.attempts(batch=batch, status="5xx")["message"].item()
+        the log has no HTTP statuses: status='5xx' is read as DEADLINE_EXCEEDED, INTERNAL, ...
         'ValueError: day ...'
         """
         filters = (since, limit, batch, task, status)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import OUTCOMES, TASKS, frame
-from cloudtasks_nb._names import CODES, QueueName
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.client.task_verbs import row_ids
 from cloudtasks_nb.display.duration import duration_text
@@ -18,6 +18,7 @@ from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
 from cloudtasks_nb.fanout.causes import message_of
+from cloudtasks_nb.fanout.evidence import status_name
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 
@@ -76,7 +77,7 @@ def _told(found: SingleTasks, task: str) -> dict[str, Any]:
     return {
         "state": State(row.state).name.lower(),
         "attempts": row.attempts,
-        "last_status": None if row.status is None else CODES[row.status],
+        "last_status": status_name(row.status, row.http),
         "result": None if result is None or row.state != State.SUCCEEDED else result.result,
         "error": error,
         "last_message": error,

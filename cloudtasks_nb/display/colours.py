@@ -37,6 +37,7 @@ _ALIASES = {
     "ok": "succeeded",
     "yes": "succeeded",
     "no": "failed",
+    "error": "failed",
 }
 
 

@@ -17,15 +17,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeVar
 
+from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import Fault, cause_of
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["DELETED", "Evidence", "Fact", "Row", "Source", "fold"]
+__all__ = ["DELETED", "RAISED", "Evidence", "Fact", "Row", "Source", "fold", "status_name"]
 
 T = TypeVar("T")
 
 _SOURCES = 7  # all bits of `Source`
 _LAST = 8  # a bit beside them: the newest attempt failed, and it is the last one that the queue allows
+
+#: In place of an HTTP status: no service said it, the function of a handler raised an exception.
+RAISED = 0
 
 #: The reason of a row that is gone because somebody else has deleted its task.
 DELETED = "deleted from the queue"
@@ -69,7 +73,7 @@ class Evidence:
     reason: str | None = None  #: of the queue: how all of its tasks left
     attempts: int | None = None  #: number of the attempt that the fields below are about
     status: int | None = None  #: canonical code; 0: it succeeded
-    http: int | None = None  #: HTTP status, of a service that made the function fail if there is one
+    http: int | None = None  #: HTTP status, of a service that made the function fail if there is one; or `RAISED`
     message: str | None = None
     fault: Fault | None = None  #: what the traceback tells that the message is of
     due: int | None = None  #: when there is another attempt
@@ -129,6 +133,17 @@ def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
     state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
     reason = DELETED if fact == Fact.DELETED else reason
     return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message))
+
+
+def status_name(status: int | None, http: int | None) -> str | None:
+    """Return how an attempt ended, by its canonical code and its HTTP status; None: that is not known.
+
+    Examples
+    --------
+    >>> status_name(5, 404), status_name(13, None), status_name(13, RAISED)
+    ('NOT_FOUND', 'INTERNAL', 'ERROR')
+    """
+    return "ERROR" if http == RAISED else None if status is None else code_name(status)
 
 
 def _end(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:

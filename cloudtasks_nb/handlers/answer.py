@@ -17,7 +17,7 @@ METHODS = ("POST", "PUT", "PATCH")
 class Answer:
     """The answer to a request, with the data that the handler records about the call."""
 
-    status: int  #: HTTP status
+    status: int  #: HTTP status: 500 for an exception of the function, unless that says how to answer
     result: bytes | None = None  #: what the function returned, as JSON
     error: str | None = None  #: the whole traceback, or why the function was not called
     message: str | None = None  #: ``Type: message``; the sender gets only this, never the traceback

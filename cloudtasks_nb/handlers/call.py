@@ -19,28 +19,18 @@ from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
-from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
+from cloudtasks_nb.handlers.failures import HOPELESS, GiveUp, Kinds, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
-__all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch", "status_of"]
+__all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch"]
 
-#: HTTP status of each class of exceptions; the closest base class decides. 429 and 503 slow the whole queue down
-#: (https://cloud.google.com/tasks/docs/common-pitfalls), so that only those get one who want to wait.
-_STATUS: dict[type, int] = {
-    ValueError: 400,
-    TypeError: 400,
-    PermissionError: 403,
-    LookupError: 404,
-    FileNotFoundError: 404,
-    NotImplementedError: 501,
-    TimeoutError: 504,
-    GiveUp: 200,
-    TryLater: 503,
-}
+#: HTTP statuses: of a success, of an exception, and of one that says when to try again. 503 slows the whole queue down
+#: (https://cloud.google.com/tasks/docs/common-pitfalls).
+_DONE, _RAISED, _LATER = 200, 500, 503
 _LONGEST_MESSAGE = 2000
 _LONGEST_TRACEBACK = 100_000
 #: Frames of these modules stand between the server and the user's function; a traceback starts after them.
@@ -69,6 +59,7 @@ class TaskFunction:
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
     results: ResultWriter | None = None  #: None: results are not stored
     processes: ProcessPool | None = None  #: None: the calling thread calls the function
+    give_up_on: Kinds = HOPELESS  #: after such an exception it is not called again; the processes have their own
     version: Version = field(default_factory=Version)
     revision: str | None = None  #: of the service that runs it
 
@@ -79,30 +70,35 @@ class TaskFunction:
             return refusal
         started = dt.datetime.now(dt.UTC)
         pool = self.processes
-        answer = call(self.fn, request.body, run=run) if pool is None else pool.call(request.body)
+        if pool is None:
+            answer = call(self.fn, request.body, run=run, give_up_on=self.give_up_on)
+        else:
+            answer = pool.call(request.body)
         if answer.error is not None:
             answer = replace(answer, error=name_cells(answer.error))
         try:
-            self._store(request, answer, started)
+            stored = self._store(request, answer, started)
         except StoreError as error:
             # The result counts only once it is stored: the task is tried again.
             return replace(
                 answer,
-                status=500 if answer.ok or answer.gave_up else answer.status,
+                status=_RAISED if answer.ok or answer.gave_up else answer.status,
                 result=None,
                 gave_up=False,
                 error=f"{answer.error}\n{error}" if answer.error else str(error),
                 message=answer.message or _bounded(f"StoreError: the result was not stored: {error}"),
             )
-        return answer
+        # The queue tries again whatever is no success. Only the stored result tells that it is none.
+        return replace(answer, status=_DONE) if answer.gave_up and stored else answer
 
     def close(self, *, kill: bool) -> int:
         """End its processes, if it has some, as `ProcessPool.close`; return how many calls ran in them."""
         return 0 if self.processes is None else self.processes.close(kill=kill)
 
-    def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> None:
+    def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> bool:
+        """Store what a task has come to; return whether there is a store, and the request is one of a task."""
         if self.results is None or request.task is None:
-            return
+            return False
         result = StoredResult(
             task=request.task,
             attempt=request.attempt,
@@ -118,6 +114,7 @@ class TaskFunction:
             revision=self.revision,
         )
         self.results.put(result, request.queue)
+        return True
 
 
 def attempt_of(retries: str | None) -> int | None:
@@ -155,6 +152,7 @@ def call(
     body: bytes,
     *,
     run: Callable[[Coroutine[Any, Any, Any]], Any],
+    give_up_on: Kinds = HOPELESS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Answer:
     """Call a function with the arguments in a body; never raises.
@@ -168,6 +166,8 @@ def call(
         as `Parameters` says.
     run : callable
         Runs a coroutine to its end and returns its result.
+    give_up_on : tuple of type
+        Exceptions after which another attempt is of no use, unless they say when to try again.
     clock : callable
         Seconds, for the duration.
     """
@@ -186,13 +186,13 @@ def call(
         if inspect.iscoroutine(result):
             result = run(result)
     except BaseException as error:  # noqa: BLE001 - even sys.exit() in the function must become an answer
-        return _failure(error, clock() - began)
+        return _failure(error, clock() - began, give_up_on)
     duration = clock() - began
     try:
-        return Answer(status=200, result=to_json(result), duration=duration)
+        return Answer(status=_DONE, result=to_json(result), duration=duration)
     except Exception as error:  # noqa: BLE001 - an object of the user's may raise anything when it is read
         message = _no_json(fn, result, error)
-        return Answer(status=500, error=message, message=_bounded(message), duration=duration)
+        return Answer(status=_RAISED, error=message, message=_bounded(message), duration=duration)
 
 
 def decode(body: bytes) -> Any:
@@ -213,11 +213,6 @@ def decode(body: bytes) -> Any:
 def mismatch(fn: Callable[..., Any], body: bytes) -> str | None:
     """Return why a function cannot be called with the names in a body; None if it can."""
     return parameters_of(fn).mismatch(*_arguments(body))
-
-
-def status_of(error: BaseException) -> int:
-    """Return the HTTP status for an exception; 500 if its class has no status of its own."""
-    return next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 500)
 
 
 def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -241,15 +236,16 @@ def _no_json(fn: Callable[..., Any], result: Any, error: Exception) -> str:
     )
 
 
-def _failure(error: BaseException, duration: float) -> Answer:
+def _failure(error: BaseException, duration: float, give_up_on: Kinds) -> Answer:
+    """Return the answer for an exception; of a kind that is given up, the status is that of any exception."""
     full, message = _explain(error)
-    gave_up, delay = isinstance(error, GiveUp), retry_after(error)
+    chosen, delay = isinstance(error, GiveUp), retry_after(error)
     return Answer(
-        status=status_of(error) if delay is None else _STATUS[TryLater],
+        status=_DONE if chosen else _RAISED if delay is None else _LATER,
         error=full,
-        message=message.removeprefix(f"{type(error).__name__}: ") if gave_up else message,
+        message=message.removeprefix(f"{type(error).__name__}: ") if chosen else message,
         duration=duration,
-        gave_up=gave_up,
+        gave_up=chosen or (delay is None and isinstance(error, give_up_on)),
         upstream=upstream_status(error),
         retry_after=delay,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +17,10 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.failures import HOPELESS, Kinds, check_kinds
 from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, run_steps
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
-from cloudtasks_nb.handlers.source import module_source
+from cloudtasks_nb.handlers.source import ModuleSource, module_source
 from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
 from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
 from cloudtasks_nb.service.endpoint import resolve
@@ -32,6 +35,8 @@ _GOOGLE = "https://cloudtasks.googleapis.com"
 _ACCOUNT = re.compile(r"[^@:\s]+@[^@:\s]+\.gserviceaccount\.com")
 _RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
 _OPTION = re.compile(r"--[a-z0-9-]+(=\S.*)?")
+#: A variable of the environment that must be there, and that is not just set.
+_NEEDED = re.compile(r"""\benviron\[["'](\w+)["']\](?!\s*=[^=])""")
 #: Options of ``gcloud run deploy`` that cannot be given, and why.
 _TAKEN = {
     **dict.fromkeys(
@@ -176,6 +181,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     store: str | os.PathLike[str] | None = None,
     run: bool = False,
     gcloud: Iterable[str] = (),
+    give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
 ) -> Deployment:
     """Write a function as a service for Cloud Run, and print or run the commands that deploy it.
 
@@ -229,6 +235,9 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         More options of ``gcloud run deploy``, such as ``"--memory=2Gi"``, ``"--max-instances=20"``
         or ``"--build-service-account=…"``; each replaces the one of its name
         (https://cloud.google.com/sdk/gcloud/reference/run/deploy).
+    give_up_on : class or several, optional
+        Exceptions after which a row has failed at once, as for `serve`; classes of the notebook are written along.
+        Without a store they are tried again as all others.
 
     Returns
     -------
@@ -239,7 +248,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     ------
     HandlerError
         If the function, or something that it uses, cannot be deployed; if an option in `gcloud` is not one, or would
-        make the service public; or if a command fails.
+        make the service public; if `give_up_on` is no class of exceptions; or if a command fails.
     ConfigurationError
         If project or region are not known; with ``run=True`` also if there is no gcloud, or nobody is logged in.
 
@@ -283,7 +292,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         options=_options(gcloud),
     )
-    version = _write(fn, about, _requirements(requirements))
+    version = _write(fn, about, _requirements(requirements), check_kinds(give_up_on)[len(HOPELESS) :])
     deployment = Deployment(about, fn, version)
     if run:
         deployment._run()  # noqa: SLF001 - the other half of this module
@@ -350,9 +359,11 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> Version:
+def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str], give_up_on: Kinds) -> Version:
     """Write the folder of a service, and return the version of its function; files of somebody else stay."""
     source, version = module_source(fn, "application", "_app"), version_of(fn)
+    kinds = "".join(f"{_written_kind(source, kind)}, " for kind in give_up_on)
+    kinds = f", give_up_on=({kinds.rstrip()})" if kinds else ""
     lines = requirement_lines(source.modules, extra, wheel_name())
     lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")
@@ -366,11 +377,41 @@ def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> Vers
     application = (
         "from cloudtasks_nb.handlers import app as _app\n\n"
         f"{fn.__name__}.{GIVEN} = {version.digits!r}  # stored with each result\n"
-        f"application = _app({fn.__name__}, audience={about.audience!r}, service_account={about.caller!r})\n"
+        f"application = _app({fn.__name__}, audience={about.audience!r}, service_account={about.caller!r}{kinds})\n"
     )
     main.write_text(f"{_WRITTEN}\n{source.text}\n\n{application}", encoding="utf-8")
     main.with_name("requirements.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")
     main.with_name("Procfile").write_text(_PROCFILE, encoding="utf-8")
     main.with_name(".python-version").write_text(f"{about.python}\n", encoding="utf-8")
     write_wheel(main.parent)
+    _notify_variables(source.text, about)
     return version
+
+
+def _notify_variables(text: str, about: Service) -> None:
+    """Say which variables of the environment a module needs that no option gives."""
+    given = (*about.environment, *re.findall(r"\w+(?==)", " ".join(about.options)))
+    if needed := sorted(set(_NEEDED.findall(text)).difference(given)):
+        notify(
+            f"service {about.name} reads {', '.join(needed)} from its environment. If it has no such variable yet: "
+            'gcloud=["--update-env-vars=NAME=VALUE"], for a secret gcloud=["--update-secrets=NAME=SECRET:latest"]'
+        )
+
+
+def _written_kind(source: ModuleSource, kind: type[BaseException]) -> str:
+    """Add a class of exceptions to a module, and return its name there."""
+    module, name = sys.modules.get(kind.__module__), kind.__qualname__
+    try:
+        known = attrgetter(name)(module) is kind
+    except AttributeError:
+        known = False
+    if not known:
+        raise HandlerError(
+            f"give_up_on has {name}, which is not at the top of a cell or a file, so it cannot be deployed",
+            resource=name,
+            hint=f"run a cell with class {kind.__name__}(Exception): … at its top",
+        )
+    root = name.partition(".")[0]
+    if module is not builtins:
+        source.add(root, getattr(module, root), user="give_up_on")
+    return name

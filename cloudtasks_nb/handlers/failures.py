@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeAlias
 
 from cloudtasks_nb._settings import parse_duration
+from cloudtasks_nb.errors import HandlerError
 
-__all__ = ["GiveUp", "TryLater", "retry_after", "upstream_status"]
+__all__ = ["HOPELESS", "GiveUp", "Kinds", "TryLater", "check_kinds", "retry_after", "upstream_status"]
+
+#: Classes of exceptions, as `isinstance` takes them.
+Kinds: TypeAlias = tuple[type[BaseException], ...]
+
+#: What no further attempt can mend.
+HOPELESS: Kinds = (NameError, ModuleNotFoundError, SyntaxError, NotImplementedError)
 
 _UPSTREAM = range(400, 600)  # HTTP statuses of errors
 _THROTTLED = (429, 503)
@@ -97,6 +104,31 @@ class TryLater(Exception):  # noqa: N818 - same
 
     def __str__(self) -> str:
         return self.message
+
+
+def check_kinds(given: Any) -> Kinds:
+    """Return the exceptions of a `give_up_on`, a class or several, with those that are always given up.
+
+    Raises
+    ------
+    HandlerError
+        If it is something else.
+
+    Examples
+    --------
+    >>> check_kinds((KeyError, ValueError))[-2:], check_kinds(KeyError)[-1:]
+    ((<class 'KeyError'>, <class 'ValueError'>), (<class 'KeyError'>,))
+    """
+    kinds = tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, type)) else (given,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            what = "a name in quotes" if isinstance(kind, str) else "no class of exceptions"
+            raise HandlerError(
+                f"give_up_on={kind!r} is {what}",
+                resource="give_up_on",
+                hint="give_up_on=(KeyError, ValueError): the classes themselves, as except has them",
+            )
+    return (*HOPELESS, *kinds)
 
 
 def upstream_status(error: BaseException) -> int | None:

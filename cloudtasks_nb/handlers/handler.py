@@ -169,7 +169,7 @@ class Handler:
         >>> calls.groupby("status").size()
         status
         200    2
-        400    1
+        500    1
         dtype: int64
         >>> calls["error"].dropna().item().splitlines()[-1]
         'ValueError: day ...'

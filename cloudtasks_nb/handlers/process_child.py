@@ -27,12 +27,16 @@ def main() -> None:
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # the process is killed at its end, with what it has not written
-    function = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
+    loaded = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, bodies), daemon=True).start()
     while True:
         body = bodies.get()
-        answer = function if isinstance(function, Answer) else call(function, body, run=asyncio.run)
+        if isinstance(loaded, Answer):
+            answer = loaded
+        else:
+            function, give_up_on = loaded
+            answer = call(function, body, run=asyncio.run, give_up_on=give_up_on)
         pickle.dump(answer, answers)
         answers.flush()
 
@@ -46,7 +50,7 @@ def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
 
 
 def _load(copy: bytes) -> Any:
-    """Return the function, or the answer to all calls if it cannot be loaded here."""
+    """Return the function and its `give_up_on`, or the answer to all calls if they cannot be loaded here."""
     try:
         return pickle.loads(copy)  # noqa: S301 - the copy of a function of the notebook
     except Exception as error:  # noqa: BLE001 - imports of the user's modules may raise anything

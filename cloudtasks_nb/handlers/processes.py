@@ -21,6 +21,7 @@ from typing import Any
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import Answer, refuse
 from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.failures import HOPELESS, Kinds
 
 __all__ = ["ProcessPool"]
 
@@ -42,6 +43,8 @@ class ProcessPool:
         It is copied now: global names that it uses keep their values of this moment.
     count : int
         The most processes.
+    give_up_on : tuple of type
+        As for `call`; they are copied, too.
 
     Raises
     ------
@@ -49,10 +52,10 @@ class ProcessPool:
         If the function, or something that it uses, cannot be copied.
     """
 
-    def __init__(self, fn: Callable[..., Any], count: int) -> None:
+    def __init__(self, fn: Callable[..., Any], count: int, give_up_on: Kinds = HOPELESS) -> None:
         self._lock = threading.Lock()
         self._closed = self._killed = False
-        copy = _copy(fn)
+        copy = _copy(fn, give_up_on)
         self._workers = [_Worker(display_name(fn), copy) for _ in range(count)]
         self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
         for worker in self._workers:
@@ -150,12 +153,13 @@ def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
         process.stdin.flush()
 
 
-def _copy(fn: Callable[..., Any]) -> bytes:
-    """Return a function as bytes; one of the notebook with all that it uses, one of a module by its name."""
+def _copy(fn: Callable[..., Any], give_up_on: Kinds) -> bytes:
+    """Return a function as bytes, and the exceptions: what is of the notebook with all that it uses, else by name."""
     import cloudpickle  # noqa: PLC0415 - only needed with processes
 
     try:
-        copy: bytes = cloudpickle.dumps(fn)
+        # Together: a class of the notebook is the same one in both.
+        copy: bytes = cloudpickle.dumps((fn, give_up_on))
     except Exception as error:
         name = display_name(fn)
         raise HandlerError(

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
 from cloudtasks_nb.handlers.call import TaskFunction, check_function
 from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.failures import Kinds, check_kinds
 from cloudtasks_nb.handlers.handler import Handler
 from cloudtasks_nb.handlers.processes import ProcessPool
 from cloudtasks_nb.handlers.verify import Verifier
@@ -36,12 +37,13 @@ _served: dict[tuple[str, str], Handler] = {}
 
 
 @_settings.named
-def serve(
+def serve(  # noqa: PLR0913 - the options of a handler, keyword-only behind the first
     fn: Callable[..., Any],
     *,
     name: str | None = None,
     workers: int = 8,
     processes: int | None = None,
+    give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
     service_account: str | None = None,
     audience: str | None = None,
     tasks: object | None = None,
@@ -54,10 +56,9 @@ def serve(
     durations, Decimal, UUID, Path, enums, dataclasses, arrays, and lists, dictionaries and unions of these. One that
     cannot be converted is answered with 400.
 
-    When the function returns, the task is done. When it raises, the class of the exception determines the status of the
-    answer: ValueError and TypeError 400, PermissionError 403, LookupError and FileNotFoundError 404,
-    NotImplementedError 501, TimeoutError 504, everything else 500. `ct.GiveUp` ends the task, and `ct.TryLater` has it
-    tried again after a delay; so does an exception of an HTTP client with status 429 or 503 and ``Retry-After``.
+    When the function returns, the task is done. When it raises, the answer is 500, and the queue tries again.
+    `ct.GiveUp` and the exceptions of `give_up_on` end the task, and `ct.TryLater` has it tried again after a delay; so
+    does an exception of an HTTP client with status 429 or 503 and ``Retry-After``.
 
     The URL follows from the name and is the same after a restart of the kernel, so that tasks which were queued before
     still reach the function. Serving another function under the same name replaces the first one.
@@ -88,6 +89,12 @@ def serve(
         and what it changes stays in its process. Arguments and results are JSON, and an exception is its traceback,
         so these always travel. If a process dies, for want of memory for example, its task is answered with 500, and
         the next call starts another. The processes end with the kernel.
+    give_up_on : class or several, optional
+        Exceptions after which the row has failed at once, with their message as its cause: ``(KeyError, ValueError)``.
+        Their subclasses count, too; one that says when to try again, as `ct.TryLater` does, is tried again. Always
+        given up are ``NameError``, ``ModuleNotFoundError``, ``SyntaxError`` and ``NotImplementedError``, which no other
+        attempt can mend. It is not part of the `version` of the function. As with `ct.GiveUp`, the task is answered
+        with 200, and the batch reads in the store that it has failed.
     service_account : str, optional
         Only tasks that carry an OIDC token of this account are accepted.
     audience : str, optional
@@ -106,7 +113,7 @@ def serve(
     Raises
     ------
     HandlerError
-        If the function cannot be served, or not copied into a process.
+        If the function cannot be served, or not copied into a process; if `give_up_on` is no class of exceptions.
     ConfigurationError
         If the home, which the URL is derived from, cannot be created.
     InvalidInputError
@@ -120,16 +127,27 @@ def serve(
     >>> batch = queue.fan_out(pd.DataFrame({"x": [1, 2, 3]}), url=handler)
     >>> batch.wait()
     3 rows: 3 succeeded
+    >>> prices = {"JFK": 7, "LGA": 9}
+    >>> handler = ct.serve(lambda day, origin: prices[origin], name="price", give_up_on=(KeyError,))
+    >>> batch = queue.fan_out(df, url=handler)
+    >>> batch.wait()
+    3 rows: 2 succeeded, 1 failed
+    >>> batch.failed()[["origin", "attempts", "last_message"]]
+        origin  attempts     last_message
+    row
+    2      EWR         1  KeyError: 'EWR'
     """
     check_function(fn)
     _check(name=name, workers=workers, service_account=service_account, audience=audience)
-    pool = None if processes is None else _process_pool(fn, processes)
+    kinds = check_kinds(give_up_on)
+    pool = None if processes is None else _process_pool(fn, processes, kinds)
     certs_url = None if service_account is None else _certs_url(tasks)
     connection = open_clients.newest() if tasks is None else tasks
     place = _settings.store_place(store if store is not None else getattr(connection, "store", None))
     results = ResultWriter(Store(place, Auth().storage_token))
     lasting_name = name or _own_name(fn)
-    function = TaskFunction(fn=fn, verifier=None, results=results, processes=pool, version=version_of(fn))
+    version = version_of(fn)
+    function = TaskFunction(fn=fn, verifier=None, results=results, processes=pool, give_up_on=kinds, version=version)
 
     def task_function(url: str) -> TaskFunction:  # the default audience is the URL, which is known later
         if service_account is None or certs_url is None:
@@ -248,7 +266,7 @@ def _check(*, name: Any, workers: Any, service_account: Any, audience: Any) -> N
         )
 
 
-def _process_pool(fn: Callable[..., Any], count: Any) -> ProcessPool:
+def _process_pool(fn: Callable[..., Any], count: Any, give_up_on: Kinds) -> ProcessPool:
     if not _settings.is_count(count):
         raise HandlerError(f"processes={count!r} is not a number of processes", hint="use 1 or more, or leave it out")
     if inspect.iscoroutinefunction(fn):
@@ -258,7 +276,7 @@ def _process_pool(fn: Callable[..., Any], count: Any) -> ProcessPool:
             resource=name,
             hint="leave processes= out: its calls run at the same time in one thread",
         )
-    return ProcessPool(fn, count)
+    return ProcessPool(fn, count, give_up_on)
 
 
 def _certs_url(tasks: object | None) -> Callable[[], str | None]:

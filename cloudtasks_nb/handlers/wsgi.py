@@ -16,6 +16,7 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
 from cloudtasks_nb.handlers.convert import display_name
+from cloudtasks_nb.handlers.failures import check_kinds
 from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.version import version_of
 from cloudtasks_nb.handlers.workers import CoroutineRunner
@@ -39,10 +40,11 @@ def app(
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
     private: bool = False,
+    give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
 ) -> WSGIApplication:
     """Make a WSGI application of functions, for Cloud Run or any other place that Cloud Tasks reaches.
 
-    As with `serve`, the body gives the arguments, and an exception the status of the answer. A function is called
+    As with `serve`, the body gives the arguments, and an exception is answered with 500. A function is called
     only for tasks with an OIDC token that Google issued to `service_account` for `audience`. The logger
     ``cloudtasks_nb.handlers`` logs failures with the traceback. `ct.deploy` writes such an application.
 
@@ -73,6 +75,9 @@ def app(
         audience, account, issuer and times are right, the variable ``K_SERVICE`` is set, and the request has no
         ``X-Serverless-Authorization``, which Cloud Run would have checked in its place. A token with a signature is
         verified as ever. Never set it for a public service: anybody could write such a token.
+    give_up_on : class or several, optional
+        As for `serve`. Without a store such exceptions are answered with 500, as all others: nobody could tell them
+        from a success.
 
     Returns
     -------
@@ -82,8 +87,8 @@ def app(
     Raises
     ------
     HandlerError
-        If `audience` or `service_account` is missing, a function cannot be served, a path does not begin with "/", or
-        `private` or its variable says neither yes nor no.
+        If `audience` or `service_account` is missing, a function cannot be served, a path does not begin with "/",
+        `private` or its variable says neither yes nor no, or `give_up_on` is no class of exceptions.
     InvalidInputError
         If `store` is not a folder or a bucket.
 
@@ -114,8 +119,11 @@ def app(
     place = store if store is not None else os.environ.get(STORE_VARIABLE) or None
     results = None if place is None else ResultWriter(Store(place))
     revision = os.environ.get("K_REVISION")  # https://cloud.google.com/run/docs/container-contract
+    kinds = check_kinds(give_up_on)
     called = {
-        path: TaskFunction(fn=one, verifier=verifier, results=results, version=version_of(one), revision=revision)
+        path: TaskFunction(
+            fn=one, verifier=verifier, results=results, give_up_on=kinds, version=version_of(one), revision=revision
+        )
         for path, one in functions.items()
     }
     return _App(name or names, called)

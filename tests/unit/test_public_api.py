@@ -16,7 +16,8 @@ import cloudtasks_nb.handlers
 from tests.processes import run
 
 CONNECTED = "quota_project=None, store=None, transport=None"
-DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
+DEPLOYED = "requirements=None, store=None, run=False, gcloud=(), give_up_on=()"
+SERVED = "workers=None, processes=None, give_up_on=()"
 TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
 TASK += "dispatch_deadline=None, retry=None"
 PERIODS = TASK.replace("tz=None", "tz='UTC'")
@@ -26,8 +27,9 @@ RUN = f"{BATCH}, dry_run=False"
 SIGNATURES = {
     "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
     "local": "folder=None, *, project='local', location='us-central1', store=None",
-    "serve": "fn, *, name=None, workers=8, processes=None, service_account=None, audience=None, tasks=None, store=None",
-    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None, private=False",
+    "serve": "fn, *, name=None, workers=8, processes=None, give_up_on=(), service_account=None, audience=None, "
+    "tasks=None, store=None",
+    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None, private=False, give_up_on=()",
     "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
     "url": "fn",
     "GiveUp": "message",
@@ -54,7 +56,7 @@ SIGNATURES = {
     "Queue.route": "url=None, *, service_account=None, audience=None",
     "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
-    "Queue.map": f"fn, data, *, workers=None, processes=None, body=None, key=None, {TASK}, {BATCH}, stale='resend'",
+    "Queue.map": f"fn, data, *, {SERVED}, body=None, key=None, {TASK}, {BATCH}, stale='resend'",
     "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",

@@ -56,9 +56,9 @@ class Batch:
     >>> batch.wait()
     3 rows: 2 succeeded, 1 failed
     >>> batch.failed()[["day", "origin", "last_status"]]
-                day origin       last_status
+                day origin last_status
     row
-    2    2013-02-30    EWR  INVALID_ARGUMENT
+    2    2013-02-30    EWR       ERROR
     """
 
     def __init__(
@@ -246,7 +246,8 @@ class Batch:
             last_http_status, last_message, schedule_time, last_attempt_time, duration``. One of the input with such a
             name has the suffix ``_in``. The log has no HTTP statuses: `last_http_status` is known where the handler
             stores its results, and of tasks that are in the queue. It is that of a service that the function called,
-            if this made the function fail.
+            if this made the function fail. Another exception of the function has none: its `last_status` is ``ERROR``,
+            and ``INTERNAL`` where only the log tells.
 
         Examples
         --------
@@ -265,15 +266,15 @@ class Batch:
 
         `last_message` is what the handler stored, else what was seen while the task was in the queue: the log has no
         error text. `error` is the same if the function has told it, as in `results()`, but missing where Cloud Tasks
-        says no more than the status, such as "INTERNAL(13): HTTP status code 500". No result is read for it. `errors()`
-        counts the causes, and has a traceback of each.
+        says no more than the status, such as "INTERNAL(13): HTTP status code 500". `errors()` counts the causes, and
+        has a traceback of each.
 
         Examples
         --------
         >>> batch.failed()[["last_status", "error"]]
-                  last_status          error
+            last_status          error
         row
-        2    INVALID_ARGUMENT  ValueError...
+        2         ERROR  ValueError...
         """
         read_first(self._tracker)
         return failed_frame(self._frames)
@@ -437,9 +438,10 @@ class Batch:
         Parameters
         ----------
         where : str, int, list or DataFrame, optional
-            Only rows that failed with this status (``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of `errors()`, this
-            exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of `errors()`, or of
-            `tasks()`, `failed()` or `results()`. An HTTP status means `last_http_status` where that is known.
+            Only rows that failed with this status (``"ERROR"``, ``"UNAVAILABLE"``, 503, ``"5xx"``), this cause of
+            `errors()`, this exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of
+            `errors()`, or of `tasks()`, `failed()` or `results()`. An HTTP status is one that the target, or a service
+            which the function called, has answered: `last_http_status` where that is known.
         trust : bool
             As for `resume`.
 

@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import told
+from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice
@@ -148,7 +149,7 @@ def status_codes(status: Any) -> list[str]:
         If it names no status.
     """
     choice, others = _sort_out(status, "status", _STATUSES)
-    read_as = set(map(code_of, choice.http))
+    read_as = {code_of(one or 500) for one in choice.http}  # with which a handler answers an exception
     if others or not choice.statuses | read_as:
         wrong = others[0] if others else status
         text = f"status={wrong!r} is no status{did_you_mean(str(wrong).upper(), CODES)}"
@@ -171,7 +172,9 @@ def _sort_out(given: Any, name: str, hint: str) -> tuple[Choice, list[Any]]:
         if isinstance(item, bool) or not isinstance(item, (str, int, np.integer)):
             raise InvalidInputError(f"{name}={item!r} is no status", resource=name, hint=hint)
         text = str(item).upper()
-        if text in CODES:
+        if text == "ERROR" and item != "Error":  # which exceptions are named, such as sqlite3.Error
+            http.add(RAISED)
+        elif text in CODES:
             codes.add(CODES.index(text))
         elif _CLASS.fullmatch(text):
             http.update(range(100 * int(text[0]), 100 * int(text[0]) + 100))
@@ -179,5 +182,5 @@ def _sort_out(given: Any, name: str, hint: str) -> tuple[Choice, list[Any]]:
             http.add(int(text))
         else:
             others.append(item)
-    assumed = frozenset(map(code_of, http)) - {0}
+    assumed = frozenset(map(code_of, http - {RAISED})) - {0}
     return Choice(statuses=frozenset(codes), http=frozenset(http), assumed=assumed), others

@@ -184,6 +184,7 @@ class OutcomeTracker:
 
         Return whether another home has made later tries. A result tells only that such a task was created.
         """
+        await self.explain()  # rows that were open when their results were read
         newest = await self.outbox.run(self.outbox.results.newest)
         if newest == self._recorded:
             return False

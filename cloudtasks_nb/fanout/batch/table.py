@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
-from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.fanout.evidence import RAISED, status_name
 from cloudtasks_nb.fanout.outbox.records import RowFilter
 from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
@@ -311,8 +311,8 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
             "url": [url for url, _, _ in sent],
             "try": [number or None for number in page.tries],
             "attempts": attempts,
-            "last_status": [None if status is None else code_name(status) for status in page.last_status],
-            "last_http_status": page.http_status,
+            "last_status": list(map(status_name, page.last_status, page.http_status)),
+            "last_http_status": [None if http == RAISED else http for http in page.http_status],
             "schedule_time": due,
             "last_attempt_time": page.last_attempt_time,
             "duration": [None if span is None else span / _SECOND for span in page.duration],

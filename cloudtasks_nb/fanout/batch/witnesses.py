@@ -10,12 +10,13 @@ import datetime as dt
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.causes import Fault, message_of
-from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
@@ -214,6 +215,7 @@ def pending_evidence(task: str, found: Pending, at: int) -> Evidence:
 
 def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
     """Return what a stored result tells, of a task that its queue gives up after a limit."""
+    answered = RAISED if result.status == HTTPStatus.INTERNAL_SERVER_ERROR else result.status
     failed = Fact.LAST_FAILED if limit.reached(result.attempt) else None
     if result.gave_up is not None:
         failed = Fact.GAVE_UP
@@ -223,7 +225,7 @@ def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
         fact=Fact.STORED if result.ok else failed,
         attempts=result.attempt,
         status=code_of(result.status),
-        http=result.upstream or result.status,
+        http=result.upstream or answered,
         message=message_of(result.error, result.gave_up),
         fault=None if result.error is None else Fault.of(result.error, result.upstream),
         began=round(result.started.timestamp() * _SECOND),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
+from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of, scope_of
@@ -143,7 +144,8 @@ def _spans(connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
 def chosen(choice: Choice) -> tuple[str, list[str]]:
     """Return the condition in SQL for the rows that a choice has, and its values."""
     among = "IN (SELECT value FROM json_each(?))"
-    condition = f"({CAUSE} {among} OR status {among} OR http {among} OR (http IS NULL AND status {among}))"
+    told = f"(status {among} AND http IS NOT {RAISED}) OR http {among} OR (http IS NULL AND status {among})"
+    condition = f"({CAUSE} {among} OR {told})"
     return condition, [as_json(some) for some in (choice.causes, choice.statuses, choice.http, choice.assumed)]
 
 

@@ -38,11 +38,11 @@ def test_the_attempts_of_a_batch(retried: ct.Batch) -> None:
     assert list(found) == ["row", *ATTEMPTS]
     assert sorted(found.row) == [0, 1, 2, 2]
     assert found.time.is_monotonic_decreasing
-    assert found.status.value_counts().to_dict() == {"OK": 2, "NOT_FOUND": 2}
+    assert found.status.value_counts().to_dict() == {"OK": 2, "INTERNAL": 2}
     assert (found.attempt == 1).all()
     assert (found["wait"] >= pd.Timedelta(0)).all()
     assert (found["duration"] > pd.Timedelta(0)).all()
-    assert found.loc[found.status == "NOT_FOUND", "message"].iloc[0] == "LookupError: no 2"
+    assert found.loc[found.status == "INTERNAL", "message"].iloc[0] == "LookupError: no 2"
 
 
 def test_attempts_wait_for_their_turn(queue: ct.Queue, serve: Any) -> None:
@@ -80,10 +80,10 @@ def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     (lambda batch: {"task": batch.tasks().task.iloc[0]}, 1),
     (lambda batch: {"task": batch.tasks().task[:2], "batch": "other"}, 0),
     (lambda _: {"status": "OK"}, 3),
-    (lambda _: {"status": "not_found"}, 2),
-    (lambda _: {"status": [404, "OK"]}, 5),
-    (lambda _: {"status": "5xx"}, 0),
-    (lambda batch: {"status": "4xx", "batch": batch, "limit": 1}, 1),
+    (lambda _: {"status": "internal"}, 2),
+    (lambda _: {"status": ["ERROR", "OK"]}, 5),
+    (lambda _: {"status": "4xx"}, 0),
+    (lambda batch: {"status": "5xx", "batch": batch, "limit": 1}, 1),
     (lambda batch: {"since": "0s", "batch": batch}, 0),
     (lambda batch: {"status": [200, 503], "batch": batch}, 2),
 )

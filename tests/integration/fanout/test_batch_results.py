@@ -118,7 +118,7 @@ def test_a_queue_without_a_log_has_known_outcomes(
     check(batch.results())
     failed = batch.failed()
     assert set(failed["attempts"]) == {2}
-    assert set(failed["last_status"]) == {"INVALID_ARGUMENT"}
+    assert set(failed["last_status"]) == {"ERROR"}
     assert failed["last_message"].tolist()[0] == "ValueError: 3 is no good"
     assert "log_sampling_ratio=1.0" not in repr(batch) + capsys.readouterr().out
 

@@ -74,6 +74,29 @@ def test_what_is_hopeless_is_called_once_and_what_is_throttled_succeeds(
     assert tried_again(batch, "404") == ["x1", "x2"]
 
 
+def test_an_exception_of_the_function_has_no_status_of_a_service(
+    queue: ct.Queue, serve: Serve, places: Places, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A KeyError is an ERROR and no 404, also where it is given up; 404 chooses rows whose service answered so."""
+
+    def price(place: str) -> int:
+        with_requests(places.url + place)
+        return {"b1": 7}[place]
+
+    batch = queue.fan_out(FRAME, url=serve(price, give_up_on=(KeyError,)))
+    batch.wait("240s")
+    failed = batch.failed().astype(object)
+    assert failed["last_status"].tolist() == ["ERROR", "OK", "OK", "ERROR", "INTERNAL"]
+    assert failed["last_http_status"].fillna(0).tolist() == [0, 404, 404, 0, 500]
+    assert failed["attempts"].tolist() == [1, 1, 1, 2, 2]
+    capsys.readouterr()
+    assert batch.attempts(status="ERROR")["status"].unique().tolist() == ["INTERNAL"]
+    assert "status='ERROR' is read as INTERNAL" in capsys.readouterr().out
+    assert tried_again(batch, 404) == ["x1", "x2"]
+    assert tried_again(batch, "ERROR") == ["a1", "x1", "x2", "y1"]
+    assert "is not known" not in capsys.readouterr().out
+
+
 def test_why_a_function_gave_up_reads_the_same_everywhere(queue: ct.Queue, serve: Serve) -> None:
     """A text that is only a value, a status or empty has the name of the exception in front, as its cause has."""
 

@@ -1,5 +1,6 @@
 """Frames of a batch join to its input: by the labels of the input's own index."""
 
+import datetime as dt
 from typing import Any
 
 import pandas as pd
@@ -92,18 +93,16 @@ def test_a_renamed_column_is_said(paused: ct.Queue, capsys: pytest.CaptureFixtur
 
 
 def test_http_statuses_of_a_handler(once: ct.Queue, serve: Serve) -> None:
-    """The handler has stored with which status it answered; the log has its name only."""
+    """The handler has stored with which status it answered arguments that do not fit; an exception has none."""
 
-    def work(n: int) -> int:
-        return {1: 5}[n]
+    def work(day: dt.date) -> int:
+        return {1: 5}[day.day]
 
-    batch = once.fan_out(pd.DataFrame({"n": [1, 2]}), url=serve(work))
+    batch = once.fan_out(pd.DataFrame({"day": ["2013-01-01", "2013-01-02", "soon"]}), url=serve(work))
     batch.wait(timeout="240s")
     failed = batch.failed()
-    assert failed[["last_status", "last_http_status"]].to_dict("list") == {
-        "last_status": ["NOT_FOUND"],
-        "last_http_status": [404],
-    }
+    assert failed["last_status"].tolist() == ["ERROR", "INVALID_ARGUMENT"]
+    assert failed["last_http_status"].fillna(0).tolist() == [0, 400]
     assert str(failed["last_http_status"].dtype) == "Int64"
 
 

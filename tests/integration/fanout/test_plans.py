@@ -90,7 +90,7 @@ def test_try_one_calls_a_handler(queue: ct.Queue, serve: Serve) -> None:
     plan = queue.fan_out(pd.DataFrame({"n": [4, 5]}), url=handler, dry_run=True)
     fine, odd = plan.try_one(), plan.try_one(row=1)
     assert (fine.status, fine.result, fine.error) == (200, 2.0, None)
-    assert (odd.status, odd.result) == (400, None)
+    assert (odd.status, odd.result) == (500, None)
     assert "raise ValueError" in (odd.error or "")
     assert "ValueError: 5 is odd" in repr(odd)
     assert handler.calls()["task"].isna().all()

@@ -126,7 +126,7 @@ def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emul
         look_at(attempts.table, attempts.table.page_keys[0])
         look_at(panel.table, "t1")
         panel.settle()
-        for shown, state in ((attempts.detail, "NOT_FOUND"), (panel.detail.card, "retrying")):
+        for shown, state in ((attempts.detail, "INTERNAL"), (panel.detail.card, "retrying")):
             for words in (state, "LookupError: no data for 3"):
                 assert words in text(shown)
 

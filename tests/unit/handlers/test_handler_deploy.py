@@ -23,7 +23,7 @@ from cloudtasks_nb.handlers.version import version_of
 from tests import gcloud
 from tests.cases import cases
 from tests.raising import raises
-from tests.unit.handlers.conftest import report
+from tests.unit.handlers.conftest import Notebook, report
 from tests.web import Reply, Request, http_server
 
 ACCOUNTS = "p.iam.gserviceaccount.com"
@@ -94,6 +94,48 @@ def test_the_folder_of_a_service(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not known to be deployed" in repr(service)
 
 
+EXCEPTIONS = """
+import requests
+class OwnError(Exception): pass
+class Api:
+    class Error(OwnError): pass
+def local():
+    class HiddenError(Exception): pass
+    return HiddenError
+def report(day): return day
+"""
+
+
+def test_exceptions_after_which_a_service_gives_up(notebook: Notebook) -> None:
+    """`main.py` has those of the notebook and of libraries; the version of the function is the same."""
+    made = notebook(EXCEPTIONS)
+    given = (KeyError, made.requests.HTTPError, made.OwnError, made.Api.Error)
+    service = deploy(made.report, give_up_on=given)
+    assert service.version == deploy(made.report, service="other").version
+    main = notebook((service.folder / "main.py").read_text())
+    assert issubclass(main.Api.Error, main.OwnError)
+    expected = (KeyError, made.requests.HTTPError, main.OwnError, main.Api.Error)
+    assert main.application._functions[""].give_up_on[-4:] == expected
+    with raises(HandlerError, "give_up_on has local.<locals>.HiddenError, which is not at the top", hint="run a cell"):
+        deploy(made.report, give_up_on=made.local())
+
+
+@cases(
+    ("os.environ['TOKEN'], os.environ['CITY']", (), "reads CITY, TOKEN from its environment"),
+    ("os.environ['TOKEN']", ("--update-secrets=CITY=c:1,TOKEN=t:latest",), None),
+    ("os.environ.get('TOKEN'), os.environ['CLOUDTASKS_NB_STORE']", (), None),
+    ("os.environ.update(A='1') or os.environ['A'] == 1", (), "reads A from its environment"),
+)
+def test_variables_that_a_service_may_lack(
+    notebook: Notebook, capsys: pytest.CaptureFixture[str], code: str, given: tuple[str, ...], note: str | None
+) -> None:
+    """A note says how they are given, unless an option does so or the function can do without."""
+    deploy(notebook(f"import os\ndef report(): return {code}").report, gcloud=given)
+    shown = capsys.readouterr().out
+    assert ("from its environment" in shown) == (note is not None)
+    assert note is None or (note in shown and 'gcloud=["--update-env-vars=NAME=VALUE"]' in shown)
+
+
 def test_the_commands_are_those_of_gcloud() -> None:
     """Each is a command that gcloud has, and grants what Cloud Run and Cloud Tasks check."""
     lines = [shlex.split(part) for line in deploy(report).commands for part in line.split(" >/dev/null 2>&1 || ")]
@@ -152,7 +194,7 @@ def test_a_service_may_add_results_only(store: str, folder: str, separator: str)
 def test_accounts_of_the_user(stub: Stub) -> None:
     """Accounts that are named exist already; a service account may deploy, too; without a store there is no bucket."""
     state = stub(account=f"ci@{ACCOUNTS}")
-    accounts = {"service_account": f"runner@{ACCOUNTS}", "caller": f"caller@{ACCOUNTS}"}
+    accounts: dict[str, Any] = {"service_account": f"runner@{ACCOUNTS}", "caller": f"caller@{ACCOUNTS}"}
     service = deploy(report, service="daily", project="p", region="r", store="s3://bucket/tasks", run=True, **accounts)
     assert (service.service_account, service.name) == (f"caller@{ACCOUNTS}", "daily")
     calls = state()["calls"]

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import pickle
+import re
 from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,15 @@ import requests
 from google.api_core import exceptions
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import serve
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import call
-from cloudtasks_nb.handlers.failures import GiveUp, retry_after, upstream_status
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, call
+from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
 from cloudtasks_nb.store.results import result_objects
 from cloudtasks_nb.store.store import Store
+from tests.cases import cases
+from tests.raising import raises
 from tests.unit.handlers.conftest import post
 from tests.unit.handlers.test_handler_store import BATCH, TASK, stored
 
@@ -154,6 +158,55 @@ def test_a_function_that_gives_up_has_failed() -> None:
     handler = serve(Mock(side_effect=caused(ct.GiveUp("no"), of_requests(429, LATER)), __name__="find"))
     assert (post(handler.url, b"").status, handler.calls()["status"].tolist()) == (200, [200])
     assert "0 succeeded, 1 failed" in str(handler._repr_mimebundle_())
+
+
+class OwnError(KeyError):
+    """An exception of the notebook."""
+
+
+class LaterError(TryLater, KeyError):
+    """An exception that says when to try again."""
+
+
+@cases(
+    (KeyError("a"), (KeyError, ValueError), 200),
+    (OwnError("a"), KeyError, 200),
+    (ValueError("a"), KeyError, 500),
+    *((kind("a"), (), 200) for kind in (NameError, UnboundLocalError, ModuleNotFoundError, IndentationError)),
+    (NotImplementedError(), KeyError, 200),
+    *((error, Exception, 503) for error in (ct.TryLater("1s"), LaterError("1s"), of_requests(429, LATER))),
+    (of_requests(404, {}), requests.HTTPError, 200),
+)
+def test_exceptions_after_which_a_function_gives_up(tmp_path: Path, error: Any, given: Any, status: int) -> None:
+    """The task is done after the first attempt, and the store has the exception, unless that says when to try again."""
+    handler = serve(Mock(side_effect=error), name="find", give_up_on=given, store=tmp_path)
+    answer = post(handler.url, b"", X_CloudTasks_TaskName=TASK)
+    found, gave_up = stored(tmp_path), f"{type(error).__name__}: {error}" if status == 200 else None
+    assert (answer.status, found.gave_up, found.ok) == (status, gave_up, False)
+    assert found.status == (503 if status == 503 else 500)
+    assert handler.calls()["status"].tolist() == [status]
+
+
+def test_without_a_store_such_an_exception_is_no_success(tmp_path: Path) -> None:
+    """Nobody could tell a 200 from a success; so it is with a request that is no task's."""
+    failing = Mock(side_effect=NameError("a"))
+    assert post(serve(failing, name="find", store=tmp_path).url, b"").status == 500
+    function = TaskFunction(fn=failing, verifier=None)
+    request = TaskRequest(time=dt.datetime.now(dt.UTC), body=b"", task=TASK, queue="reports")
+    assert function.answer(request, run=asyncio.run).status == 500
+
+
+@cases(
+    ("KeyError", "give_up_on='KeyError' is a name in quotes", "give_up_on=(KeyError, ValueError)"),
+    (("KeyError",), "give_up_on='KeyError' is a name in quotes", "the classes themselves"),
+    (KeyError("a"), "give_up_on=KeyError('a') is no class of exceptions", "as except has them"),
+    ((KeyError, int), "give_up_on=<class 'int'> is no class of exceptions", "as except has them"),
+    (None, "give_up_on=None is no class of exceptions", "as except has them"),
+)
+def test_what_is_no_class_of_exceptions(given: Any, message: str, hint: str) -> None:
+    """The error says how it is written."""
+    with raises(HandlerError, re.escape(message), hint=hint):
+        serve(print, give_up_on=given)
 
 
 def test_a_function_gives_up_in_a_process() -> None:

@@ -17,6 +17,7 @@ import pytest
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import processes, serve
 from tests.unit.handlers.conftest import post
+from tests.unit.handlers.test_handler_store import TASK
 
 
 def test_a_call_runs_in_another_process(capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +37,7 @@ def test_a_call_runs_in_another_process(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_exception_travels_as_its_traceback() -> None:
-    """The kernel gets the traceback of the process and the status of the exception, whatever its class needs."""
+    """The kernel gets the traceback of the process, whatever its class needs."""
 
     class OddError(LookupError):
         def __init__(self, *, lock: Any) -> None:
@@ -46,8 +47,26 @@ def test_an_exception_travels_as_its_traceback() -> None:
         raise OddError(lock=threading.Lock())
 
     handler = serve(fail, processes=1)
-    assert post(handler.url).status == 404
+    assert post(handler.url).status == 500
     assert handler.calls()["error"].str.contains(r"in fail\n[\s\S]*OddError").all()
+
+
+def test_a_process_gives_up_on_exceptions_of_the_notebook(tmp_path: Path) -> None:
+    """A class of the notebook is the same one in the copy of the function, and so are its subclasses."""
+
+    class OddError(Exception):
+        pass
+
+    class OtherError(OddError):
+        pass
+
+    def fail(kind: str) -> None:
+        raise {"odd": OddError, "other": OtherError, "key": KeyError}[kind]("no")
+
+    handler = serve(fail, processes=1, give_up_on=[OddError], store=tmp_path)
+    kinds = ("odd", "other", "key")
+    answers = [post(handler.url, b'{"kind": "%s"}' % kind.encode(), X_CloudTasks_TaskName=TASK) for kind in kinds]
+    assert [answer.status for answer in answers] == [200, 200, 500]
 
 
 def test_a_process_that_dies_fails_its_own_task() -> None:

@@ -52,7 +52,7 @@ def request(application: WSGIApplication, body: bytes = b"", **environ: Any) -> 
 
 @cases(
     ('{"day": "größe"}'.encode(), 200, '"GRÖSSE"'.encode()),
-    (b'{"day": "never"}', 404, b"LookupError: never"),
+    (b'{"day": "never"}', 500, b"LookupError: never"),
     (b"", 400, b"TypeError: report(day): missing a required argument: 'day'; the body gave no names"),
 )
 def test_it_answers_as_serve(application: Any, issuer: Any, body: bytes, status: int, content: bytes) -> None:
@@ -68,7 +68,7 @@ def test_failures_are_logged(application: Any, issuer: Any, caplog: pytest.LogCa
         assert caplog.text == ""
         request(application, b'{"day": "never"}', HTTP_AUTHORIZATION=bearer, HTTP_X_CLOUDTASKS_TASKNAME="t1")
         request(application, b'{"day": "never"}')
-    assert re.search(r"report answered 404 to task 't1': Traceback[\s\S]*in report", caplog.text)
+    assert re.search(r"report answered 500 to task 't1': Traceback[\s\S]*in report", caplog.text)
     assert "report answered 401 to task None: the request has no Bearer token" in caplog.text
 
 

@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch import witnesses
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.causes import exception_line
-from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
+from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.plan.identity import task_id
@@ -721,15 +721,29 @@ def test_a_task_that_was_given_up_without_a_log_has_failed(world: World) -> None
     assert world.outbox.causes.failed(world.batch) == {"GiveUp: …": 1}
 
 
-def test_the_status_of_a_service_that_was_called_counts(world: World) -> None:
-    """The log has the status of the answer, and the queue has it too; the handler has stored the other one."""
+def test_a_row_that_fails_after_its_result_was_read_knows_it(world: World) -> None:
+    """Whoever asks for results of a batch that runs has read it while the row was open."""
+    world.apply(snapshot(values={"max_attempts": 3}))
+    world.put(world.tasks[0], error="KeyError: 'a'", attempt=3)
+    world.tracker.stored.sync()
+    asyncio.run(world.tracker.record_results())
+    late = world.tracker.witnesses.log.evidence([entry(world.tasks[0], attempt=3)])
+    asyncio.run(world.tracker.tell(late))  # as the search does
+    assert world.counts()["failed"] == 1
+    asyncio.run(world.tracker.record_results())
+    assert world.outbox.causes.failed(world.batch) == {"KeyError: …": 1}
+
+
+@cases((404, 404), (None, RAISED))
+def test_the_status_of_a_service_that_was_called_counts(world: World, upstream: int | None, http: int) -> None:
+    """Log and queue have the status of the answer; the handler has stored whether a service said it."""
     task = world.tasks[0]
     world.there = {task: pending(attempts=1, last_status="INTERNAL", last_message="INTERNAL(13): HTTP status code 500")}
-    world.put(task, error="HTTPError: 404", upstream=404)
+    world.put(task, error="HTTPError: 404", upstream=upstream)
     asyncio.run(world.tracker.search._missing(snapshot()))
     world.apply(snapshot(entries=(entry(task, retry_time=9 * SECOND),)))
     page = next(world.outbox.rows.pages(world.batch))
-    assert (page.http_status[0], page.last_status[0]) == (404, 13)
+    assert (page.http_status[0], page.last_status[0]) == (http, 13)
 
 
 def test_a_status_that_is_no_code(world: World) -> None:
