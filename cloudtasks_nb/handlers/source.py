@@ -40,7 +40,10 @@ _MAYBE_TEXT = re.compile(r"(?=\S*[0-9])(?=\S*[A-Za-z])[A-Za-z0-9+=]{16,}")
 _NOTEBOOK = {
     "display": "take it out, or return what it shows",
     "get_ipython": "take the lines with % and ! out; subprocess.run(…) runs a command",
+    **dict.fromkeys(("exit", "quit"), "return ends the function, and raise ct.GiveUp(…) the row"),
 }
+#: What else IPython puts into the namespace: `open`, cells and results.
+_PUT = re.compile(r"open|In|Out|_(\d+|i+\d*|[iod]h)?")
 #: Where every system has files.
 _EVERYWHERE = ("/dev/", "/etc/", "/proc/", "/sys/", "/tmp/")  # noqa: S108 - nothing is written there
 #: This package, which most functions use only for what `handlers.app` needs anyway.
@@ -140,8 +143,8 @@ class ModuleSource:
         names = _names(value)
         needed = global_uses(text)
         for used in sorted(needed | set(annotation_names(tree))):
-            if used in needed & _NOTEBOOK.keys() and not _is_own(names.get(used)):
-                raise HandlerError(f"{own} uses {used}, which only a notebook has", resource=used, hint=_NOTEBOOK[used])
+            if used in needed and _is_of_ipython(used, names.get(used), own):
+                continue
             if used in names and used != name:
                 self.add(used, names[used], user=own)
             elif used in needed and used not in names and not hasattr(builtins, used):
@@ -371,9 +374,25 @@ def _secrets(name: str, value: Any) -> Iterator[str]:
             yield name
 
 
-def _is_own(value: Any) -> bool:
-    """Return whether a value is of the notebook, and not of IPython."""
-    return value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")
+def _is_of_ipython(name: str, value: Any, user: str) -> bool:
+    """Return whether a name is the `open` of IPython, which is the builtin but for the files 0, 1 and 2.
+
+    Raises
+    ------
+    HandlerError
+        If it is another name that only IPython has, and that the notebook has not made its own.
+    """
+    if name in ("display", "get_ipython"):
+        own = value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")
+    else:
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        put = getattr(shell, "user_ns_hidden", {})  # what startup files define is there, too
+        own = not (name in _NOTEBOOK or _PUT.fullmatch(name)) or put.get(name, put) is not value
+    if own or name == "open":
+        return not own
+    value = name if name.startswith("_") else f"{name}[3]"
+    cure = _NOTEBOOK.get(name, f"give what it needs a name of its own in a cell, found = {value}, and use that")
+    raise HandlerError(f"{user} uses {name}, which only a notebook has", resource=name, hint=cure)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -245,6 +245,47 @@ def test_cells_of_a_notebook() -> None:
     assert done.stdout.endswith("def report(kind: Kind):\n    return kind.value\n\n")
 
 
+IPYTHON = """
+from IPython.core.interactiveshell import InteractiveShell
+from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.source import module_source
+shell = InteractiveShell.instance()
+def report(expression):
+    shell.run_cell(f"def report(): return {expression}", store_history=True, silent=False)
+    try:
+        print("written", module_source(shell.user_ns["report"]).text.count("open"))
+    except HandlerError as error:
+        print(error.message, "|", error.hint)
+shell.run_cell("41 + 1", store_history=True, silent=False)
+for expression in ("open('x', 'w')", "In[0]", "Out[1]", "_ + 1", "_1", "_i1", "exit()", "quit()", "get_ipython()"):
+    report(expression)
+shell.run_cell("from io import open as before\\ndef open(path): return before(path)\\ndef _(text): return text")
+report("open(_('x'))")
+"""
+
+
+def test_what_ipython_puts_into_the_namespace() -> None:
+    """Its `open` is the builtin; the rest is refused with a way that can be followed, and what is one's own is not."""
+    done = run(sys.executable, "-c", IPYTHON)
+    assert done.returncode == 0, done.stderr
+    written, *refused, own = [line for line in done.stdout.splitlines() if line.startswith(("report", "written"))]
+    assert (written, own) == ("written 1", "written 3")
+    names = ["In", "Out", "_", "_1", "_i1", "exit", "quit", "get_ipython"]
+    assert [line.split(" | ")[0] for line in refused] == [
+        f"report uses {name}, which only a notebook has" for name in names
+    ]
+    hints = [
+        "found = In[3]",
+        "found = Out[3]",
+        "found = _,",
+        "found = _1,",
+        "found = _i1,",
+        *["ct.GiveUp"] * 2,
+        "subprocess",
+    ]
+    assert [hint for line, hint in zip(refused, hints, strict=True) if hint not in line] == []
+
+
 def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
     """Return the requirements of a function, by name."""
     lines = requirement_lines(module_source(notebook(code).report).modules, extra, "ours.whl")
