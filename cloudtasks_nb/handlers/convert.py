@@ -8,6 +8,7 @@ import decimal
 import enum
 import functools
 import inspect
+import json
 import pathlib
 import re
 import reprlib
@@ -21,9 +22,9 @@ from typing import Any, Union, get_args, get_origin
 
 __all__ = ["Parameters", "display_name", "parameters_of", "signature"]
 
-#: A duration as ISO 8601 writes it, in days and shorter units: ``P1DT2H3M4.5S``.
+#: A duration as ISO 8601 writes it, in weeks and shorter units: ``P1DT2H3M4.5S``. pandas writes ``P-1DT23H``.
 _DURATION = re.compile(
-    r"P(?:(?P<days>-?\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
+    r"(?P<sign>-?)P(?:(?P<weeks>\d+)W)?(?:(?P<days>-?\d+)D)?(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
 )
 #: Types of pandas that are made of text. They are known by name, because handlers need not have pandas.
 _OF_PANDAS = ("Timestamp", "Timedelta", "Period")
@@ -62,7 +63,8 @@ class Parameters:
     Arguments are converted to the types with which the parameters are annotated: dates, times, durations, Decimal,
     UUID, Path, enums, dataclasses, arrays of numpy, Timestamp, Timedelta and Period of pandas, and lists, dictionaries
     and unions of these. The types of JSON itself (text, numbers, booleans) are neither converted nor checked, except
-    that an integer may be written as 3.0. An annotation that cannot be resolved counts as none.
+    that an integer may be written as 3.0, and that keys of dictionaries, which JSON has as text only, become numbers,
+    booleans and None. An annotation that cannot be resolved counts as none.
 
     It does not use pydantic, which is 7 MB of compiled code for every deployed handler, and refuses text where the
     annotation is int.
@@ -158,10 +160,19 @@ def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
 
 def _converts(kind: Any) -> bool:
     """Return whether JSON has another type for the values of a type, or of one inside it."""
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType, *_LISTS, *_MAPPINGS) and any(map(_converts, get_args(kind))):
+    origin, inner = _parts(kind)
+    if origin in (Union, types.UnionType, *_LISTS, *_MAPPINGS) and any(map(_converts, inner)):
         return True
     return _is_type(origin or kind)
+
+
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Return what a type is made of, and the types inside it; those of keys are made of text."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin not in _MAPPINGS or not inner:
+        return origin, inner
+    keys = get_args(inner[0]) if get_origin(inner[0]) in (Union, types.UnionType) else (inner[0],)
+    return origin, (Union[tuple(_KEYS.get(key, key) for key in keys)], *inner[1:])  # noqa: UP007 - of a tuple
 
 
 def _is_type(kind: Any) -> bool:
@@ -185,7 +196,7 @@ def _library(kind: type) -> str:
 
 def _convert(value: Any, kind: Any) -> Any:
     """Return a value of JSON as a value of a type."""
-    origin, inner = get_origin(kind), get_args(kind)
+    origin, inner = _parts(kind)
     if origin in (Union, types.UnionType):
         return _convert_union(value, inner)
     if not _converts(kind):
@@ -275,10 +286,23 @@ def _date(text: str) -> dt.date:
 
 def _timedelta(text: str) -> dt.timedelta:
     found = _DURATION.fullmatch(text)
-    given = {unit: float(number) for unit, number in found.groupdict("").items() if number} if found else {}
-    if not given:
+    given = found.groupdict("") if found else {}
+    sign = given.pop("sign", "")
+    if not any(given.values()):
         raise ValueError('it is not an ISO 8601 duration such as "P1DT2H30M"')
-    return dt.timedelta(**given)
+    span = dt.timedelta(**{unit: float(number) for unit, number in given.items() if number})
+    return -span if sign else span
+
+
+def _key(kind: type, text: str) -> Any:
+    """Return a key of a JSON object as a value of a type of JSON."""
+    try:
+        value = _convert(json.loads(text), kind)
+    except ValueError:
+        value = text
+    if type(value) not in ((int, float) if kind is float else (kind,)):
+        raise ValueError(f"the key {text!r} is not of type {kind.__name__}")
+    return float(value) if kind is float else value
 
 
 _COLLECTIONS = (tuple, set, frozenset)
@@ -292,3 +316,6 @@ _FROM_TEXT: dict[type, Callable[[str], Any]] = {
     uuid.UUID: uuid.UUID,
     pathlib.Path: pathlib.Path,
 }
+#: Stand for types of JSON that a key has as text.
+_KEYS = {kind: type(kind.__name__, (), {}) for kind in (int, float, bool, type(None))}
+_FROM_TEXT |= {stand_in: functools.partial(_key, kind) for kind, stand_in in _KEYS.items()}

@@ -53,7 +53,8 @@ def serve(  # noqa: PLR0913 - the options of a handler, keyword-only behind the 
 
     A JSON object in a task's body becomes keyword arguments, an empty body no argument, and anything else the only
     argument. Arguments become the types with which parameters are annotated: dates and times (also those of pandas),
-    durations, Decimal, UUID, Path, enums, dataclasses, arrays, and lists, dictionaries and unions of these. One that
+    durations, Decimal, UUID, Path, enums, dataclasses, arrays, and lists, dictionaries and unions of these. JSON has
+    keys as text: ``dict[int, float]`` has integers again, and so it is with float, bool and None. An argument that
     cannot be converted is answered with 400.
 
     When the function returns, the task is done. When it raises, the answer is 500, and the queue tries again.

@@ -95,6 +95,15 @@ CASES: list[tuple[Any, Any, Any]] = [
     (set[int], [1, 2], {1, 2}),
     (dict[str, dt.date], {"a": "2026-01-02"}, {"a": DAY}),
     (Mapping[dt.date, int], {"2026-01-02": 1}, {DAY: 1}),
+    (dict[int, float], {"1": 2.5, "-3.0": 1}, {1: 2.5, -3: 1}),
+    (dict[float, str], {"1.5": "a", "2": "b"}, {1.5: "a", 2.0: "b"}),
+    (dict[bool, list[dict[int, int]]], {"true": [{"7": 1}]}, {True: [{7: 1}]}),
+    (Mapping[int | None, dt.date], {"1": "2026-01-02", "null": "2026-01-02"}, {1: DAY, None: DAY}),
+    (dict[int | str, int], {"1": 2}, {"1": 2}),
+    (dict[Any, int], {"1": 2}, {"1": 2}),
+    (dt.timedelta, "-PT1H", dt.timedelta(hours=-1)),
+    (dt.timedelta, "P1W", dt.timedelta(weeks=1)),
+    (dt.timedelta, "-P1W2DT3H", -dt.timedelta(weeks=1, days=2, hours=3)),
     (int, 3.0, 3),
 ]
 
@@ -104,7 +113,7 @@ def test_converted(annotation: Any, value: Any, expected: Any) -> None:
     """A value becomes one of the parameter's type; JSON's own types, and what cannot be resolved, stay as they are."""
     done = called(annotation, value)
     assert (done.answer.status, done.answer.error) == (200, None)
-    assert (type(done.arguments[0]), done.arguments) == (type(expected), [expected])
+    assert (type(done.arguments[0]), repr(done.arguments)) == (type(expected), repr([expected]))
 
 
 @cases(
@@ -113,7 +122,10 @@ def test_converted(annotation: Any, value: Any, expected: Any) -> None:
     (dt.date, None, r"x=None \(NoneType\).*it is null"),
     (dt.date, "2026-01-02T03:00:00", "it has a time of day"),
     (dt.date | None, "x", "Invalid isoformat"),
-    (dt.timedelta, "ten minutes", "ISO 8601 duration"),
+    *((dt.timedelta, text, "ISO 8601 duration") for text in ("ten minutes", "P", "-P", "PT", "1W")),
+    *((dict[int, int], {key: 1}, f"the key '{key}' is not of type int") for key in ("a", "1.5", "true", "null", "")),
+    *((dict[bool, int], {key: 1}, f"the key '{key}' is not of type bool") for key in ("1", "True")),
+    (dict[float, int], {"true": 1}, "the key 'true' is not of type float"),
     (decimal.Decimal, "x", "Decimal"),
     (decimal.Decimal, True, "it is of type bool"),
     (Shop, "west", "'west' is not a valid"),
