@@ -6,6 +6,7 @@ answers. It ends when its input ends: when the pool closes, and when the kernel 
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -157,9 +158,11 @@ def _copy(fn: Callable[..., Any], give_up_on: Kinds) -> bytes:
     """Return a function as bytes, and the exceptions: what is of the notebook with all that it uses, else by name."""
     import cloudpickle  # noqa: PLC0415 - only needed with processes
 
+    class Pickler(cloudpickle.Pickler):
+        dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({type(functools.cache(_copy)): _reduce_cached})
+
     try:
-        # Together: a class of the notebook is the same one in both.
-        copy: bytes = cloudpickle.dumps((fn, give_up_on))
+        Pickler(copy := io.BytesIO()).dump((fn, give_up_on))  # together: their classes are the same ones
     except Exception as error:
         name = display_name(fn)
         raise HandlerError(
@@ -168,4 +171,16 @@ def _copy(fn: Callable[..., Any], give_up_on: Kinds) -> bytes:
             hint="make what cannot be copied (a connection, a lock, an open file) inside the function, "
             "or leave processes= out",
         ) from error
-    return copy
+    return copy.getvalue()
+
+
+def _reduce_cached(cached: Any) -> Any:
+    """Return how a function with `lru_cache` is copied: cloudpickle leaves it to its name, which only modules have."""
+    name: str = cached.__qualname__
+    if cached.__module__ != "__main__" and getattr(sys.modules.get(cached.__module__), name, None) is cached:
+        return name
+    return _cached, (cached.__wrapped__, cached.cache_parameters())
+
+
+def _cached(fn: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(fn)

@@ -16,6 +16,7 @@ import pytest
 
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import processes, serve
+from tests.processes import run
 from tests.unit.handlers.conftest import post
 from tests.unit.handlers.test_handler_store import TASK
 
@@ -67,6 +68,29 @@ def test_a_process_gives_up_on_exceptions_of_the_notebook(tmp_path: Path) -> Non
     kinds = ("odd", "other", "key")
     answers = [post(handler.url, b'{"kind": "%s"}' % kind.encode(), X_CloudTasks_TaskName=TASK) for kind in kinds]
     assert [answer.status for answer in answers] == [200, 200, 500]
+
+
+CACHED = """
+import functools
+from cloudtasks_nb.handlers.processes import ProcessPool
+@functools.lru_cache(maxsize=7)
+def cached(n): return n if n < 2 else cached(n - 1) + cached(n - 2)
+class Model:
+    @functools.cache
+    def twice(self): return 2
+@functools.cache
+def report(n): return [cached(n), cached.cache_info().hits, cached.cache_info().maxsize, Model().twice()]
+pool = ProcessPool(report, 1)
+for n in (10, 10, 11):
+    answer = pool.call(b'{"n": %d}' % n)
+    print(answer.error or answer.result.decode())
+"""
+
+
+def test_a_function_with_a_cache() -> None:
+    """Each process has a cache of its own, also of a function that calls itself, and of a method."""
+    done = run(sys.executable, "-c", CACHED)
+    assert (done.stdout.splitlines(), done.stderr) == (["[55,8,7,2]", "[55,8,7,2]", "[89,10,7,2]"], "")
 
 
 def test_a_process_that_dies_fails_its_own_task() -> None:
