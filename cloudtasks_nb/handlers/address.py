@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import http.client
 import os
 import re
 import secrets
@@ -17,11 +18,13 @@ from urllib.parse import quote, unquote
 from filelock import FileLock
 
 from cloudtasks_nb.errors import HandlerError
+from cloudtasks_nb.handlers.answer import NO_FUNCTION
 
-__all__ = ["Address", "bind_address", "derive_address", "name_from_url"]
+__all__ = ["Address", "bind_address", "derive_address", "handler_at", "name_from_url"]
 
 _HOST = "127.0.0.1"
 _FIRST_PORT, _PORTS = 20_000, 10_000
+_PATIENCE = 1.0  # seconds for another kernel to answer
 _SECRET_FILE = "handlers.key"  # noqa: S105 - the name of the file, not its content
 _SECRET_BYTES = 32
 _URL = re.compile(rf"http://{re.escape(_HOST)}:\d{{5}}/(?P<name>[^/?#]+)/[0-9a-f]{{32}}")
@@ -93,6 +96,15 @@ def bind_address(home: Path, name: str, *, lasting: bool) -> tuple[Address, sock
     sock = _bind(0)
     port = sock.getsockname()[1]
     return Address(port=port, path=f"/{name}/{secrets.token_hex(16)}", lasting=False), sock
+
+
+def handler_at(port: int) -> bool:
+    """Return whether a handler of any kernel listens at a port. What else may listen there gets no secret path."""
+    connection = http.client.HTTPConnection(_HOST, port, timeout=_PATIENCE)
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+        connection.request("GET", "/")
+        return connection.getresponse().read(100) == NO_FUNCTION.content()[0]
+    return False
 
 
 def _bind(port: int) -> socket.socket:

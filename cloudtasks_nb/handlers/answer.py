@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LARGEST_BODY", "METHODS", "Answer", "method_refusal", "refuse"]
+__all__ = ["LARGEST_BODY", "METHODS", "NO_FUNCTION", "Answer", "method_refusal", "refuse"]
 
 #: Bytes; a task holds 1 MiB at most (https://cloud.google.com/tasks/docs/quotas).
 LARGEST_BODY = 2 * 1024 * 1024
@@ -47,6 +47,10 @@ class Answer:
 def refuse(status: int, reason: str) -> Answer:
     """Return the answer to a request that does not reach the function."""
     return Answer(status=status, error=reason, message=reason)
+
+
+#: The answer at a path without a function; by it another kernel knows a handler, without a secret path.
+NO_FUNCTION = refuse(404, "there is no function at this path")
 
 
 def method_refusal(method: str) -> Answer | None:

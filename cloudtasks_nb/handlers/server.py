@@ -14,7 +14,7 @@ from aiohttp import web
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.handlers.address import Address
-from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
+from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskRequest, attempt_of
 
 __all__ = ["Server"]
@@ -87,7 +87,7 @@ def _refusal(address: Address, method: str, path: str, headers: Mapping[str, str
     if headers.get("Host", "").lower() not in address.hosts:
         return refuse(403, "only requests to this machine by its loopback name are answered")
     if not hmac.compare_digest(path.encode("utf-8", "replace"), address.path.encode()):
-        return refuse(404, "there is no function at this path")
+        return NO_FUNCTION
     return method_refusal(method)
 
 

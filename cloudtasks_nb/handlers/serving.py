@@ -14,7 +14,7 @@ from typing import Any
 from cloudtasks_nb import _settings
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.address import bind_address, derive_address, name_from_url
+from cloudtasks_nb.handlers.address import bind_address, derive_address, handler_at, name_from_url
 from cloudtasks_nb.handlers.call import TaskFunction, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import Kinds, check_kinds
@@ -235,8 +235,12 @@ def _open(
     )
     if handler.lasting:
         return handler, ""
-    if lasting:
-        why = f"port {derive_address(home, name).port} of {name} is in use"
+    port = derive_address(home, name).port if lasting else 0
+    if lasting and handler_at(port):
+        why = f"another kernel serves {name} at port {port}"
+        hint = "they reach that kernel; handler.close() there, then ct.serve here gets the old URL"
+    elif lasting:
+        why = f"port {port} of {name} is in use"
         hint = "stop the program that uses it and serve again to get the old URL"
     else:
         why, hint = "a function without a name of its own", 'name="..." gives it a URL that stays'

@@ -13,7 +13,7 @@ from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvir
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, named
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.answer import LARGEST_BODY, Answer, method_refusal, refuse
+from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import check_kinds
@@ -26,7 +26,6 @@ from cloudtasks_nb.store.store import Store
 __all__ = ["app"]
 
 _TOO_LARGE = refuse(413, f"a body has at most {LARGEST_BODY:,} bytes")
-_NO_FUNCTION = refuse(404, "there is no function at this path")
 _TAG_VARIABLE = f"HTTP_{TAG_HEADER.upper().replace('-', '_')}"
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
@@ -177,14 +176,14 @@ class _App:
             return refusal
         function = self._function_at(environ.get("PATH_INFO", ""))
         if function is None:
-            return _NO_FUNCTION
+            return NO_FUNCTION
         serverless = environ.get("HTTP_X_SERVERLESS_AUTHORIZATION")
         return (function.verifier and function.verifier.check(token, serverless)) or refusal
 
     def _answer(self, environ: WSGIEnvironment) -> Answer:
         function = self._function_at(environ.get("PATH_INFO", ""))
         if function is None:
-            return _NO_FUNCTION
+            return NO_FUNCTION
         body = _read(environ)
         if isinstance(body, Answer):
             return body

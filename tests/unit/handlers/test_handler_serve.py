@@ -18,7 +18,7 @@ import pytest
 
 from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers import serve
+from cloudtasks_nb.handlers import serve, serving
 from cloudtasks_nb.handlers.address import derive_address
 from cloudtasks_nb.handlers.call import TaskRequest
 from cloudtasks_nb.handlers.serving import name_at
@@ -94,6 +94,20 @@ def test_a_port_in_use_is_reported(home: Path, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     assert out.startswith(f"port {port} of report is in use: {handler.url} is new")
     assert ("tasks that were sent before will not reach it" in out, out.count("\n")) == (True, 1)
+
+
+def test_a_handler_of_another_kernel_has_the_port(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be one's other notebook: nothing is broken, and the line says whom earlier tasks reach."""
+    other = serve(report)
+    serving._served.clear()  # as in a kernel of its own
+    port, handler = derive_address(home, "report").port, serve(report)
+    assert (other.lasting, handler.lasting, len(other.calls())) == (True, False, 0)
+    out = capsys.readouterr().out
+    assert out.startswith(f"another kernel serves report at port {port}: {handler.url} is new")
+    assert out.endswith("they reach that kernel; handler.close() there, then ct.serve here gets the old URL\n")
+    handler.close()
+    other.close()
+    assert serve(report).url == other.url
 
 
 def test_the_name_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
