@@ -48,7 +48,9 @@ def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
         return
     notify_versions(tracker, tracker.batch if rows.scope is None else rows.scope)
     if function.uncovered:
-        notify(f"the version of {function.name} does not cover {', '.join(function.uncovered)}")
+        uncovered = ", ".join(function.uncovered)
+        cure = 'if that has changed, a new name computes all rows again: name="second"'
+        notify(f"the version of {function.name} does not cover {uncovered}; {cure}")
 
 
 def notify_versions(tracker: Tracker, batch: str) -> None:

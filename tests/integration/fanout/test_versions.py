@@ -35,8 +35,8 @@ def run(tasks: ct.Client, serve: Serve) -> Run:
     """Serve a function under one name, and fan rows out to it: the cell that is run again and again."""
     queue = tasks.queue("reports", create=True, max_attempts=1)
 
-    def cell(fn: Callable[..., object], rows: pd.DataFrame = ROWS) -> ct.Batch:
-        batch = queue.fan_out(rows, url=serve(fn, name=f"bmi-{queue.id}"), name="bmi", progress=False)
+    def cell(fn: Callable[..., object], rows: pd.DataFrame = ROWS, name: str = "bmi") -> ct.Batch:
+        batch = queue.fan_out(rows, url=serve(fn, name=f"bmi-{queue.id}"), name=name, progress=False)
         batch.wait("240s")
         return batch
 
@@ -72,12 +72,17 @@ def test_a_retry_mixes_versions(run: Run, tasks: ct.Client, capsys: pytest.Captu
 
 
 def test_data_are_not_covered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """A rerun of the cell names the data that the version does not cover."""
+    """A rerun of the cell names the data that the version does not cover, and how rows are computed again."""
     shops = pd.DataFrame({"y": range(6)})
     run(lambda x: int(shops["y"][x]))
     assert "does not cover" not in capsys.readouterr().out
-    run(lambda x: int(shops["y"][x]))
-    assert "the version of bmi-reports does not cover shops (DataFrame)" in capsys.readouterr().out
+    shops["y"] += 10
+    batch = run(lambda x: int(shops["y"][x]))
+    line = "the version of bmi-reports does not cover shops (DataFrame); if that has changed, a new name computes"
+    assert f'{line} all rows again: name="second"' in capsys.readouterr().out
+    assert batch.results()["result"].tolist() == list(range(6))
+    again = run(lambda x: int(shops["y"][x]), name="second")
+    assert again.results()["result"].tolist() == list(range(10, 16))
 
 
 def test_without_a_handler(tasks: ct.Client, serve: Serve, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
