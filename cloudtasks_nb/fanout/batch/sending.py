@@ -71,7 +71,7 @@ class Sending:
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
-        if pid is None:
+        if pid is None or _has_ended(pid):
             sender = "another process"
         elif pid == os.getpid():
             sender = f"another connection of this kernel ({target})"
@@ -225,3 +225,13 @@ class Sending:
         if report != Report(other=self._other) or self.trouble is not None:
             self._other, self.trouble = report.other, report.error
             self.changed()
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a process is known to have ended."""
+    try:
+        if os.name == "posix":  # elsewhere this would end it
+            os.kill(pid, 0)
+    except OSError as error:  # else it is somebody else's
+        return isinstance(error, ProcessLookupError)
+    return False

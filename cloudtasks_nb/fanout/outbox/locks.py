@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from filelock import FileLock, Timeout
 
 from cloudtasks_nb._loop import hold_interrupts
 
 __all__ = ["Hold", "announce", "announced", "hold"]
+
+_locks = WeakSet[FileLock]()  #: of this process, whether it holds them or not
 
 
 class Hold:
@@ -35,7 +39,7 @@ class Hold:
         Another process that has opened the file at this moment may get the lock of the removed file while a third one
         gets that of a new file. Two senders of a batch do no harm, because a task's name can be used once.
         """
-        if self._lock is not None:
+        if self._lock is not None and self._lock.is_locked:  # not so in a process that was forked from the holder
             with hold_interrupts():
                 with suppress(OSError):  # Windows removes no file that is open; there, filelock removes it
                     self._path.unlink()
@@ -51,6 +55,7 @@ def hold(outbox: Path, name: str) -> Hold | None:
         with hold_interrupts():  # filelock has locks of its own, for all threads of the process
             # Taken on one thread and released on another, which the default would not see as the same.
             lock = FileLock(path, thread_local=False)
+            _locks.add(lock)
             lock.acquire(timeout=0)
     except Timeout:
         return None
@@ -74,3 +79,19 @@ def announced(outbox: Path, name: str) -> bool:
             return True
         held.release()
     return False
+
+
+def _forget_locks() -> None:
+    """Close the files of the parent's locks in a forked process, which would keep them after the parent's end.
+
+    To release them would unlock them for the parent, too. From 3.31 on, filelock closes them itself.
+    """
+    for lock in list(_locks):
+        context = lock._context  # noqa: SLF001 - nothing else closes the file without unlocking it
+        if context.lock_file_fd is not None:
+            os.close(context.lock_file_fd)
+            context.lock_file_fd = None
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_forget_locks)

@@ -262,6 +262,7 @@ async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str, sen
 @cases(
     ({"pid": os.getpid(), "target": "127.0.0.1:1"}, "another connection of this kernel (127.0.0.1:1)"),
     ({"pid": 1, "target": "127.0.0.1:1"}, "process 1 (127.0.0.1:1)"),
+    ({"pid": (1 << 31) - 1, "target": "127.0.0.1:1"}, "another process"),  # it has ended
     (None, "another process"),
 )
 async def test_another_sender_is_named(outbox: Outbox, batch: str, sending: Supervised, sender: Any, who: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,7 @@ from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
+from tests.processes import end
 from tests.raising import raises
 from tests.threads import at_once
 from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tables, tell
@@ -233,6 +237,38 @@ def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:
         hold.release()
         taken: Any = other.requests.lock(batch)
         taken.release()
+
+
+#: A kernel that sends a batch, and that has forked a process which outlives it.
+KERNEL = """
+import os, signal, sys
+from pathlib import Path
+from cloudtasks_nb.fanout.outbox.locks import hold
+held = hold(Path(sys.argv[1]), "batch-send")
+if not os.fork():
+    held.release()
+    print("forked", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+signal.pause()
+"""
+
+
+def test_a_forked_process_has_no_locks(path: Path) -> None:
+    """It can neither free the lock of its parent, nor does it keep the lock when its parent was killed."""
+    kernel = subprocess.Popen(
+        [sys.executable, "-c", KERNEL, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == "forked\n"
+        assert hold(path, "batch-send") is None, "its parent has it"
+        kernel.kill()
+        kernel.wait()
+        held: Any = hold(path, "batch-send")
+        held.release()
+    finally:
+        end(kernel, signal.SIGKILL)
 
 
 def test_without_locks_everybody_may_send(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
