@@ -70,10 +70,7 @@ class TaskFunction:
             return refusal
         started = dt.datetime.now(dt.UTC)
         pool = self.processes
-        if pool is None:
-            answer = call(self.fn, request.body, run=run, give_up_on=self.give_up_on)
-        else:
-            answer = pool.call(request.body)
+        answer = pool.call(request.body) if pool else call(self.fn, request.body, run=run, give_up_on=self.give_up_on)
         if answer.error is not None:
             answer = replace(answer, error=name_cells(answer.error))
         try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,8 +33,6 @@ _GOOGLE = "https://cloudtasks.googleapis.com"
 _ACCOUNT = re.compile(r"[^@:\s]+@[^@:\s]+\.gserviceaccount\.com")
 _RUNNER, _CALLER = "cloudtasks-handler", "cloudtasks-caller"
 _OPTION = re.compile(r"--[a-z0-9-]+(=\S.*)?")
-#: A variable of the environment that must be there, and that is not just set.
-_NEEDED = re.compile(r"""\benviron\[["'](\w+)["']\](?!\s*=[^=])""")
 #: Options of ``gcloud run deploy`` that cannot be given, and why.
 _TAKEN = {
     **dict.fromkeys(
@@ -362,8 +358,7 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
 def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str], give_up_on: Kinds) -> Version:
     """Write the folder of a service, and return the version of its function; files of somebody else stay."""
     source, version = module_source(fn, "application", "_app"), version_of(fn)
-    kinds = "".join(f"{_written_kind(source, kind)}, " for kind in give_up_on)
-    kinds = f", give_up_on=({kinds.rstrip()})" if kinds else ""
+    kinds = f", give_up_on=({', '.join(_written_kind(source, one) for one in give_up_on)},)" if give_up_on else ""
     lines = requirement_lines(source.modules, extra, wheel_name())
     lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")
@@ -384,34 +379,19 @@ def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str], give_up
     main.with_name("Procfile").write_text(_PROCFILE, encoding="utf-8")
     main.with_name(".python-version").write_text(f"{about.python}\n", encoding="utf-8")
     write_wheel(main.parent)
-    _notify_variables(source.text, about)
     return version
-
-
-def _notify_variables(text: str, about: Service) -> None:
-    """Say which variables of the environment a module needs that no option gives."""
-    given = (*about.environment, *re.findall(r"\w+(?==)", " ".join(about.options)))
-    if needed := sorted(set(_NEEDED.findall(text)).difference(given)):
-        notify(
-            f"service {about.name} reads {', '.join(needed)} from its environment. If it has no such variable yet: "
-            'gcloud=["--update-env-vars=NAME=VALUE"], for a secret gcloud=["--update-secrets=NAME=SECRET:latest"]'
-        )
 
 
 def _written_kind(source: ModuleSource, kind: type[BaseException]) -> str:
     """Add a class of exceptions to a module, and return its name there."""
-    module, name = sys.modules.get(kind.__module__), kind.__qualname__
-    try:
-        known = attrgetter(name)(module) is kind
-    except AttributeError:
-        known = False
-    if not known:
-        raise HandlerError(
-            f"give_up_on has {name}, which is not at the top of a cell or a file, so it cannot be deployed",
-            resource=name,
-            hint=f"run a cell with class {kind.__name__}(Exception): … at its top",
-        )
+    name = kind.__qualname__
     root = name.partition(".")[0]
-    if module is not builtins:
-        source.add(root, getattr(module, root), user="give_up_on")
+    if "<locals>" in name:
+        raise HandlerError(
+            f"give_up_on has {name}, which is made inside a function, so it cannot be deployed",
+            resource=name,
+            hint=f"define it at the top of a cell: class {kind.__name__}(Exception): …",
+        )
+    if kind.__module__ != "builtins":
+        source.add(root, getattr(sys.modules[kind.__module__], root, kind), user="give_up_on")
     return name

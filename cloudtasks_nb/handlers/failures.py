@@ -122,12 +122,8 @@ def check_kinds(given: Any) -> Kinds:
     kinds = tuple(given) if isinstance(given, Iterable) and not isinstance(given, (str, type)) else (given,)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            what = "a name in quotes" if isinstance(kind, str) else "no class of exceptions"
-            raise HandlerError(
-                f"give_up_on={kind!r} is {what}",
-                resource="give_up_on",
-                hint="give_up_on=(KeyError, ValueError): the classes themselves, as except has them",
-            )
+            hint = "give_up_on=(KeyError, ValueError): the classes themselves, without quotes"
+            raise HandlerError(f"give_up_on={kind!r} is no class of exceptions", resource="give_up_on", hint=hint)
     return (*HOPELESS, *kinds)
 
 

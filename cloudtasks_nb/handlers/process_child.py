@@ -10,7 +10,8 @@ import queue
 import sys
 import threading
 import traceback
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import call
@@ -27,17 +28,11 @@ def main() -> None:
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # the process is killed at its end, with what it has not written
-    loaded = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
+    function = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
     bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, bodies), daemon=True).start()
     while True:
-        body = bodies.get()
-        if isinstance(loaded, Answer):
-            answer = loaded
-        else:
-            function, give_up_on = loaded
-            answer = call(function, body, run=asyncio.run, give_up_on=give_up_on)
-        pickle.dump(answer, answers)
+        pickle.dump(function(bodies.get()), answers)
         answers.flush()
 
 
@@ -49,10 +44,12 @@ def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
         os._exit(0)  # the kernel has ended, maybe in the middle of a body, or nobody waits for the answer any more
 
 
-def _load(copy: bytes) -> Any:
-    """Return the function and its `give_up_on`, or the answer to all calls if they cannot be loaded here."""
+def _load(copy: bytes) -> Callable[[bytes], Answer]:
+    """Return how a body is answered: by the function, or by why it cannot be loaded here."""
     try:
-        return pickle.loads(copy)  # noqa: S301 - the copy of a function of the notebook
+        fn, give_up_on = pickle.loads(copy)  # noqa: S301 - the copy of a function of the notebook
     except Exception as error:  # noqa: BLE001 - imports of the user's modules may raise anything
         message = f"the function cannot be loaded in a process: {type(error).__name__}: {error}"
-        return Answer(status=500, error=f"{traceback.format_exc()}{message}", message=message)
+        failure = Answer(status=500, error=f"{traceback.format_exc()}{message}", message=message)
+        return lambda _: failure
+    return lambda body: call(fn, body, run=asyncio.run, give_up_on=give_up_on)

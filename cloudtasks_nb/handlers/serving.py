@@ -82,8 +82,9 @@ def serve(  # noqa: PLR0913 - the options of a handler, keyword-only behind the 
     workers : int
         How many calls run at a time, in threads of this kernel. They suit functions that wait, for a network or a disk,
         and those of numpy and pandas that release Python's interpreter lock. Python code that computes is no faster in
-        threads, and slows the kernel down. A queue whose `max_concurrent` is larger, twice as large for example, has
-        the next request ready when a call ends.
+        threads, and slows the kernel down. One that forks processes itself, as ``multiprocessing.Pool`` does on Linux,
+        needs ``workers=1``: from Python 3.12 on, filelock refuses forks of two threads at the same time. A queue whose
+        `max_concurrent` is larger, twice as large for example, has the next request ready when a call ends.
     processes : int, optional
         How many calls run at a time, each in a process of its own, for functions that compute; `workers` does not count
         then. The function is copied when it is served: global names that it uses keep their values of that moment,
@@ -235,8 +236,7 @@ def _open(
     )
     if handler.lasting:
         return handler, ""
-    port = derive_address(home, name).port if lasting else 0
-    if lasting and handler_at(port):
+    if lasting and handler_at(port := derive_address(home, name).port):
         why = f"another kernel serves {name} at port {port}"
         hint = "they reach that kernel; handler.close() there, then ct.serve here gets the old URL"
     elif lasting:

@@ -390,7 +390,7 @@ def _is_of_ipython(name: str, value: Any, user: str) -> bool:
         own = not (name in _NOTEBOOK or _PUT.fullmatch(name)) or put.get(name, put) is not value
     if own or name == "open":
         return not own
-    value = name if name.startswith("_") else f"{name}[3]"
+    value = f"{name}{'' if name[0] == '_' else '[3]'}"
     cure = _NOTEBOOK.get(name, f"give what it needs a name of its own in a cell, found = {value}, and use that")
     raise HandlerError(f"{user} uses {name}, which only a notebook has", resource=name, hint=cure)
 

@@ -116,24 +116,8 @@ def test_exceptions_after_which_a_service_gives_up(notebook: Notebook) -> None:
     assert issubclass(main.Api.Error, main.OwnError)
     expected = (KeyError, made.requests.HTTPError, main.OwnError, main.Api.Error)
     assert main.application._functions[""].give_up_on[-4:] == expected
-    with raises(HandlerError, "give_up_on has local.<locals>.HiddenError, which is not at the top", hint="run a cell"):
+    with raises(HandlerError, "give_up_on has local.<locals>.HiddenError, which is made inside", hint="the top"):
         deploy(made.report, give_up_on=made.local())
-
-
-@cases(
-    ("os.environ['TOKEN'], os.environ['CITY']", (), "reads CITY, TOKEN from its environment"),
-    ("os.environ['TOKEN']", ("--update-secrets=CITY=c:1,TOKEN=t:latest",), None),
-    ("os.environ.get('TOKEN'), os.environ['CLOUDTASKS_NB_STORE']", (), None),
-    ("os.environ.update(A='1') or os.environ['A'] == 1", (), "reads A from its environment"),
-)
-def test_variables_that_a_service_may_lack(
-    notebook: Notebook, capsys: pytest.CaptureFixture[str], code: str, given: tuple[str, ...], note: str | None
-) -> None:
-    """A note says how they are given, unless an option does so or the function can do without."""
-    deploy(notebook(f"import os\ndef report(): return {code}").report, gcloud=given)
-    shown = capsys.readouterr().out
-    assert ("from its environment" in shown) == (note is not None)
-    assert note is None or (note in shown and 'gcloud=["--update-env-vars=NAME=VALUE"]' in shown)
 
 
 def test_the_commands_are_those_of_gcloud() -> None:
