@@ -126,7 +126,10 @@ def emulators() -> Path:
 
 def is_in_home(folder: str) -> bool:
     """Return whether a folder lies in the home, whose files are for this user alone."""
-    return Path(folder).is_relative_to(_home_path())
+    try:
+        return Path(folder).is_relative_to(_home_path())
+    except ImportError:  # a deployed handler has no home
+        return False
 
 
 def _home_path() -> Path:

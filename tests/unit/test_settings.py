@@ -1,6 +1,7 @@
 """Arguments, environment and defaults."""
 
 import datetime as dt
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -188,6 +189,13 @@ def test_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOUDTASKS_NB_HOME")
     monkeypatch.setattr("platformdirs.user_data_dir", lambda name, **_: str(tmp_path / name))
     assert _settings.home() == tmp_path / "cloudtasks_nb"
+
+
+def test_a_deployed_handler_has_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does without the package that names the platform's folder, and stores results in any folder."""
+    monkeypatch.delenv("CLOUDTASKS_NB_HOME")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert not _settings.is_in_home(str(tmp_path))
 
 
 def test_a_relative_home_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
