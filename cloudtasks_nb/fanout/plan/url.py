@@ -44,6 +44,11 @@ class Url:
         """The columns it names; None: it sees the whole row."""
         return self.source.columns if isinstance(self.source, Text) else None
 
+    @property
+    def leads(self) -> bool:
+        """Whether the data decides which host is called."""
+        return not isinstance(self.source, Text) or any(field.safe != "" for field in self.source.fields)
+
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and the text that represents it in the row's identity."""
         if isinstance(self.source, Text):
