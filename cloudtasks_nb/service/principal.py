@@ -62,8 +62,7 @@ def adc_file() -> str:
 
     https://cloud.google.com/docs/authentication/application-default-credentials
     """
-    path: str = os.environ.get(ADC_VARIABLE) or _cloud_sdk.get_application_default_credentials_path()
-    return path
+    return str(os.environ.get(ADC_VARIABLE) or _cloud_sdk.get_application_default_credentials_path())
 
 
 def form_of(credentials: Any) -> str:
@@ -119,11 +118,13 @@ def explained(commands: str) -> str:
     """
     if "/subject/" not in commands:
         return commands
-    default = "by default the sub of the token; google.subject in the attribute mapping of its provider tells"
-    if f"/subject/{_SUBJECT}'" not in commands:
-        return f"{commands}   # {default}"
-    login = "gcloud config get-value account ends with it"
-    return f"{commands}   ({_SUBJECT}: {login if 'workforcePools' in commands else default})"
+    note, unknown = (
+        "by default the sub of the token; the attribute mapping of its provider tells",
+        "SUBJECT'" in commands,
+    )
+    if unknown and "workforcePools" in commands:
+        note = "gcloud config get-value account ends with it"
+    return f"{commands}   ({_SUBJECT}: {note})" if unknown else f"{commands}   # {note}"
 
 
 def delegates_of(credentials: Any) -> list[str]:
