@@ -14,6 +14,7 @@ import numbers
 import os
 import platform
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,16 +193,21 @@ class Endpoint:
 def home() -> Path:
     """Return the folder that contains the outbox, the handlers' secret and results; create it if needed.
 
-    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
+    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data. Others lose their rights on it, unless it
+    is a folder such as ``/tmp``, in which nobody can delete the files of others.
 
     Raises
     ------
     ConfigurationError
         If it cannot be created.
     """
-    return make_folder(
-        _home_path(), ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to"
-    )
+    hint = "set CLOUDTASKS_NB_HOME to a folder that can be written to"
+    folder = make_folder(_home_path(), ConfigurationError, hint=hint)
+    mode = folder.stat().st_mode
+    if mode & 0o077 and not mode & stat.S_ISVTX:
+        with contextlib.suppress(OSError):  # it belongs to somebody else: `doctor` tells who can read it
+            folder.chmod(mode & 0o700)
+    return folder
 
 
 def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:

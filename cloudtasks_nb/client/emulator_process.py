@@ -118,6 +118,7 @@ def start(arguments: Sequence[str], timeout: float = _START_TIMEOUT) -> tuple[Ch
             text=True,
             env=environment,
             start_new_session=True,
+            umask=0o077,  # its folder has bodies and headers
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         line, late = _first_line(process, timeout)

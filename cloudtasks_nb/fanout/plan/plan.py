@@ -434,8 +434,8 @@ class _Summary:
         account, audience = recipe.service_account, recipe.audience
         if not self.hosts or not (account or self._leads):
             return ""
-        more = ", …" if len(self.hosts) > _HOSTS else ""
-        hosts = f"{counted(len(self.hosts), 'hosts')}: {', '.join([*self.hosts][:_HOSTS])}{more}"
+        names = ", ".join([*self.hosts][:_HOSTS] + ["…"] * (len(self.hosts) > _HOSTS))
+        hosts = f"{counted(len(self.hosts), 'hosts')}: {names}"
         own = default_audience(next(iter(self.hosts.values())))
         if recipe.url.columns == () or (not self._leads and own.count("/") == 2):  # noqa: PLR2004 - without a path
             audience = audience or own  # that of all tasks
