@@ -190,7 +190,8 @@ class Queue:
             the rest of a column holds.
         url : str, Handler or UrlFunction
             ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
-            function that returns the URL of a row.
+            function that returns the URL of a row. A row whose path would have a part ``.`` or ``..`` cannot become a
+            task.
         body : optional
             None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
         key : list of str, str or `ct.ROW`, optional

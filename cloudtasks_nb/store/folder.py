@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from cloudtasks_nb._settings import home
+
 __all__ = ["Folder", "Found", "OddFileError"]
 
 #: Else, on Windows, a file is named by its whole path, of which each part is looked at before.
@@ -115,6 +117,7 @@ class Folder:
 
     def __init__(self, root: str, *, private: bool) -> None:
         self._root, self._private = root, private
+        self._closed = False  # whether the rights of others were taken away, if it is private
 
     def read(self, path: str, start: int, end: int | None) -> bytes | None:
         """Return a part of a file; None if there is none."""
@@ -211,11 +214,15 @@ class Folder:
             folder.__exit__()
 
     def _open_root(self, *, make: bool) -> _Opened:
+        mode = _PRIVATE if self._private else 0o777
+        if make and self._private and not self._closed:
+            home()  # which others lose their rights on
         if make and not os.path.isdir(self._root):  # noqa: PTH112 - a Path takes longer, and each write looks
-            Path(self._root).mkdir(_PRIVATE if self._private else 0o777, parents=True, exist_ok=True)
+            Path(self._root).mkdir(mode, parents=True, exist_ok=True)
         opened = _Opened(self._root, os.open(self._root, _FOLDER) if _BY_DESCRIPTOR else None)
-        if make and self._private:
-            _allow(opened.fd, _PRIVATE)
+        if make and self._private and not self._closed:
+            _allow(opened.fd, mode)
+            self._closed = True
         return opened
 
     def _made(self, folder: _Opened, name: str) -> _Opened:
