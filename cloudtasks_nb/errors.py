@@ -31,7 +31,8 @@
         ├── PortInUseError
         └── FolderInUseError
 
-The docstring of a class is its default message. Facts are attributes, so that code need not parse messages.
+The docstring of a class is its default message. Facts are attributes, so that code need not parse messages. Message and
+hint have dots in place of secrets, because they may repeat what a service answered, or what was given to a call.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ import copy
 import sys
 from types import TracebackType
 from typing import Any
+
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 
 __all__ = [
     "AlreadyExistsError",
@@ -112,12 +115,12 @@ class CloudTasksError(Exception):
         reason: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
+        self.message = mask_text(message or (type(self).__doc__ or "").split("\n", 1)[0])
         self.resource = resource
         self.code = code
         self.reason = reason
-        self.hint = hint
-        super().__init__(self.message if hint is None else f"{self.message}\n  → {hint}")
+        self.hint = None if hint is None else mask_text(hint)
+        super().__init__(escape_controls(self.message if hint is None else f"{self.message}\n  → {self.hint}"))
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows of this error: the lines of the user's code, and the message.

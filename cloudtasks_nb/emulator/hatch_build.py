@@ -1,4 +1,4 @@
-"""Makes the import package of the distribution cloudtasks-emulator from this folder and the two modules it shares.
+"""Makes the import package of the distribution cloudtasks-emulator from this folder and the modules it shares.
 
 The toolkit's wheel has the emulator as ``cloudtasks_nb.emulator``. The small distribution has it as
 ``cloudtasks_emulator``, so that both can be installed in one environment and share no file.
@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 __all__ = ["EmulatorPackage"]
 
 _PACKAGE = "cloudtasks_emulator"
-_SHARED = ("errors.py", "_names.py")
+_SHARED = ("errors.py", "_names.py", "display/__init__.py", "display/secrets.py")
 # The first ones build and describe the distribution.
 _NOT_PACKED = ("hatch_build.py", "pyproject.toml", "README.md", "Dockerfile*", "compose*.yaml", "__pycache__", ".*")
 # What modules and the command are called, the longer names first.
@@ -38,8 +38,9 @@ class EmulatorPackage(BuildHookInterface[Any]):
         source, self._folder = Path(self.root), Path(tempfile.mkdtemp())
         package = self._folder / _PACKAGE
         shutil.copytree(source, package, ignore=shutil.ignore_patterns(*_NOT_PACKED))
+        (package / "display").mkdir()
         for name in _SHARED:
-            shutil.copy(source.parent / name, package)
+            shutil.copy(source.parent / name, package / name)
         for path in package.rglob("*.py"):
             path.write_bytes(_rename(path.read_bytes()))
         with (package / "__init__.py").open("a", encoding="utf-8") as module:

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from cloudtasks_nb._names import HTTP_PORT_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.emulator.api.engine import Engine
 from cloudtasks_nb.emulator.dispatch.unreachable import cancel_all
 from cloudtasks_nb.emulator.folder import Folder
@@ -98,7 +99,7 @@ def _kind_of_parts(settings: Settings) -> type[Parts]:
 
 def _print_line(line: str) -> None:
     with suppress(OSError):  # nobody reads it any more
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(escape_controls(mask_text(line)) + "\n")
 
 
 async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: AsyncExitStack) -> dict[str, Any]:

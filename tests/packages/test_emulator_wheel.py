@@ -63,11 +63,12 @@ def test_it_depends_on_what_the_emulator_imports(place: Environment) -> None:
 
 
 def test_it_has_every_file_of_the_emulator_and_its_license(place: Environment) -> None:
-    """The modules and other files of the emulator, and the two modules that it shares with the toolkit."""
+    """The modules and other files of the emulator, and the modules that it shares with the toolkit."""
     files = {path.relative_to(EMULATOR) for path in EMULATOR.rglob("*") if path.is_file()}
     files = {path for path in files if "__pycache__" not in path.parts and path.name not in OF_THE_EMULATORS_BUILD}
     packed = contents(wheel(place))
-    modules = {f"cloudtasks_emulator/{name}" for name in ("errors.py", "_names.py", *map(str, files))}
+    shared = ("errors.py", "_names.py", "display/__init__.py", "display/secrets.py")
+    modules = {f"cloudtasks_emulator/{name}" for name in (*shared, *map(str, files))}
     assert {name for name in packed if ".dist-info/" not in name} == modules
     assert len([name for name in packed if name.endswith(".dist-info/licenses/LICENSE")]) == 1
 
