@@ -16,7 +16,7 @@ import cloudtasks_nb.handlers
 from tests.processes import run
 
 CONNECTED = "quota_project=None, store=None, transport=None"
-DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
+DEPLOYED = "requirements=None, store=None, run=False, gcloud=(), public=()"
 TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
 TASK += "dispatch_deadline=None, retry=None"
 PERIODS = TASK.replace("tz=None", "tz='UTC'")

@@ -22,7 +22,7 @@ from cloudtasks_nb._settings import near_names, wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.display.secrets import mask_text, mask_value
+from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
@@ -81,7 +81,7 @@ class Trial:
         lines = [request, f"{head}: {mask_value(self.result)!r}"[:_LONGEST] if self.ok else head]
         if self.error is not None:
             lines.append(mask_text(self.error).rstrip())
-        return "\n".join([*lines, self.note] if self.note else lines)
+        return escape_controls("\n".join([*lines, self.note] if self.note else lines))
 
 
 @near_names
@@ -358,7 +358,7 @@ class Plan:
         lines += [
             f"  {'first tasks' if not number else '':<{width}}  {text}" for number, text in enumerate(self._examples())
         ]
-        return "\n".join([*lines, f"→ {self._next}"])
+        return escape_controls("\n".join([*lines, f"→ {self._next}"]))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
         facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
