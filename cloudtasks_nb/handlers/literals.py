@@ -26,11 +26,11 @@ _VAGUE = {
 }
 #: The last words of names that are about a secret and name none, ``password_field``; and the first words of such.
 _ABOUT = words_of(
-    "account algorithm audience col cols column columns count database dir email endpoint env error expires expiry "
-    "field fields file files folder format header help host hosts id ids issuer kind label len length lifetime limit "
-    "login message method mode name names param parameter path pattern policy port prefix project prompt provider "
-    "query re regex region scheme scope scopes server size suffix table template text title ttl type types uri url "
-    "urls user username var variable variables version"
+    "account algorithm attributes attrs audience col cols column columns count database dir email endpoint env error "
+    "expires expiry field fields file files folder format header help host hosts id ids issuer jar kind label len "
+    "length lifetime limit login message method mode name names options param parameter path pattern policy port "
+    "prefix project prompt provider query re regex region request response scheme scope scopes server size source "
+    "suffix table template text title ttl type types uri url urls user username var variable variables version"
 )
 _COUNTING = ("has", "is", "max", "min", "n", "num", "public", "publishable", "use")
 #: Words of texts that stand for a secret, or are a type, a scheme or the like.
@@ -44,8 +44,11 @@ _FILLERS = words_of(
 _TEMPLATE = re.compile(
     r"\$?\{[^{}]*\}+|\$\w+|%\(\w+\)s|%[drs]|<[^<>]*>|\[[A-Za-z_ ]*\]|\\[bdDsSwW]|\.{3,}|…|•+|\*{3,}|[xX]{4,}"
 )
-#: Where a secret is: a URL, a resource, a file.
-_PLACE = re.compile(r"[a-z][a-z+.-]*://|(?:arn|projects|vault)[:/]|(?:~|\.{1,2})?(?:/[a-z\d_.-]+)+$")
+#: Where a secret is, or what it is: a URL, a resource, a file, a variable, a dotted name.
+_PLACE = re.compile(
+    r"[a-z][a-z+.-]*://|(?:arn|projects|roles|urn|vault)[:/]|(?:~|\.{1,2})?(?:/[a-z\d_.-]+)+$"
+    r"|[A-Z][A-Z\d]*(?:_[A-Z\d]+)+$|[A-Za-z_]+(?:\.[A-Za-z_]+)+$"
+)
 #: A line of YAML, of INI, or of code in a comment.
 _LINE = re.compile(r"""^[ \t#]*([\w.-]+)[ \t]*[:=][ \t]*["']?([^\s"']+)["']?[ \t;,]*$""", re.MULTILINE)
 
@@ -126,7 +129,7 @@ def _fits(name: str, text: str, *, sure: bool) -> bool:
 def _pattern(name: str) -> re.Pattern[str] | None:
     """Return what a secret under a name looks like; None if it is the name of no secret."""
     words = words_of(name)
-    if not words or words[-1] in _ABOUT or words[0] in _COUNTING:
+    if not words or words[-1] in _ABOUT or words[0] in _COUNTING or name.count(" ") > 2:  # noqa: PLR2004 - a sentence
         return None
     if is_secret(" ".join(word for word in words if word not in _VAGUE or word == "key")):
         return _ANY
@@ -222,4 +225,5 @@ def _elements(parts: list[ast.expr], name: str, called: str, *, pair: bool = Fal
         if option.startswith("-") or ((pair or called in _SETTERS) and _pattern(option)):
             yield option.lstrip("-"), part
         else:
-            yield ("password" if before else "") if login else name, part
+            sentence = name == called and " " in (_text(part) or "")  # of an exception, such as TokenExpired
+            yield ("password" if before else "") if login else "" if sentence else name, part

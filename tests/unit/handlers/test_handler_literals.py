@@ -122,6 +122,8 @@ HARMLESS = [
     ),
     *(
         'PASSWORDS = {"user": "ann2024x", "password": os.environ["PW"]}',
+        'raise TokenExpired("ask for another token")',
+        'TOKEN = "MY_API_TOKEN_2"; SECRET = "client.secret_key"',
         'model_id = "ft:gpt-3.5-turbo:acme:2024:abc123"',
     ),
 ]
