@@ -106,7 +106,7 @@ class CloudTasksError(Exception):
     """
 
     #: What an error shows of a text, which may be that of a service. `display.secrets` of the toolkit sets it.
-    shown: ClassVar[Callable[[str], str]] = str
+    _shown: ClassVar[Callable[[str], str]] = str
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class CloudTasksError(Exception):
         reason: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = type(self).shown(message or (type(self).__doc__ or "").split("\n", 1)[0])
+        self.message = type(self)._shown(message or (type(self).__doc__ or "").split("\n", 1)[0])
         self.resource = resource
         self.code = code
         self.reason = reason
-        self.hint = None if hint is None else type(self).shown(hint)
+        self.hint = None if hint is None else type(self)._shown(hint)
         super().__init__(self.message if hint is None else f"{self.message}\n  → {self.hint}")
 
     def _render_traceback_(self) -> list[str]:

@@ -62,7 +62,9 @@ _VALUE = re.compile(
 )
 _PASSWORD = re.compile(r"://[^\s/:@]*:(?P<value>[^\s/@]+)(?=@)")
 #: Also what stands for one in a line to type: ``…``, ``YOUR_TOKEN``.
-_NO_SECRET = re.compile(r"[\W_]*|null|None|true|false|True|False|(?:[A-Z]+_)*(?:KEY|PASSWORD|SECRET|TOKEN)")
+_NO_SECRET = re.compile(
+    r"(?:•{3}|…|\.{3}|[*]+|<[^<>]*>)?|null|None|true|false|True|False|(?:[A-Z]+_)*(?:KEY|PASSWORD|SECRET|TOKEN)"
+)
 
 #: Private keys, and tokens by what their services begin them with; a group is the part that is secret.
 _FORMS = r"""(?<![\w-])(?=[\w.:/=-]{16}|[Bb]|-----)(?:
@@ -232,4 +234,4 @@ def _safe(text: str) -> str:
 
 
 # An error may repeat what a service answered, or what was given to a call.
-CloudTasksError.shown = staticmethod(_safe)
+CloudTasksError._shown = staticmethod(_safe)  # noqa: SLF001 - errors is shared with the emulator, and imports nothing

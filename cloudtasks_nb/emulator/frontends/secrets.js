@@ -45,7 +45,7 @@ const FORM = new RegExp(FORMS.replace(/\s/g, ""), "g");
 const ESCAPE = /\\[nrt]|%[\da-fA-F]{2}/g;
 const PASSWORD = /:\/\/[^\s/:@]*:(?<value>[^\s/@]+)(?=@)/g;
 const NO_SECRET =
-  /^(?:[^\p{L}\p{N}]*|null|None|true|false|True|False|(?:[A-Z]+_)*(?:KEY|PASSWORD|SECRET|TOKEN))$/u;
+  /^(?:(?:•{3}|…|\.{3}|[*]+|<[^<>]*>)?|null|None|true|false|True|False|(?:[A-Z]+_)*(?:KEY|PASSWORD|SECRET|TOKEN))$/u;
 
 // Whether the value under this name is not shown.
 export function isSecret(name) {

@@ -35,7 +35,7 @@ class RefusedError(ServiceError):
         The messages of `google.rpc.Status.details`.
     """
 
-    shown = str  # the client that gets it decides
+    _shown = str  # the client that gets it decides
 
     def __init__(self, code: str, message: str, details: Sequence[Any] = ()) -> None:
         super().__init__(message, code=code)
