@@ -9,7 +9,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import body_for, callee, check_stale, resend_stale, rows_for, wait_for_results
+from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, rows_for, short_interrupts
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -277,6 +277,7 @@ class Queue:
         workers: int | None = None,
         processes: int | None = None,
         stale: Literal["resend", "keep"] = "resend",
+        failed: Literal["resend", "keep"] = "keep",
         **options: Unpack[FanOutKeywords],
     ) -> pd.DataFrame:
         """Call a function with each row, wait with a bar, and return the rows with what it returned.
@@ -333,16 +334,16 @@ class Queue:
         >>> queue.map(square, [1, 2, 3])["result"].tolist()
         [1, 4, 9]
         """
-        check_stale(stale)
+        check_choice("stale", stale)
+        check_choice("failed", failed)
         target = callee(self._connection, fn, options, workers=workers, processes=processes)
-        rows = rows_for(getattr(target, "function", fn), data)
-        options["body"] = body_for(rows, data, options["body"])
-        with advise(""):  # before `results` says it
-            batch = self.fan_out(rows, url=target, **options)
-        if stale == "resend":
-            resend_stale(batch)
-        with advise('stale="resend" computes {} again'):
-            return wait_for_results(batch)
+        function = getattr(target, "function", fn)
+        rows = rows_for(function, data)
+        options["body"] = body_for(function, rows, data, options["body"])
+        with short_interrupts():
+            with advise("", failed='failed="resend" sends {} again' if failed == "keep" else ""):
+                batch = self.fan_out(rows, url=target, **options)
+            return finish(batch, stale=stale, failed=failed)
 
     @overload
     def backfill(
