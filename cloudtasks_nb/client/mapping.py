@@ -154,9 +154,7 @@ def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
             notify(f"sending {counted(rows, 'failed rows')} again")
             batch.retry_failed()
         batch.wait()
-        while stale == "resend" and _resend_stale(
-            batch, sent, ": an earlier version of the function ended {} meanwhile"
-        ):
+        while stale == "resend" and _resend_stale(batch, sent, ": an earlier version ended {} meanwhile"):
             batch.wait()
         with advise(_KEPT if stale == "keep" else _CHANGED):
             found = batch.results()
@@ -165,9 +163,8 @@ def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
         notify(f"batch {batch.id} was not cancelled: {again}")
         raise
     found.attrs["batch"] = batch.id
-    if others := int((found["state"] != "succeeded").sum()):
-        ways = f'batch = {code} finds their batch, failed="resend" sends those again that failed'
-        notify(f"{counted(others, 'rows')} did not succeed: {ways}")
+    if left := int((found["state"] != "succeeded").sum()):
+        notify(f'{left:,} did not succeed: batch = {code} finds their batch, failed="resend" sends failed ones again')
     return found
 
 
