@@ -93,7 +93,7 @@ class Batch:
 
     @property
     def name(self) -> str | None:
-        """The name that `fan_out` was given, None if there was none.
+        """The name that `fan_out` was given, also if it is the id; None if there was none.
 
         Examples
         --------
