@@ -117,11 +117,12 @@ class CloudTasksError(Exception):
         reason: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = type(self)._shown(message or (type(self).__doc__ or "").split("\n", 1)[0])
+        shown = type(self)._shown  # noqa: SLF001 - its own; as an attribute of self it would be a method
+        self.message = shown(message or (type(self).__doc__ or "").split("\n", 1)[0])
         self.resource = resource
         self.code = code
         self.reason = reason
-        self.hint = None if hint is None else type(self)._shown(hint)
+        self.hint = None if hint is None else shown(hint)
         super().__init__(self.message if hint is None else f"{self.message}\n  → {self.hint}")
 
     def _render_traceback_(self) -> list[str]:

@@ -54,7 +54,8 @@ SIGNATURES = {
     "Queue.route": "url=None, *, service_account=None, audience=None",
     "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
-    "Queue.map": f"fn, data, *, workers=None, processes=None, body=None, key=None, {TASK}, {BATCH}, stale='resend'",
+    "Queue.map": f"fn, data, *, workers=None, processes=None, body=None, key=None, {TASK}, {BATCH}, stale='resend', "
+    "failed='keep'",
     "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",

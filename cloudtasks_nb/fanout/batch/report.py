@@ -41,6 +41,7 @@ class Report:
     log_url: str | None = None  #: URL of the log in Google's console
     partitions: str | None = None  #: the periods of a backfill, in words
     grid: str = ""  #: the calendar of a backfill, as HTML
+    code: str = "batch"  #: what the reader has of the batch in suggested methods
 
     def bundle(self) -> dict[str, str]:
         """Return the MIME bundle, text and HTML."""
@@ -93,7 +94,11 @@ class Report:
         counts = {name: count or 0 for name, count in progress.counts().items()}
         lines += [(text, method) for _, text, method in reversed(endings(counts, self.causes, self.lost))]
         # A sentence that comes twice stands where it came first, with the method that was named last.
-        return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
+        found = dict(lines).items()
+        return [
+            f"{text} → {method.replace('batch.', f'{self.code}.')}" if methods and method else text
+            for text, method in found
+        ]
 
     def _title(self, name: str) -> str:
         if self.part is not None:

@@ -38,6 +38,7 @@ class Url:
     identity: str  #: describes it; it is the same when the same cell runs again
     handler: bool = False  #: whether the identity is in that of the rows, because the address may change
     mismatch: Callable[[bytes], str | None] | None = None  #: of a function that is served here: why it takes no body
+    function: Callable[..., Any] | None = None  #: that of a handler
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -144,8 +145,8 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
         return Url(source=sent, identity=given)
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        mismatch = getattr(given, "mismatch", None)
-        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, mismatch=mismatch)
+        served = {one: getattr(given, one, None) for one in ("mismatch", "function")}
+        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, **served)
     if isinstance(given, UrlFunction):
         return Url(source=given.function, identity=f"function:{function_name(given.function)}")
     raise _no_url(given, '"https://svc/run/{origin}"')
