@@ -54,7 +54,7 @@ SIGNATURES = {
     "Queue.route": "url=None, *, service_account=None, audience=None",
     "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
-    "Queue.map": f"fn, data, *, workers=None, processes=None, body=None, key=None, {TASK}, {BATCH}, stale='resend', "
+    "Queue.map": f"fn, data, *, workers=None, processes=None, stale='resend', body=None, key=None, {TASK}, {BATCH}, "
     "failed='keep'",
     "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
