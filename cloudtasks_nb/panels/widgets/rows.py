@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb._frames import STATES, is_missing
+from cloudtasks_nb._settings import near_words
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
@@ -255,7 +255,7 @@ class Rows:
 
 def no_column(whose: str, name: str, names: Sequence[str]) -> InvalidInputError:
     """Return the error that data, of a table or a batch, have other columns than this one."""
-    near = difflib.get_close_matches(name, names) or difflib.get_close_matches(name.lower(), names)
+    near = near_words(name, names)
     shown = names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED:,} others"]
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(shown) or 'none'}"
     return InvalidInputError(f'the data of {whose} has no column "{name}"', resource=name, hint=hint)
