@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
@@ -238,6 +239,29 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
         check_names({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
 
 
+QUEUE_VERBS = ("delete", "delete_tasks", "map", "panel", "pause", "purge", "resume", "run", "tasks", "update")
+
+
+@cases(
+    ("cancel", QUEUE_VERBS, []),
+    ("results", QUEUE_VERBS, []),
+    ("delete_all", QUEUE_VERBS, []),
+    ("puase", QUEUE_VERBS, ["pause"]),
+    ("upadte", QUEUE_VERBS, ["update"]),
+    ("purge_queue", QUEUE_VERBS, ["purge"]),
+    ("every", ("retry", "at", "delay"), []),
+    ("wait", ("at", "name", "data"), []),
+    ("emial", ("mail", "email"), ["email"]),
+    ("min_backof", ("max_backoff", "min_backoff"), ["min_backoff"]),
+    ("retry", ("retry_failed", "resume"), ["retry_failed"]),
+    ("Zurich", ("Europe/Zurich", "Europe/Dublin"), ["Europe/Zurich"]),
+    ("", ("at", ""), []),
+)
+def test_only_a_misspelling_or_a_synonym_is_near(word: str, words: tuple[str, ...], near: list[str]) -> None:
+    """A name that begins with another letter, or shares half of the letters, means something else."""
+    assert _settings.near_words(word, words) == near
+
+
 TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
 
 
@@ -308,11 +332,15 @@ def test_zones(tz: Any, name: str) -> None:
     assert (str(zone), parse_zone(name)) == (name, zone)
 
 
-@pytest.mark.parametrize("tz", ["Zurich", "", "../etc/passwd", "Europe", "UTC+9x", 5])
-def test_what_is_no_zone(tz: Any) -> None:
-    """An unknown zone is refused, also one that is only a folder of zones."""
-    with pytest.raises(InvalidInputError, match="is not a time zone"):
+@cases(
+    *((tz, "$") for tz in ("", "../etc/passwd", "Europe", "UTC+9x", 5, "BST", "EDT", "EEST", "GMT+1")),
+    *((tz, '; did you mean "Europe/Zurich"\\?') for tz in ("Zurich", "europe/zurich", "Europe/Zuerich")),
+)
+def test_what_is_no_zone(tz: Any, near: str) -> None:
+    """An unknown zone is refused, also a folder of zones; for an abbreviation no other one is offered."""
+    with pytest.raises(InvalidInputError) as caught:
         parse_zone(tz)
+    assert re.search(f"is not a time zone{near}", caught.value.message)
 
 
 @cases((_settings.check_text, "x", 5, "a string"), (_settings.check_mapping, {"x": 1}, "x", "a dictionary"))
