@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import CloudTasksError
 
 __all__ = [
@@ -214,7 +215,11 @@ def is_secret_header(name: str) -> bool:
 
 def mask_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return headers with dots in place of secrets."""
-    return {name: MASK if is_secret_header(name) else mask_text(value) for name, value in headers.items()}
+    # Each task of a row has a tag, which is as long as a token: to look at it would take half of the time of a listing.
+    return {
+        name: MASK if is_secret_header(name) else value if name == TAG_HEADER else mask_text(value)
+        for name, value in headers.items()
+    }
 
 
 def mask_value(value: Any) -> Any:
