@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "column",
     "frame",
     "is_missing",
+    "spellings",
 ]
 
 #: Every state of a task, in the order in which frames sort them.
@@ -176,6 +178,18 @@ _NAT = np.iinfo(np.int64).min
 def is_missing(value: Any) -> bool:
     """Return whether a value of a frame is None, NA, NaT or NaN."""
     return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124 - NaN
+
+
+def spellings(value: str) -> tuple[str, ...]:
+    """Return how frames may write a value that is searched: pandas makes 17.0 of 17 if another one is missing.
+
+    Examples
+    --------
+    >>> spellings("17"), spellings("17.0"), spellings("b17")
+    (('17', '17.0'), ('17', '17.0'), ('b17',))
+    """
+    whole = re.fullmatch(r"(-?\d+)(\.0*)?", value)
+    return (value,) if whole is None else (whole[1], f"{whole[1]}.0")
 
 
 def column(values: Sequence[Any], kind: str) -> Any:

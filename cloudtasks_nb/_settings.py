@@ -13,6 +13,7 @@ import numbers
 import os
 import platform
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -47,6 +48,7 @@ __all__ = [
     "make_folder",
     "named",
     "near_names",
+    "near_words",
     "parse_duration",
     "parse_json",
     "parse_time",
@@ -72,11 +74,14 @@ QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio
 #: The values of settings that mean that there is no limit; the duration in seconds.
 UNLIMITED = {"max_attempts": -1, "max_retry_duration": 0}
 
-#: What those type who know other libraries, and what it is called here.
-_MEANT = {"by": "across", "concurrency": "workers", "countdown": "delay", "create_task": "enqueue", "eta": "at"}
+#: What those type who know other libraries, and what means the same here.
+_MEANT = {"M": "MS ME", "by": "across", "concurrency": "workers", "countdown": "delay", "create_task": "enqueue"}
+_MEANT |= {"deadline": "dispatch_deadline", "eta": "at", "json": "body", "list_queues": "queues", "list_tasks": "tasks"}
+_MEANT |= {"max_workers": "workers", "n_jobs": "workers", "payload": "body", "retry": "retry_failed", "run_task": "run"}
 _MEANT |= {"send": "submit", "state": "status", "timezone": "tz"}
+_MEANT |= {f"{verb}_queue": verb for verb in ("delete", "pause", "purge", "resume", "update")}
 
-_LEAST_PART = 3  # letters that are looked for inside longer names
+_NEAR = 0.8  # share of common letters of a misspelling and its word
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Kind = TypeVar("_Kind", bound=type)
@@ -99,16 +104,21 @@ _ZEROS = bytes.maketrans(b"123456789", b"000000000")  # to find quickly that a t
 def home() -> Path:
     """Return the folder that contains the outbox, the handlers' secret and results; create it if needed.
 
-    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
+    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data. Others lose their rights on it, unless it
+    is a folder such as ``/tmp``, in which nobody can delete the files of others.
 
     Raises
     ------
     ConfigurationError
         If it cannot be created.
     """
-    return make_folder(
-        _home_path(), ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to"
-    )
+    hint = "set CLOUDTASKS_NB_HOME to a folder that can be written to"
+    folder = make_folder(_home_path(), ConfigurationError, hint=hint)
+    mode = folder.stat().st_mode
+    if mode & 0o077 and not mode & stat.S_ISVTX:
+        with contextlib.suppress(OSError):  # it belongs to somebody else: `doctor` tells who can read it
+            folder.chmod(mode & 0o700)
+    return folder
 
 
 def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
@@ -126,7 +136,10 @@ def emulators() -> Path:
 
 def is_in_home(folder: str) -> bool:
     """Return whether a folder lies in the home, whose files are for this user alone."""
-    return Path(folder).is_relative_to(_home_path())
+    try:
+        return Path(folder).is_relative_to(_home_path())
+    except ImportError:  # a deployed handler has no home
+        return False
 
 
 def _home_path() -> Path:
@@ -155,12 +168,34 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Return ``; did you mean "x"?`` for the words similar to the given one, or an empty string."""
-    words = list(words)
-    near = difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-    longer = [one for one in words if len(word) >= _LEAST_PART and word in one]
-    found = [_MEANT[word]] if _MEANT.get(word) in words else near or longer[:3]
+    """Return ``; did you mean "x"?`` for the words that the given one may be, or an empty string."""
+    found = near_words(word, words)
     return "; did you mean " + " or ".join(f'"{one}"' for one in found) + "?" if found else ""
+
+
+def near_words(word: str, words: Iterable[str]) -> list[str]:
+    """Return those of some words that mean the same as a given one, else the up to three of which it is a misspelling.
+
+    These begin with the same letter, or with the same two in another order. The folder of a zone may be left out.
+
+    Examples
+    --------
+    >>> near_words("resum", ["purge", "resume"]), near_words("results", ["purge", "resume"])
+    (['resume'], [])
+    """
+    words = list(words)
+    meant = [one for one in _MEANT.get(word, "").split() if one in words]
+    near = {one: max(_likeness(word, one), _likeness(word, one.rpartition("/")[2])) for one in words}
+    best = max([_NEAR, *near.values()])
+    return meant or [one for one, share in near.items() if share == best][:3]
+
+
+def _likeness(word: str, other: str) -> float:
+    """Return which share of the letters two words have in common in the same order; 0 if they begin differently."""
+    word, other = word.lower(), other.lower()
+    if not word or not other.startswith((word[0], word[1::-1])):
+        return 0
+    return 1 if sorted(word) == sorted(other) else difflib.SequenceMatcher(None, word, other).ratio()
 
 
 def near_names(kind: _Kind) -> _Kind:
@@ -201,13 +236,14 @@ def named(function: _Function) -> _Function:
 def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> ArgumentError:
     parameters = {name: one for name, one in signature.parameters.items() if name != "self"}
     unknown = [word for word in given if word not in parameters]
+    shown = [f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one.name) for one in parameters.values()]
+    every = f"{name}({', '.join(shown)})"
     if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         word = unknown[0]
         setting = f"; it is a setting of the queue: queue.update({word}={given[word]!r})"
         near = setting if word in QUEUE_SETTINGS else did_you_mean(word, parameters)
-        return ArgumentError(f'{name}() has no argument "{word}"{near}', resource=word)
-    shown = [f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one.name) for one in parameters.values()]
-    return ArgumentError(f"{name}(): {error}", hint=f"{name}({', '.join(shown)})")
+        return ArgumentError(f'{name}() has no argument "{word}"{near}', resource=word, hint=None if near else every)
+    return ArgumentError(f"{name}(): {error}", hint=every)
 
 
 def is_count(value: Any) -> bool:
@@ -326,7 +362,9 @@ def parse_zone(tz: Any) -> dt.tzinfo:
             return dt.datetime.strptime(text, "UTC%z").tzinfo or dt.UTC
         return dt.UTC if text == "UTC" else ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: "Europe" is a folder of zones
-        near = did_you_mean(text, available_timezones())
+        # abbreviations are near each other, and hours apart
+        places = sorted(zone for zone in available_timezones() if "/" in zone and not zone.startswith("Etc/"))
+        near = did_you_mean(text, places)
         raise InvalidInputError(
             f"tz={tz!r} is not a time zone{near}", hint='use a name like "Europe/Zurich" or "UTC"'
         ) from None

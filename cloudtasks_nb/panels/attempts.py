@@ -191,6 +191,7 @@ class AttemptsPanel(Panel):
         self.hint.value = none if not ratio else some if ratio < 1 else ""
 
     def _filter(self) -> None:
+        self.footer.alert = {}  # the last error was about a text that was still being typed
         self.table.filter(self.find.value, status=_STATUSES.get(self.status.value, (self.status.value,)) or None)
 
     def _open(self, key: Any) -> None:

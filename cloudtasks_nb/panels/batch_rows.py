@@ -31,7 +31,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
 from cloudtasks_nb.panels.widgets.paged_table import PagedTable
 from cloudtasks_nb.panels.widgets.picker import Picker
-from cloudtasks_nb.panels.widgets.rows import no_column
+from cloudtasks_nb.panels.widgets.rows import check_search
 
 __all__ = ["REF", "BatchRows", "Found", "SelectedPeriods", "ShownRows", "Wanted"]
 
@@ -484,17 +484,9 @@ def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[st
 
 
 def _check_column(shown: ShownRows) -> None:
-    """Refuse a search for the value of a column that the data does not have, if it found nothing else.
-
-    Raises
-    ------
-    InvalidInputError
-        With the column that was meant.
-    """
-    name, colon, _ = shown.query.text.partition(":")
-    if not colon or not name.isidentifier() or shown.found is None or len(shown.found.refs) or name in shown.columns:
-        return
-    raise no_column("this batch", name, shown.columns)
+    """Refuse a search for the value of a column that the data does not have, if it found nothing else."""
+    if shown.found is not None and not len(shown.found.refs):
+        check_search("this batch", shown.query.text, shown.columns)
 
 
 def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:

@@ -265,6 +265,7 @@ class TasksPanel(Panel):
                 button.layout.display = "none" if listing.complete else None
 
     def _filter(self) -> None:
+        self.footer.alert = {}  # the last error was about a text that was still being typed
         self.table.filter(self.find.value, state=None if self.state.value == _STATES[0] else self.state.value)
         self._show_loaded()
 

@@ -136,7 +136,12 @@ class Work:
         done: concurrent.futures.Future[Any] = concurrent.futures.Future()
         self._pending.add(done)
         done.set_running_or_notify_cancel()  # a thread cannot be cancelled
-        threading.Thread(target=self._run, args=(work, done), name=f"cloudtasks-nb {self._name}", daemon=True).start()
+        name = f"cloudtasks-nb {self._name}"
+        try:
+            threading.Thread(target=self._run, args=(work, done), name=name, daemon=True).start()
+        except RuntimeError as error:  # the system starts no more threads
+            self._failed(error)
+            self._end(done)
 
     def _run(self, work: Callable[[], object], done: concurrent.futures.Future[Any]) -> None:
         try:
@@ -145,11 +150,14 @@ class Work:
         except BaseException as error:  # noqa: BLE001 - an exception in a thread would be lost
             self._failed(error)
         finally:
-            self._set_busy(False)
-            self._running.release()
-            self._begin_next()
-            self._pending.discard(done)
-            done.set_result(None)
+            self._end(done)
+
+    def _end(self, done: concurrent.futures.Future[Any]) -> None:
+        self._set_busy(False)
+        self._running.release()
+        self._begin_next()
+        self._pending.discard(done)
+        done.set_result(None)
 
     def _spawned(self, future: concurrent.futures.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()

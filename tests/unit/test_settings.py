@@ -1,6 +1,10 @@
 """Arguments, environment and defaults."""
 
 import datetime as dt
+import os
+import re
+import stat
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -190,6 +194,23 @@ def test_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _settings.home() == tmp_path / "cloudtasks_nb"
 
 
+def test_a_deployed_handler_has_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does without the package that names the platform's folder, and stores results in any folder."""
+    monkeypatch.delenv("CLOUDTASKS_NB_HOME")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert not _settings.is_in_home(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
+@cases((0o755, 0o700), (0o770, 0o700), (0o500, 0o500), (0o1777, 0o1777))
+def test_a_home_that_was_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int) -> None:
+    """It is closed to others, except a folder like /tmp, which is there for them."""
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(before)
+    assert stat.S_IMODE(_settings.home().stat().st_mode) == after
+
+
 def test_a_relative_home_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cell that changes the working directory does not change the home, which knows what was sent."""
     monkeypatch.chdir(tmp_path)
@@ -216,6 +237,29 @@ def test_an_unknown_word_is_refused_with_near_ones(word: str, words: str) -> Non
     """A slip is corrected; the hint lists all words there are."""
     with raises(InvalidInputError, f"^{words}", resource=word, hint="log_sampling_ratio"):
         check_names({"rate": 1, word: 2}, _settings.QUEUE_SETTINGS, "queue setting")
+
+
+QUEUE_VERBS = ("delete", "delete_tasks", "map", "panel", "pause", "purge", "resume", "run", "tasks", "update")
+
+
+@cases(
+    ("cancel", QUEUE_VERBS, []),
+    ("results", QUEUE_VERBS, []),
+    ("delete_all", QUEUE_VERBS, []),
+    ("puase", QUEUE_VERBS, ["pause"]),
+    ("upadte", QUEUE_VERBS, ["update"]),
+    ("purge_queue", QUEUE_VERBS, ["purge"]),
+    ("every", ("retry", "at", "delay"), []),
+    ("wait", ("at", "name", "data"), []),
+    ("emial", ("mail", "email"), ["email"]),
+    ("min_backof", ("max_backoff", "min_backoff"), ["min_backoff"]),
+    ("retry", ("retry_failed", "resume"), ["retry_failed"]),
+    ("Zurich", ("Europe/Zurich", "Europe/Dublin"), ["Europe/Zurich"]),
+    ("", ("at", ""), []),
+)
+def test_only_a_misspelling_or_a_synonym_is_near(word: str, words: tuple[str, ...], near: list[str]) -> None:
+    """A name that begins with another letter, or shares half of the letters, means something else."""
+    assert _settings.near_words(word, words) == near
 
 
 TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
@@ -288,11 +332,15 @@ def test_zones(tz: Any, name: str) -> None:
     assert (str(zone), parse_zone(name)) == (name, zone)
 
 
-@pytest.mark.parametrize("tz", ["Zurich", "", "../etc/passwd", "Europe", "UTC+9x", 5])
-def test_what_is_no_zone(tz: Any) -> None:
-    """An unknown zone is refused, also one that is only a folder of zones."""
-    with pytest.raises(InvalidInputError, match="is not a time zone"):
+@cases(
+    *((tz, "$") for tz in ("", "../etc/passwd", "Europe", "UTC+9x", 5, "BST", "EDT", "EEST", "GMT+1")),
+    *((tz, '; did you mean "Europe/Zurich"\\?') for tz in ("Zurich", "europe/zurich", "Europe/Zuerich")),
+)
+def test_what_is_no_zone(tz: Any, near: str) -> None:
+    """An unknown zone is refused, also a folder of zones; for an abbreviation no other one is offered."""
+    with pytest.raises(InvalidInputError) as caught:
         parse_zone(tz)
+    assert re.search(f"is not a time zone{near}", caught.value.message)
 
 
 @cases((_settings.check_text, "x", 5, "a string"), (_settings.check_mapping, {"x": 1}, "x", "a dictionary"))

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cloudtasks_nb._frames import STATES as TASK_STATES
+from cloudtasks_nb._frames import spellings
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.results import join_results
@@ -245,17 +246,18 @@ class RowReader:
 def contains(frame: pd.DataFrame, text: str) -> Any:
     """Return which rows of `batch.tasks()` contain a text in the input, the URL, the id or the message.
 
-    ``column:value`` finds the rows with that value in that column. Upper and lower case are the same.
+    ``column:value`` finds the rows with that value in that column. Upper and lower case are the same, and numbers are
+    compared as such.
 
     Examples
     --------
-    >>> frame = pd.DataFrame({"day": [1, 11], "task": ["a", "b"], "last_message": ["KeyError: 7", None]})
+    >>> frame = pd.DataFrame({"day": [1.0, 11.0], "task": ["a", "b"], "last_message": ["KeyError: 7", None]})
     >>> contains(frame, "1").tolist(), contains(frame, "day:1").tolist(), contains(frame, "keyerror").tolist()
     ([True, True], [True, False], [True, False])
     """
     name, colon, value = text.partition(":")
     if colon and name in frame.columns:
-        return frame[name].astype(str).str.lower() == value.strip().lower()
+        return frame[name].astype(str).str.lower().isin(spellings(value.strip().lower()))
     searched = frame.loc[:, :"task"].assign(message=frame["last_message"])
     return searched.apply(lambda column: column.astype(str).str.contains(text, case=False, regex=False)).any(axis=1)
 

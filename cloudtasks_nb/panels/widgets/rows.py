@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cloudtasks_nb._frames import STATES, is_missing
+from cloudtasks_nb._frames import STATES, is_missing, spellings
+from cloudtasks_nb._settings import near_words
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
-__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection", "no_column"]
+__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection", "check_search"]
 
 #: Positions of rows in the order in which they were loaded.
 Places = npt.NDArray[np.intp]
@@ -28,6 +28,8 @@ SEPARATOR = " · "
 
 _EDGE = "\x1f"  # begins and ends each searched text; it is never typed, so that a match is inside one text
 _PAIR = re.compile(r"(?P<name>[^\s:]+):(?P<value>\S(?:.*?\S)?)(?=\s+[^\s:]+:\S|\s*$)")
+
+_NAME = re.compile(rf"{_EDGE}(\w+)=")
 
 _NAMED = 20  # columns that an error names
 
@@ -137,6 +139,11 @@ class Rows:
         if name not in self._columns and name not in self._searched:
             self._check(self._frame, name)
 
+    def check_search(self, text: str) -> None:
+        """Raise InvalidInputError if a search, which has found nothing, names a column that no row has."""
+        rows = self._search_texts(None)
+        check_search("this table", text.lower(), dict.fromkeys(name for row in rows for name in _NAME.findall(row)))
+
     def order(self, query: Query) -> Places:
         """Return the rows that match, in order."""
         keep = self._there.copy()
@@ -212,7 +219,7 @@ class Rows:
     def _check(self, frame: pd.DataFrame, name: str) -> None:
         names = [*map(str, frame.columns), *([str(frame.index.name)] if frame.index.name is not None else [])]
         if name not in names:
-            raise no_column("this table", name, names)
+            raise _no_column("this table", name, names)
 
     def _column(self, name: str) -> pd.Series[Any]:
         return _series(self._frame, name)
@@ -253,9 +260,23 @@ class Rows:
         return [_haystack(row) for row in zip(*texts, strict=True)] or [""] * len(self._ids if at is None else at)
 
 
-def no_column(whose: str, name: str, names: Sequence[str]) -> InvalidInputError:
+def check_search(whose: str, text: str, names: Iterable[str]) -> None:
+    """Refuse a search, which has found nothing, for a value of a column that the data of a table or a batch lacks.
+
+    Raises
+    ------
+    InvalidInputError
+        With the column that was meant.
+    """
+    names = list(names)
+    for one in _PAIR.finditer(text):
+        if one["name"].isidentifier() and not one["value"].startswith("/") and one["name"] not in names:
+            raise _no_column(whose, one["name"], names)
+
+
+def _no_column(whose: str, name: str, names: Sequence[str]) -> InvalidInputError:
     """Return the error that data, of a table or a batch, have other columns than this one."""
-    near = difflib.get_close_matches(name, names) or difflib.get_close_matches(name.lower(), names)
+    near = near_words(name, names)
     shown = names if len(names) <= _NAMED else [*names[:_NAMED], f"{len(names) - _NAMED:,} others"]
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(shown) or 'none'}"
     return InvalidInputError(f'the data of {whose} has no column "{name}"', resource=name, hint=hint)
@@ -266,9 +287,9 @@ def _containing(text: str, haystack: Sequence[str]) -> npt.NDArray[np.bool_]:
     needle = text.lower()
     fields = list(_PAIR.finditer(needle))
     whole = bool(fields) and not fields[0].start()
-    pairs = [f"{_EDGE}{one['name']}={one['value']}{_EDGE}" for one in fields]
+    pairs = [[f"{_EDGE}{one['name']}={value}{_EDGE}" for value in spellings(one["value"])] for one in fields]
     needle = needle.replace(SEPARATOR, _EDGE)
-    found = [needle in row or (whole and all(pair in row for pair in pairs)) for row in haystack]
+    found = [needle in row or (whole and all(any(pair in row for pair in each) for each in pairs)) for row in haystack]
     return np.array(found, dtype=bool)
 
 

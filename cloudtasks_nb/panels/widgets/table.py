@@ -167,6 +167,11 @@ class Table(anywidget.AnyWidget):
             Text that a row must contain, in upper or lower case.
         **where
             A column and the value, or values, that it must have; None for any.
+
+        Raises
+        ------
+        InvalidInputError
+            If the text is ``column:value``, no row matches, and none has this column.
         """
         with self._changing(moved=True):
             for name in where:
@@ -175,6 +180,9 @@ class Table(anywidget.AnyWidget):
             self._filters += (asked.text, asked.where) != (self._query.text, self._query.where)
             self._query = replace(asked, sort=self._query.sort, descending=self._query.descending)
             self._page_number = 0
+        if self.total and not self.matching:
+            with self._lock:
+                self._rows.check_search(asked.text)
 
     def sort(self, column: str | None = None, *, descending: bool = False) -> None:
         """Sort by a column; without one, show rows in the order in which they were loaded."""

@@ -93,6 +93,8 @@ def test_the_whole_traceback_is_there_for_the_asking(run: Run) -> None:
     ("ct.deploy(report, projekt='my-project')", "ArgumentError", 'did you mean "project"?'),
     ("ct.handlers.app(report, audiense='https://svc.example')", "ArgumentError", 'did you mean "audience"?'),
     ("batch.wait(timout=5)", "ArgumentError", 'did you mean "timeout"?'),
+    ("queue.schedule(handler, every='1h')", "ArgumentError", "→ schedule(url, body, at=, delay=, tz="),
+    ("queue.enqueue(handler, json={})", "ArgumentError", 'did you mean "body"?'),
     ("queue.fan_out(df, handler, ['day'])", "ArgumentError", "→ fan_out(data, url, body=, key="),
     ("queue.fan_out({'n': [1, 2]}, handler)", "InvalidInputError", "pd.DataFrame(data) of a dictionary"),
     ("queue.fan_out([1, 2], handler)", "InvalidInputError", 'of single values pd.DataFrame({"n": values})'),

@@ -582,6 +582,15 @@ def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> Non
     assert (panel.footer.alert, days(panel)) == ({}, [0, 4, 5, 9, 10, 14, 15])
 
 
+@cases("17", "17.0")
+def test_a_whole_number_is_found_beside_missing_ones(harness: Harness, text: str) -> None:
+    """Pandas makes floats of such a column: numbers are compared as numbers."""
+    rows = pd.DataFrame({"shop": [17, 3, None]}).assign(day=[0, 1, 2])
+    panel = show(harness.sent(harness.queue().fan_out(rows, url="https://svc", body=["shop", "day"])).panel())
+    find(panel, f"shop:{text}")
+    assert on_page(panel) == [0]
+
+
 def test_a_cause_has_its_share_and_what_its_rows_have_in_common(panel: BatchPanel) -> None:
     """The shares are of all rows that fail; what is in common is read with the times."""
     items = {item["text"]: item for item in panel.view.failures.choices.items}

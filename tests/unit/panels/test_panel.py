@@ -338,6 +338,21 @@ def test_waiting_has_an_end(panel: Sample) -> None:
     go.set()
 
 
+def test_work_that_no_thread_can_do(panel: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is shown, and the panel is free for the next click."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        panel.read.click()
+    panel.settle(timeout=0)
+    assert (panel.footer.busy, panel.footer.alert["text"]) == (False, "RuntimeError: can't start new thread")
+    click(panel, panel.read)
+    assert (panel.done, panel.footer.alert) == (["read"], {})
+
+
 def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
     """Work of a click on the background loop runs in a thread too."""
 

@@ -13,7 +13,9 @@ from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, static_table
 from cloudtasks_nb.panels.widgets.rows import Query, Rows, Selection
+from cloudtasks_nb.panels.widgets.table import Table
 from tests.cases import cases
+from tests.raising import raises
 
 COLUMNS = [
     Column("task"),
@@ -79,6 +81,9 @@ def test_search_finds_what_can_be_read(text: str, names: str) -> None:
     ("new york", "bd"),
     ("order_id:4711", "c"),
     ("ORDER_ID:4711 day:2013-01-01", "c"),
+    ("shop:17", "ac"),
+    ("shop:17.0", "ac"),
+    ("shop:17.5", ""),
     ("order_id:471", ""),
     ("city:New York day:2013-01-02", "d"),
     ("4711", "acd"),
@@ -92,12 +97,34 @@ def test_search_finds_what_is_known_of_a_row(text: str, names: str) -> None:
     rows.load(
         {
             "name": ["a", "b", "c", "d"],
-            "row": [None, None, "order_id=4711 · day=2013-01-01", "order_id=47110 · city=New York · day=2013-01-02"],
+            "row": [
+                "shop=17.0",
+                None,
+                "order_id=4711 · day=2013-01-01 · shop=17",
+                "order_id=47110 · city=New York · day=2013-01-02",
+            ],
             "url": ["https://x/order%204711?f=f%C3%BCr", "https://x/?city=New+York", None, None],
             "message": [None, "KeyError: 3", None, None],
         }
     )
     assert found(rows, text=text) == names
+
+
+@cases(
+    ("n:7", 'this table has no column "n"', "it has row, state"),
+    ("sate:x", 'has no column "sate"', "did you mean state?"),
+)
+def test_a_search_for_a_column_that_no_row_has(text: str, message: str, hint: str) -> None:
+    """Is refused with the columns that there are, unless it finds the text; a URL is no column."""
+    table = Table([Column("row", kind="name")], key="name")
+    table.load({"name": ["a"], "row": ["row=1 · state=ready"]})
+    with raises(InvalidInputError, message, hint=hint):
+        table.filter(text)
+    for other in ("https://x", "ow=1", "state:failed"):
+        table.filter(other)
+    table.load({"name": ["b"], "row": [f"says {text}"]})
+    table.filter(text)
+    assert table.matching == 1
 
 
 def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:

@@ -269,6 +269,14 @@ def test_tasks_are_filtered(panel: TasksPanel) -> None:
     assert panel.table.matching == 10
 
 
+def test_a_column_that_no_task_has_is_named(panel: TasksPanel) -> None:
+    """While a search finds nothing because of it."""
+    panel.find.value = "nope:1"
+    assert panel.footer.alert["text"] == 'the data of this table has no column "nope"'
+    panel.find.value = "reports"
+    assert (panel.footer.alert, panel.table.matching) == ({}, 10)
+
+
 def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
     """Three tasks need no question; the line does the same."""
     names = pick(panel, 1, 2, 3)
