@@ -59,7 +59,7 @@ class TaskFunction:
     verifier: Verifier | None  #: None: every request that reaches the server is accepted
     results: ResultWriter | None = None  #: None: results are not stored
     processes: ProcessPool | None = None  #: None: the calling thread calls the function
-    give_up_on: Kinds = HOPELESS  #: after such an exception it is not called again; the processes have their own
+    give_up_on: Kinds = ()  #: after such an exception it is not called again; the processes have their own
     version: Version = field(default_factory=Version)
     revision: str | None = None  #: of the service that runs it
 
@@ -149,7 +149,7 @@ def call(
     body: bytes,
     *,
     run: Callable[[Coroutine[Any, Any, Any]], Any],
-    give_up_on: Kinds = HOPELESS,
+    give_up_on: Kinds = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Answer:
     """Call a function with the arguments in a body; never raises.
@@ -164,7 +164,7 @@ def call(
     run : callable
         Runs a coroutine to its end and returns its result.
     give_up_on : tuple of type
-        Exceptions after which another attempt is of no use, unless they say when to try again.
+        Exceptions after which another attempt is of no use, besides `HOPELESS`, unless they say when to try again.
     clock : callable
         Seconds, for the duration.
     """
@@ -242,7 +242,7 @@ def _failure(error: BaseException, duration: float, give_up_on: Kinds) -> Answer
         error=full,
         message=message.removeprefix(f"{type(error).__name__}: ") if chosen else message,
         duration=duration,
-        gave_up=chosen or (delay is None and isinstance(error, give_up_on)),
+        gave_up=chosen or (delay is None and isinstance(error, (*HOPELESS, *give_up_on))),
         upstream=upstream_status(error),
         retry_after=delay,
     )

@@ -16,7 +16,7 @@ from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.failures import HOPELESS, Kinds, check_kinds
+from cloudtasks_nb.handlers.failures import Kinds, check_kinds
 from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, hide, run_steps, secret_variables
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import ModuleSource, module_source
@@ -297,8 +297,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         options=_options(gcloud),
     )
-    kinds = check_kinds(give_up_on)[len(HOPELESS) :]
-    version = _write(fn, about, _requirements(requirements), _public_names(public), kinds)
+    version = _write(fn, about, _requirements(requirements), _public_names(public), check_kinds(give_up_on))
     deployment = Deployment(about, fn, version)
     if run:
         deployment._run()  # noqa: SLF001 - the other half of this module
@@ -388,9 +387,7 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(
-    fn: Callable[..., Any], about: Service, extra: Iterable[str], public: Iterable[str], kinds: Kinds
-) -> Version:
+def _write(fn: Any, about: Service, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
     """Write the folder of a service, and return the version of its function; files of somebody else stay."""
     source, version = module_source(fn, "application", "_app", public=public), version_of(fn)
     given = f", give_up_on=({', '.join(_written_kind(source, one) for one in kinds)},)" if kinds else ""

@@ -22,7 +22,7 @@ from typing import Any
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import Answer, refuse
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.failures import HOPELESS, Kinds
+from cloudtasks_nb.handlers.failures import Kinds
 
 __all__ = ["ProcessPool"]
 
@@ -53,7 +53,7 @@ class ProcessPool:
         If the function, or something that it uses, cannot be copied.
     """
 
-    def __init__(self, fn: Callable[..., Any], count: int, give_up_on: Kinds = HOPELESS) -> None:
+    def __init__(self, fn: Callable[..., Any], count: int, give_up_on: Kinds = ()) -> None:
         self._lock = threading.Lock()
         self._closed = self._killed = False
         copy = _copy(fn, give_up_on)

@@ -137,7 +137,7 @@ class NewTries:
         raise InvalidInputError(
             f"{method}() wants rows of tasks(), failed() or results() of this batch",
             resource=self.batch,
-            hint=f'failed = batch.failed(); batch.{method}(failed[failed["last_status"] == "INTERNAL"])',
+            hint=f"failed = batch.failed(); batch.{method}(failed.head(3))",
         )
 
 

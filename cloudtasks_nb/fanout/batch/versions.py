@@ -58,7 +58,7 @@ def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     notify_versions(tracker, tracker.batch if rows.scope is None else rows.scope)
     if function.uncovered:
         uncovered = ", ".join(function.uncovered)
-        cure = 'if that has changed, a new name computes all rows again: name="second"'
+        cure = 'if that has changed, name="second" makes a new batch of all rows'
         notify(f"the version of {function.name} does not cover {uncovered}; {cure}")
 
 

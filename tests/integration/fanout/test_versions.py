@@ -78,8 +78,8 @@ def test_data_are_not_covered(run: Run, capsys: pytest.CaptureFixture[str]) -> N
     assert "does not cover" not in capsys.readouterr().out
     shops["y"] += 10
     batch = run(lambda x: int(shops["y"][x]))
-    line = "the version of bmi-reports does not cover shops (DataFrame); if that has changed, a new name computes"
-    assert f'{line} all rows again: name="second"' in capsys.readouterr().out
+    line = "the version of bmi-reports does not cover shops (DataFrame); if that has changed, "
+    assert f'{line}name="second" makes a new batch of all rows' in capsys.readouterr().out
     assert batch.results()["result"].tolist() == list(range(6))
     again = run(lambda x: int(shops["y"][x]), name="second")
     assert again.results()["result"].tolist() == list(range(10, 16))

@@ -368,6 +368,24 @@ def test_an_interrupt_in_a_notebook(
     assert last == "KeyboardInterrupt"
 
 
+def test_exceptions_that_are_given_up(queue: ct.Queue) -> None:
+    """Their rows are called once; which they are changes neither the version of the function nor the batch."""
+    queue.update(max_attempts=3, min_backoff="1ms", max_backoff="1ms")
+    calls: list[int] = []
+
+    def look_up(n: int) -> int:
+        calls.append(n)
+        return undefined if n else {1: 2}[n]  # type: ignore[name-defined]  # noqa: F821
+
+    frames = [queue.map(look_up, [0, 1], give_up_on=kinds) for kinds in ((KeyError,), ())]
+    assert [frame["error"].tolist() for frame in frames] == [
+        ["KeyError: 0", "NameError: name 'undefined' is not defined"]
+    ] * 2
+    assert sorted(calls) == [0, 1]
+    with pytest.raises(errors.InvalidInputError, match="give_up_on: look_up is served already"):
+        queue.map(ct.serve(look_up), [0], give_up_on=KeyError)
+
+
 def test_google_cannot_call_a_function_of_this_machine() -> None:
     """The error names what makes a service of it; a deployment is taken."""
     google: Any = SimpleNamespace(transport=SimpleNamespace(google=True))
