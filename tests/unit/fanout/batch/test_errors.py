@@ -16,7 +16,7 @@ from cloudtasks_nb.fanout.batch.errors import choose, errors_frame
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import Fault, exception_line
-from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
@@ -101,7 +101,7 @@ def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
         fact=Fact.LAST_FAILED,
         attempts=1,
         status=13,
-        http=answer.upstream or answer.status,
+        http=answer.upstream or RAISED,
         message=exception_line(error),
         fault=Fault.of(error, answer.upstream),
     )
@@ -139,7 +139,8 @@ EARLIER = pd.DataFrame({"cause": ["ValueError: bad shop wien 3601"]})
 @cases(
     ("KeyError", ["berlin"]),
     ("ValueError: bad shop wien …", ["wien"]),
-    (404, ["berlin", "bern"]),
+    (404, ["bern"]),
+    ("ERROR", ["berlin", "wien", "oslo"]),
     (lambda found: found.tail(2), ["oslo", "bern"]),
     (lambda found: found["cause"].head(1), ["berlin"]),
     (lambda found: found.iloc[0], ["berlin"]),
