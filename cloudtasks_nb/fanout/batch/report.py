@@ -93,7 +93,8 @@ class Report:
             lines.append((f"{progress.settling:,} settling: their log entries are awaited", None))
         lines += [(mask_text(note), None) for note in self.notes]
         counts = {name: count or 0 for name, count in progress.counts().items()}
-        lines += [(text, method) for _, text, method in reversed(endings(counts, self.causes, self.lost))]
+        ends = reversed(endings(counts, self.causes, self.lost))
+        lines += [(text, method) for _, text, method in ends if not f"{progress.reason}".startswith(f"{text}; ")]
         # A sentence that comes twice stands where it came first, with the method that was named last.
         return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
 
