@@ -13,6 +13,7 @@ import numbers
 import os
 import platform
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -103,16 +104,21 @@ _ZEROS = bytes.maketrans(b"123456789", b"000000000")  # to find quickly that a t
 def home() -> Path:
     """Return the folder that contains the outbox, the handlers' secret and results; create it if needed.
 
-    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data.
+    ``CLOUDTASKS_NB_HOME`` if set, else the platform's folder for user data. Others lose their rights on it, unless it
+    is a folder such as ``/tmp``, in which nobody can delete the files of others.
 
     Raises
     ------
     ConfigurationError
         If it cannot be created.
     """
-    return make_folder(
-        _home_path(), ConfigurationError, hint="set CLOUDTASKS_NB_HOME to a folder that can be written to"
-    )
+    hint = "set CLOUDTASKS_NB_HOME to a folder that can be written to"
+    folder = make_folder(_home_path(), ConfigurationError, hint=hint)
+    mode = folder.stat().st_mode
+    if mode & 0o077 and not mode & stat.S_ISVTX:
+        with contextlib.suppress(OSError):  # it belongs to somebody else: `doctor` tells who can read it
+            folder.chmod(mode & 0o700)
+    return folder
 
 
 def store_place(store: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
@@ -130,7 +136,10 @@ def emulators() -> Path:
 
 def is_in_home(folder: str) -> bool:
     """Return whether a folder lies in the home, whose files are for this user alone."""
-    return Path(folder).is_relative_to(_home_path())
+    try:
+        return Path(folder).is_relative_to(_home_path())
+    except ImportError:  # a deployed handler has no home
+        return False
 
 
 def _home_path() -> Path:

@@ -31,15 +31,17 @@
         ├── PortInUseError
         └── FolderInUseError
 
-The docstring of a class is its default message. Facts are attributes, so that code need not parse messages.
+The docstring of a class is its default message. Facts are attributes, so that code need not parse messages. Message and
+hint have dots in place of secrets, because they may repeat what a service answered, or what was given to a call.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "AlreadyExistsError",
@@ -103,6 +105,9 @@ class CloudTasksError(Exception):
     tasks.queue("nowhere", create=True) creates it; tasks.queues() lists the queues
     """
 
+    #: What an error shows of a text, which may be that of a service. `display.secrets` of the toolkit sets it.
+    _shown: ClassVar[Callable[[str], str]] = str
+
     def __init__(
         self,
         message: str | None = None,
@@ -112,12 +117,13 @@ class CloudTasksError(Exception):
         reason: str | None = None,
         hint: str | None = None,
     ) -> None:
-        self.message = message or (type(self).__doc__ or "").split("\n", 1)[0]
+        shown = type(self)._shown  # noqa: SLF001 - its own; as an attribute of self it would be a method
+        self.message = shown(message or (type(self).__doc__ or "").split("\n", 1)[0])
         self.resource = resource
         self.code = code
         self.reason = reason
-        self.hint = hint
-        super().__init__(self.message if hint is None else f"{self.message}\n  → {hint}")
+        self.hint = None if hint is None else shown(hint)
+        super().__init__(self.message if hint is None else f"{self.message}\n  → {self.hint}")
 
     def _render_traceback_(self) -> list[str]:
         """Return what IPython shows of this error: the lines of the user's code, and the message.

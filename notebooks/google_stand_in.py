@@ -47,7 +47,7 @@ __all__ = ["GoogleCloud", "start"]
 _OPTIONS = (
     *("--project", "--region", "--member", "--role", "--source", "--service-account", "--add-custom-audiences"),
     *("--update-env-vars", "--format", "--concurrency", "--timeout", "--location", "--limit", "--condition"),
-    "--base-image",
+    *("--base-image", "--data-file", "--set-secrets"),
 )
 _FLAGS = ("--quiet", "--no-allow-unauthenticated", "--to-latest", "--uniform-bucket-level-access")
 #: The Pythons that the builder has without a base image: https://cloud.google.com/run/docs/runtimes/python
@@ -178,6 +178,8 @@ class GoogleCloud:
             case ["iam", "service-accounts", "add-iam-policy-binding", email]:
                 self.emulator.grant(options.member, options.role, email)
                 return f"Updated IAM policy for serviceAccount [{email}]."
+            case ["secrets", "create" | "add-iam-policy-binding", name]:
+                return f"Updated secret [{name}]."
             case ["storage", "buckets", "create", url]:
                 (self.folder / "buckets" / url.removeprefix("gs://")).mkdir(parents=True)
                 self._uniform |= {url} if options.uniform_bucket_level_access else set()

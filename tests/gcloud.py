@@ -59,7 +59,7 @@ def answer(state: dict[str, Any], words: list[str]) -> str:
     state["calls"].append([command, positional, options])
     if command == state["fails"] and state["failures"]:
         state["failures"] -= 1
-        sys.exit(f"ERROR: (gcloud.{command}) it is broken today")
+        sys.exit(f"ERROR: (gcloud.{command}) {state['says']}")
     if not state["account"] and not command.startswith("config "):
         # https://cloud.google.com/sdk/docs/authorizing
         sys.exit(
@@ -133,7 +133,14 @@ def environment(state: Path) -> dict[str, str]:
 def install(folder: Path, **state: Any) -> Path:
     """Write the command into a folder, and return the file of its state."""
     path = folder / "gcloud.json"
-    known = {"account": "ann@example.com", "accounts": [], "deployed": False, "fails": "", "failures": 99}
+    known = {
+        "account": "ann@example.com",
+        "accounts": [],
+        "deployed": False,
+        "fails": "",
+        "failures": 99,
+        "says": "it is broken today",
+    }
     known |= {"url": "https://report-1.run.app", "token": "", "conditions": True, "invokers": [], "unchecked": False}
     path.write_text(json.dumps({**known, "calls": [], **state}))
     command = folder / "gcloud"

@@ -304,7 +304,8 @@ def test_all_is_true() -> None:
 
 def test_a_deployed_handler_loads_little() -> None:
     """`app` works without the libraries of frames, of the API and of servers: a deployed service has none of them."""
-    blocked = (*NOT_DEPLOYED, "cloudtasks_nb.service", "cloudtasks_nb.display")
+    shown = (name for name in files() if name.startswith("display.") and name != "display.secrets")
+    blocked = (*NOT_DEPLOYED, f"{PACKAGE}.service", *(f"{PACKAGE}.{name}" for name in shown))
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
         "from cloudtasks_nb.handlers import app\n"

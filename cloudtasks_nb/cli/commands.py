@@ -17,6 +17,7 @@ from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.client.client import Client, connect
 from cloudtasks_nb.client.local import local
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import escape_controls
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, in_use, notify_deleted, older
@@ -283,7 +284,7 @@ def _watch(options: argparse.Namespace) -> int:
 
 def _print(frame: pd.DataFrame) -> None:
     """Print a frame with left-aligned columns, and nothing for missing cells."""
-    cells = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str)
+    cells = frame.reset_index().astype(object).where(frame.reset_index().notna(), "").astype(str).map(escape_controls)
     widths = [max([len(name), *cells[name].str.len()]) for name in cells.columns]
     lines = [cells.columns.tolist(), *cells.to_numpy().tolist()]
     for line in lines:

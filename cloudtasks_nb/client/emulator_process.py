@@ -19,6 +19,7 @@ from typing import Any
 
 from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, TOKEN_METADATA
 from cloudtasks_nb._settings import emulators, home, make_folder
+from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
 from cloudtasks_nb.service.absent_handlers import get_json, has_ended
 
@@ -191,6 +192,8 @@ def _make_folder(folder: str | os.PathLike[str]) -> Path:
     path = make_folder(Path(folder).expanduser().resolve(), EmulatorError, hint="name a folder that can be written to")
     if not os.access(path, os.W_OK):
         raise EmulatorError(f"the folder {path} cannot be written to", resource=str(path), hint="name another folder")
+    if not Path(folder).expanduser().is_absolute() and not any(path.iterdir()):
+        notify(f"a new emulator folder: {path}")
     return path
 
 

@@ -32,10 +32,11 @@ def local(
     Parameters
     ----------
     folder : path, optional
-        Where it keeps queues and tasks; kernels that use the same folder share one emulator. Without a folder the
-        emulator is temporary: when this kernel ends, its queues and tasks are lost, and so is what is known of its
-        batches; the same cells then send their rows again. A second call connects to the same emulator. Each call
-        makes its own connection: closing one leaves the others open.
+        Where it keeps queues and tasks; kernels that use the same folder share one emulator. A relative path begins at
+        the working directory, so that a copy of the notebook elsewhere has a folder of its own: a line says where a new
+        one is. Without a folder the emulator is temporary: when this kernel ends, its queues and tasks are lost, and so
+        is what is known of its batches; the same cells then send their rows again. A second call connects to the same
+        emulator. Each call makes its own connection: closing one leaves the others open.
     project, location : str
         Any names; they become part of the resource names.
     store : path or str, optional

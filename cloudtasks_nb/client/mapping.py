@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, PreconditionError
-from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.handlers.convert import display_name, signature
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.versions import advise
+from cloudtasks_nb.fanout.plan.identity import key_head
+from cloudtasks_nb.handlers.convert import display_name, parameters_of, signature
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["body_for", "callee", "check_stale", "resend_stale", "rows_for", "wait_for_results"]
+__all__ = ["body_for", "callee", "check_choice", "finish", "rows_for", "short_interrupts"]
+
+_MOST = 2  # times that a row of an earlier version is computed again
+_KEPT = 'stale="resend" computes {} again'
+_CHANGED = "computing {} again twice did not help: the function changed meanwhile, or another version of it answers too"
 
 
 def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served: int | None) -> Any:
@@ -88,8 +97,8 @@ def rows_for(fn: Callable[..., Any], data: Any) -> Any:
     return [{name: value} for value in data] or pd.DataFrame(columns=[name])
 
 
-def body_for(rows: Any, data: Any, body: Any) -> Any:
-    """Return the body of tasks: of values, an index with a name is no argument.
+def body_for(fn: Callable[..., Any], rows: Any, data: Any, body: Any) -> Any:
+    """Return the body of tasks: of values, an index with a name is no argument, and a parameter may have no name.
 
     Parameters
     ----------
@@ -98,48 +107,87 @@ def body_for(rows: Any, data: Any, body: Any) -> Any:
     data, body : object
         As they were given.
     """
-    values = rows is not data and isinstance(rows, pd.DataFrame)
-    if body is None and values and any(name is not None for name in rows.index.names):
-        return [*rows.columns]
-    return body
+    if body is not None or rows is data:
+        return body
+    name, parameters = _first_parameter(fn), parameters_of(fn)
+    if signature(fn) is None or (parameters.mismatch((), [name]) and not parameters.mismatch((None,), ())):
+        return f"{{{name}}}"
+    return [name] if isinstance(rows, pd.DataFrame) and any(level is not None for level in rows.index.names) else None
 
 
-def check_stale(stale: Any) -> None:
-    """Refuse what is not an answer to the question what becomes of rows of an earlier version.
+def check_choice(name: str, choice: Any) -> None:
+    """Refuse what is not an answer to the question what becomes of some rows.
 
     Raises
     ------
     InvalidInputError
         If it is neither "resend" nor "keep".
     """
-    if stale not in ("resend", "keep"):
-        raise InvalidInputError(
-            f'stale={stale!r} is neither "resend" nor "keep"',
-            resource="stale",
-            hint='stale="keep" keeps what an earlier version of the function has computed',
-        )
+    if choice not in ("resend", "keep"):
+        hint = f'{name}="resend" sends such rows again, {name}="keep" leaves them as they are'
+        raise wrong_argument(name, choice, 'is neither "resend" nor "keep"', hint)
 
 
-def resend_stale(batch: Batch) -> None:
-    """Compute the rows again that an earlier version of the function has computed, and say so."""
+@contextmanager
+def short_interrupts() -> Iterator[None]:
+    """Have an interrupt show no frame of this package in a notebook, and few in a script."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        short: Any = KeyboardInterrupt()
+        short._render_traceback_ = lambda: ["KeyboardInterrupt"]  # IPython asks for it
+        raise short from None
+
+
+def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
+    """Send the rows of a batch again that are to be, wait, and return the results.
+
+    Rows that were in flight when the function changed are sent again, too. If the waiting ends early, a line says how
+    to come back to the batch.
+    """
+    code = batch_view(batch).code = f'tasks.batch("{batch.id}")'
+    sent = Counter[bytes]()  # how often a row was computed again, by what the ids of its tasks have in common
+    try:
+        if stale == "resend":
+            _resend_stale(batch, sent)
+        if failed == "resend" and (rows := batch.progress().failed):
+            notify(f"sending {counted(rows, 'failed rows')} again")
+            batch.retry_failed()
+        batch.wait()
+        while stale == "resend" and _resend_stale(batch, sent, ": an earlier version ended {} meanwhile"):
+            batch.wait()
+        with advise(_KEPT if stale == "keep" else _CHANGED):
+            found = batch.results()
+    except (KeyboardInterrupt, CloudTasksError):
+        again = f"the same cell waits for it again, batch = {code} finds it, {code}.cancel() cancels it"
+        notify(f"batch {batch.id} was not cancelled: {again}")
+        raise
+    found.attrs["batch"] = batch.id
+    if left := int((found["state"] != "succeeded").sum()):
+        notify(f'{left:,} did not succeed: batch = {code} finds their batch, failed="resend" sends failed ones again')
+    return found
+
+
+def _resend_stale(batch: Batch, sent: Counter[bytes], why: str = "") -> bool:
+    """Compute the rows again that an earlier version of the function has computed; return whether there are any.
+
+    Each of them twice at most, as the function may change again and again. A line says how many, and `why`, where "{}"
+    stands for them.
+    """
     try:
         rows = batch.stale()
     except PreconditionError:  # the function has no source, and so no version
-        return
-    if len(rows):
-        notify(f'computing {counted(len(rows), "rows")} again; stale="keep" keeps them')
-        batch.resend(rows)
-
-
-def wait_for_results(batch: Batch) -> pd.DataFrame:
-    """Wait for a batch and return its results; if the waiting ends early, print how to come back to the batch."""
-    try:
-        batch.wait()
-    except (KeyboardInterrupt, CloudTasksError):
-        again = f'batch = tasks.batch("{batch.id}") has its verbs, such as batch.cancel()'
-        notify(f"batch {batch.id} was not cancelled: the same cell waits for it again, and {again}")
-        raise
-    return batch.results()
+        return False
+    rows = rows.loc[[sent[key_head(task)] < _MOST for task in rows["task"]]]
+    if rows.empty:
+        return False
+    sent.update(map(key_head, rows["task"]))
+    failed, them = batch.progress().failed or 0, "it" if len(rows) == 1 else "them"
+    few = f'; stale="keep", failed="resend" computes only the {failed:,} that failed'
+    more = why or (few if 0 < failed < len(rows) else '; stale="keep" keeps {}')
+    notify(f"computing {counted(len(rows), 'rows')} again{more.format(them)}")
+    batch.resend(rows)
+    return True
 
 
 def _is_part(one: Any) -> bool:
@@ -155,13 +203,14 @@ def _is_array(data: Any) -> bool:
 
 
 def _first_parameter(fn: Callable[..., Any]) -> str:
-    found = signature(fn)
-    for parameter in () if found is None else found.parameters.values():
-        if parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            return parameter.name
-    name = display_name(fn)
-    raise InvalidInputError(
-        f"{name} has no parameter that values could be for",
-        resource=name,
-        hint="give a DataFrame: its columns are the arguments",
-    )
+    """Return the name of the first parameter."""
+    found, name = signature(fn), display_name(fn)
+    if found is None:  # such as int
+        return "value"
+    hint = "give a DataFrame: its columns are the arguments"
+    for one in found.parameters.values():
+        if one.kind is one.VAR_POSITIONAL:
+            hint = f'queue.map(lambda value: {name}(value), …, name="{name}")'
+        elif one.kind is not one.VAR_KEYWORD:
+            return one.name
+    raise InvalidInputError(f"{name} has no parameter that values could be for", resource=name, hint=hint)

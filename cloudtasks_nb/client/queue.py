@@ -9,7 +9,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import body_for, callee, check_stale, resend_stale, rows_for, wait_for_results
+from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, rows_for, short_interrupts
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -190,9 +190,12 @@ class Queue:
             the rest of a column holds.
         url : str, Handler or UrlFunction
             ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
-            function that returns the URL of a row.
+            function that returns the URL of a row. A row whose path would have a part ``.`` or ``..`` cannot become a
+            task.
         body : optional
-            None: the whole row as JSON; a list of columns; a dict with columns in braces; a function of the row.
+            None: the whole row as JSON, with the levels of its index that have names; a handler gets the index `row` of
+            frames of a batch only if its function has this parameter. Else a list of columns; a dict with columns in
+            braces; a function of the row.
         key : list of str, str or `ct.ROW`, optional
             The columns that identify a row; by default everything that is rendered from it. The same instant in another
             time zone, a Decimal in place of a float, and True in place of 1 make another row.
@@ -277,13 +280,15 @@ class Queue:
         workers: int | None = None,
         processes: int | None = None,
         stale: Literal["resend", "keep"] = "resend",
+        failed: Literal["resend", "keep"] = "keep",
         **options: Unpack[FanOutKeywords],
     ) -> pd.DataFrame:
         """Call a function with each row, wait with a bar, and return the rows with what it returned.
 
         This is `ct.serve`, `fan_out`, `Batch.wait` and `Batch.results` in one call. The same cell again attaches to
         the batch and sends only the rows that it does not have, and those that an earlier version of the function has
-        computed. An interrupt stops the waiting: the batch goes on, and a line says how to come back to it.
+        computed: all rows are of one version when it returns. An interrupt stops the waiting: the batch goes on, and a
+        line says how to come back to it.
 
         Parameters
         ----------
@@ -292,12 +297,18 @@ class Queue:
             this machine: there, it is what `ct.deploy` returned.
         data : DataFrame, Series, list, array, …
             The columns are the arguments of the function, as for `fan_out`. A Series, a list or an array of values
-            becomes the column of the first parameter.
+            becomes the column of the first parameter; a function whose parameters have no names, such as `len`, gets
+            the value itself. What `map` and `Batch.results` return can be mapped again: their index `row` is an
+            argument only of a function that has this parameter.
         workers, processes : int, optional
             As for `ct.serve`: how many calls run at a time, in threads or in processes.
         stale : str
             ``"resend"``: rows of the batch that an earlier version of the function has computed (`Batch.stale`) are
-            computed again; ``"keep"``: they stay as they are.
+            computed again, also those that were in flight when it changed, each of them twice at most in one call. A
+            line says how many, and which are left. ``"keep"``: they stay as they are.
+        failed : str
+            ``"keep"``: rows that failed stay so when the cell runs again; ``"resend"``: they are sent again, as by
+            `Batch.retry_failed`. With ``stale="keep"`` only they are.
         service_account, audience : str, optional
             Who signs the tasks. A function that is served here accepts only tasks that this account has signed.
         name : str, optional
@@ -311,18 +322,22 @@ class Queue:
         Returns
         -------
         pandas.DataFrame
-            As `Batch.results`. Rows that failed do not raise: their `error` says why.
+            As `Batch.results`. Rows that failed do not raise: their `error` says why, and a line finds their batch.
+            ``attrs["batch"]`` is its id.
 
         Raises
         ------
         InvalidInputError
-            For a plain function on Google, values for a function without a parameter, or another `stale`.
+            For a plain function on Google, values for a function without a parameter, another `stale` or `failed`, or
+            columns with which the function cannot be called; the hint is a `body` with which it can.
         CloudTasksError
             As `fan_out`, `Batch.wait` and `Batch.results`.
 
         Examples
         --------
-        >>> queue.map(report, df)[["day", "state", "weekday"]]
+        >>> found = queue.map(report, df)
+        1 did not succeed: batch = tasks.batch("...") finds their batch, failed="resend" sends failed ones again
+        >>> found[["day", "state", "weekday"]]
                     day      state    weekday
         row
         0    2013-01-01  succeeded    Tuesday
@@ -330,19 +345,24 @@ class Queue:
         2    2013-02-30     failed       <NA>
         >>> def square(x):
         ...     return x * x
-        >>> queue.map(square, [1, 2, 3])["result"].tolist()
+        >>> squares = queue.map(square, [1, 2, 3])
+        >>> squares["result"].tolist()
         [1, 4, 9]
+        >>> def halve(result):
+        ...     return {"half": result / 2}
+        >>> queue.map(halve, squares[["result"]])["half"].tolist()
+        [0.5, 2.0, 4.5]
         """
-        check_stale(stale)
+        check_choice("stale", stale)
+        check_choice("failed", failed)
         target = callee(self._connection, fn, options, workers=workers, processes=processes)
-        rows = rows_for(getattr(target, "function", fn), data)
-        options["body"] = body_for(rows, data, options["body"])
-        with advise(""):  # before `results` says it
-            batch = self.fan_out(rows, url=target, **options)
-        if stale == "resend":
-            resend_stale(batch)
-        with advise('stale="resend" computes {} again'):
-            return wait_for_results(batch)
+        function = getattr(target, "function", fn)
+        rows = rows_for(function, data)
+        options["body"] = body_for(function, rows, data, options["body"])
+        with short_interrupts():
+            with advise("", failed='failed="resend" sends {} again' if failed == "keep" else ""):
+                batch = self.fan_out(rows, url=target, **options)
+            return finish(batch, stale=stale, failed=failed)
 
     @overload
     def backfill(

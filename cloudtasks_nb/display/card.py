@@ -11,7 +11,7 @@ import pandas as pd
 from cloudtasks_nb.display.charts import FONT
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.display.times import time_html, time_text
 
 __all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "section_html", "state_html", "table_html"]
@@ -48,7 +48,8 @@ def card(
         notes.append(": ".join(link))
         name, url = map(html.escape, link)
         parts.append(f'<a href="{url}" target="_blank" rel="noopener noreferrer">{name}</a>')
-    return {"text/plain": "\n".join([*words, *notes]), "text/html": html_card(title, *parts, badge=badge)}
+    text = escape_controls("\n".join([*words, *notes]))
+    return {"text/plain": text, "text/html": html_card(title, *parts, badge=badge)}
 
 
 def html_card(title: str, *parts: str, badge: str = "", label: str = "", name: str = "") -> str:

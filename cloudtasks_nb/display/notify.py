@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 
 __all__ = ["Output", "current_output", "notify", "printable", "redirect"]
 
@@ -50,6 +50,6 @@ def notify(line: str) -> None:
 
 
 def printable(line: str) -> str:
-    """Return a line with escapes for the characters that the output lacks, such as an arrow on Windows."""
+    """Return a line with escapes for control characters, and for those that the output lacks: an arrow on Windows."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return line.encode(encoding, "backslashreplace").decode(encoding)
+    return escape_controls(line).encode(encoding, "backslashreplace").decode(encoding)

@@ -39,7 +39,7 @@ class Folder:
             remove_abandoned(Path(tempfile.gettempdir()))
         self.path = path.absolute() if path is not None else Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._endpoint = self.path / "endpoint.json"
-        self._lock = FileLock(self.path / _LOCK)
+        self._lock = FileLock(self.path / _LOCK, mode=0o600)
 
     def __enter__(self) -> Self:
         try:

@@ -99,8 +99,9 @@ def _kind_of_parts(settings: Settings) -> type[Parts]:
 
 
 def _print_line(line: str) -> None:
+    shown = "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)  # a target may have written it
     with suppress(OSError):  # nobody reads it any more
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(shown + "\n")
 
 
 async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: AsyncExitStack) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _secret(home: Path) -> bytes:
     """Read the secret in the home folder; if it does not exist, create it, readable only by its owner."""
     file = home / _SECRET_FILE
     try:
-        with FileLock(home / f"{_SECRET_FILE}.lock"):
+        with FileLock(home / f"{_SECRET_FILE}.lock", mode=0o600):
             if not file.exists():
                 _write(file, secrets.token_bytes(_SECRET_BYTES))
         if os.name == "posix" and file.stat().st_mode & 0o077:

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, check_text, make_folder, named, near_names
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.secrets import MASK, find_secrets
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, run_steps
+from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, hide, run_steps, secret_variables
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
@@ -46,6 +47,7 @@ _TAKEN = {
         ("--source", "--image", "--project", "--region", "--service-account", "--add-custom-audiences", "--base-image"),
         "ct.deploy sets it: project=, region=, service= and service_account= are its own arguments",
     ),
+    "--flags-file": "the options in a file are not checked: list them in gcloud=",
 }
 
 
@@ -176,13 +178,15 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     store: str | os.PathLike[str] | None = None,
     run: bool = False,
     gcloud: Iterable[str] = (),
+    public: Iterable[str] = (),
 ) -> Deployment:
     """Write a function as a service for Cloud Run, and print or run the commands that deploy it.
 
     The folder ``deploy/SERVICE`` gets ``main.py`` with the source of the function and of what it uses: imports,
     functions and classes of the notebook, and constants whose source has up to 10,000 characters. Nothing is pickled,
-    and anything else (a DataFrame, a client, an open file) is refused. ``requirements.txt`` has what is imported, in
-    the versions of this kernel. The same call again writes the folder again and updates the service.
+    and anything else (a DataFrame, a client, an open file) is refused. So is a text that looks like a secret, because
+    everybody who can read the source could read it. ``requirements.txt`` has what is imported, in the versions of this
+    kernel. The same call again writes the folder again and updates the service.
 
     The service is not public: Cloud Run lets only `caller` call it, and the service itself checks the token of each
     task as `handlers.app` does with ``private=True``. Who deploys it gets the right to create tasks with such tokens.
@@ -228,7 +232,11 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     gcloud : iterable of str
         More options of ``gcloud run deploy``, such as ``"--memory=2Gi"``, ``"--max-instances=20"``
         or ``"--build-service-account=…"``; each replaces the one of its name
-        (https://cloud.google.com/sdk/gcloud/reference/run/deploy).
+        (https://cloud.google.com/sdk/gcloud/reference/run/deploy). ``"--set-secrets=API_KEY=my-secret:latest"`` gives
+        the service a secret: https://cloud.google.com/run/docs/configuring/services/secrets.
+    public : iterable of str
+        Names of variables, keys of dictionaries, parameters and attributes whose values look like secrets and are none:
+        ``("MODEL_ID",)``.
 
     Returns
     -------
@@ -238,8 +246,8 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     Raises
     ------
     HandlerError
-        If the function, or something that it uses, cannot be deployed; if an option in `gcloud` is not one, or would
-        make the service public; or if a command fails.
+        If the function, or something that it uses, cannot be deployed, or has what looks like a secret; if an option in
+        `gcloud` is not one, or would make the service public; or if a command fails.
     ConfigurationError
         If project or region are not known; with ``run=True`` also if there is no gcloud, or nobody is logged in.
 
@@ -283,13 +291,13 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         options=_options(gcloud),
     )
-    version = _write(fn, about, _requirements(requirements))
+    version = _write(fn, about, _requirements(requirements), _public_names(public))
     deployment = Deployment(about, fn, version)
     if run:
         deployment._run()  # noqa: SLF001 - the other half of this module
         notify(f"service {name}: deployed, {deployment.url}")
     else:
-        lines = "\n".join(deployment.commands)
+        lines = "\n".join(step.shown for step in commands(about))
         notify(f"service {name}: wrote {about.folder}; these commands deploy it, and so does run=True:\n{lines}")
     if place is None:
         notify('results are not stored: there is no store="gs://bucket/prefix", and a disk of Cloud Run is temporary')
@@ -305,7 +313,21 @@ def _requirements(given: Iterable[str] | None) -> list[str]:
     if not all(isinstance(line, str) for line in lines):
         hint = 'requirements=["pandas>=2", "pyarrow"]'
         raise HandlerError(f"requirements={given!r} is not a list of lines", resource="requirements", hint=hint)
+    if any(map(find_secrets, lines)):
+        raise HandlerError(
+            "requirements= has what looks like a secret: it would be readable in requirements.txt, which is uploaded",
+            resource="requirements",
+            hint="Artifact Registry needs none: https://cloud.google.com/artifact-registry/docs/integrate-functions",
+        )
     return lines
+
+
+def _public_names(given: Iterable[str]) -> list[str]:
+    names: list[Any] = list(given) if _is_list(given) else [None]
+    if not all(isinstance(name, str) and re.fullmatch(r"[^\W\d][\w .-]*", name) for name in names):
+        hint = 'names of variables, keys, parameters or attributes: public=("MODEL_ID",)'
+        raise HandlerError(f"public={given!r} is not a list of names", resource="public", hint=hint)
+    return names
 
 
 def _options(given: Iterable[str]) -> tuple[str, ...]:
@@ -315,9 +337,18 @@ def _options(given: Iterable[str]) -> tuple[str, ...]:
     hint = 'gcloud=["--memory=2Gi", "--max-instances=20"]'
     for option in options:
         if not (listed and isinstance(option, str) and _OPTION.fullmatch(option)):
-            raise HandlerError(f"gcloud={option!r} is not a list of options", resource="gcloud", hint=hint)
-        if reason := _TAKEN.get(option.partition("=")[0]):
-            raise HandlerError(f"{option} in gcloud= cannot be given", resource=option, hint=reason)
+            wrong = hide(f"gcloud={option!r} is not a list of options", [str(option)])
+            raise HandlerError(wrong, resource="gcloud", hint=hint)
+        # gcloud may take the beginning of an option for the option.
+        reasons = (why for taken, why in _TAKEN.items() if taken.startswith(option.partition("=")[0]))
+        if reason := next(reasons, None):
+            raise HandlerError(hide(f"{option} in gcloud= cannot be given", [option]), resource=option, hint=reason)
+    if secrets := secret_variables(options):
+        kept = ",".join(f"{name}={name.lower().replace('_', '-')}:latest" for name in secrets)
+        notify(
+            f"a command has a secret, which is shown as {MASK}; service.commands has it as it is. Who sees the "
+            f'settings of the service can read it: better keep it in Secret Manager, gcloud=["--set-secrets={kept}"]'
+        )
     return options
 
 
@@ -350,9 +381,12 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str]) -> Version:
+def _write(fn: Callable[..., Any], about: Service, extra: Iterable[str], public: Iterable[str]) -> Version:
     """Write the folder of a service, and return the version of its function; files of somebody else stay."""
-    source, version = module_source(fn, "application", "_app"), version_of(fn)
+    source, version = module_source(fn, "application", "_app", public=public), version_of(fn)
+    if source.secrets.unknown:
+        unknown = ", ".join(sorted(source.secrets.unknown))
+        notify(f"public= names {unknown}, but no value in the source of {about.name} has such a name")
     lines = requirement_lines(source.modules, extra, wheel_name())
     lines += ["# What these need, in the versions of this kernel.", *dependency_lines(lines)]
     main = Path(about.folder, "main.py")

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.secrets import MASK, mask_text
 from cloudtasks_nb.errors import ConfigurationError, HandlerError
+from cloudtasks_nb.handlers.literals import is_secret_value
 
 __all__ = [
     "ACCOUNT",
@@ -21,10 +23,12 @@ __all__ = [
     "account_member",
     "ask",
     "commands",
+    "hide",
     "results_folder",
     "results_grant",
     "run",
     "run_steps",
+    "secret_variables",
 ]
 
 #: The member of the person who types the commands, as a shell finds it.
@@ -37,6 +41,7 @@ _BIND = "add-iam-policy-binding"
 _ALWAYS = "--condition=None"
 _ROLE_ACT_AS, _ROLE_ID_TOKEN = "roles/iam.serviceAccountUser", "roles/iam.serviceAccountOpenIdTokenCreator"
 _ROLE_STORE, _ROLE_RESULTS = "roles/storage.objectUser", "roles/storage.objectCreator"
+_SHORT = 4  # characters: a text that short is also a part of words
 _PAUSES = (5.0, 20.0, 40.0)  # seconds: a new account is not known everywhere for up to a minute
 _INSTALL = "https://cloud.google.com/sdk/docs/install has gcloud; or type the commands in Cloud Shell"
 
@@ -53,6 +58,11 @@ class Step:
         """The command as a shell takes it."""
         command = _text(self.words)
         return f"{_text(self.unless)} >/dev/null 2>&1 || {command}" if self.unless else command
+
+    @property
+    def shown(self) -> str:
+        """The same with dots in place of secrets."""
+        return replace(self, words=tuple(hide(word, self.words) for word in self.words)).text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +211,7 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
     """
     printed, created, left = "", False, list(pauses)
     for number, step in enumerate(steps, 1):
-        notify(f"{number}/{len(steps)} {step.text}")
+        notify(f"{number}/{len(steps)} {step.shown}")
         if step.unless and run(step.unless).returncode == 0:
             continue
         done = run(step.words)
@@ -258,7 +268,28 @@ def _failure(step: Step, told: str) -> HandlerError:
             f"--member=serviceAccount:$(gcloud projects describe {project} --format='value(projectNumber)')"
             "-compute@developer.gserviceaccount.com"
         )
-    return HandlerError(f"{_text(step.words)} failed:\n{told.strip()[-2000:]}", resource=step.words[0], hint=hint)
+    told = hide(told, step.words).strip()[-2000:]  # it may repeat what is wrong in the command
+    return HandlerError(f"{replace(step, unless=()).shown} failed:\n{told}", resource=step.words[0], hint=hint)
+
+
+def secret_variables(words: Sequence[str]) -> dict[str, str]:
+    """Return the variables of a service that a command sets to what looks like a secret."""
+    found: dict[str, str] = {}
+    for word in words:
+        option, _, value = word.partition("=")
+        if option.endswith("-env-vars"):
+            # https://cloud.google.com/sdk/gcloud/reference/topic/escaping
+            _, separator, pairs = value.split("^", 2) if value.startswith("^") else ("", ",", value)
+            variables = (pair.partition("=") for pair in pairs.split(separator))
+            found |= {name: text for name, _, text in variables if is_secret_value(name, text)}
+    return found
+
+
+def hide(text: str, words: Sequence[str]) -> str:
+    """Return a text about a command with dots in place of secrets, those of the command too."""
+    for value in secret_variables(words).values():
+        text = text.replace(value, MASK) if len(value) >= _SHORT else text
+    return mask_text(text)
 
 
 def _text(words: tuple[str, ...]) -> str:

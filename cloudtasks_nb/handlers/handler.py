@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, mismatch
@@ -274,7 +275,7 @@ class Handler:
         next_line = self._reopening() if self._closed else _next_line(self._function.fn, summary)
         calls = table_html(_TITLES, map(_cells, summary.latest)) if summary.latest else ""
         return {
-            "text/plain": "\n".join([f"{self.name}: {state}", *lines, f"→ {next_line}"]),
+            "text/plain": escape_controls("\n".join([f"{self.name}: {state}", *lines, f"→ {next_line}"])),
             "text/html": html_card(self.name, lines_html(lines), calls, next_html(next_line), badge=state),
         }
 
@@ -314,5 +315,5 @@ def _cells(call: Call) -> list[str]:
 
 
 def _short(line: str) -> str:
-    flat = " ".join(line.split())
+    flat = " ".join(mask_text(line).split())
     return flat if len(flat) <= _WIDEST else flat[:_WIDEST] + "…"

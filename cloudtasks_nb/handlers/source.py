@@ -10,14 +10,16 @@ import re
 import symtable
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.call import check_function
+from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.definitions import annotation_names, global_uses, literal, source_text
+from cloudtasks_nb.handlers.literals import SecretSearch
 from cloudtasks_nb.handlers.requirements import distributions, is_installed
 
 __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
@@ -25,17 +27,6 @@ __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
 #: Characters of the source of a constant.
 LARGEST_CONSTANT = 10_000
 
-_SECRET_NAME = re.compile(r"passw(or)?d|secret|token(?!iz)|(api|access|private)_?key|credential", re.IGNORECASE)
-#: A private key; a URL with a password; the forms of tokens of well-known services.
-_SECRET_TEXT = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----|://[^/@\s:]*:[^/@\s]+@|^(Bearer|Basic)\s+(?=\S*\d)\S{12,}$"
-    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bya29\.[\w-]{20}|\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{22}"
-    r"|\bglpat-[\w-]{20}|\bxox[abprs]-\d[\w-]{9}|\bsk[-_](live|test|proj|ant|or)[-_][A-Za-z0-9]*\d[A-Za-z0-9]{7}"
-    r"|\bsk-[A-Za-z0-9]{20}|\bhf_[A-Za-z0-9]{30}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\."
-)
-#: Names of secrets that also name other things: then the value must look like one, long, of letters and digits.
-_MAYBE_NAME = re.compile(r"(?:^|_)(?:auth|key|bearer|pwd)(?:$|_)", re.IGNORECASE)
-_MAYBE_TEXT = re.compile(r"(?=\S*[0-9])(?=\S*[A-Za-z])[A-Za-z0-9+=]{16,}")
 #: What IPython defines, with the way to do without it; a line with % or ! calls `get_ipython`.
 _NOTEBOOK = {
     "display": "take it out, or return what it shows",
@@ -54,9 +45,12 @@ class ModuleSource:
     ----------
     reserved : str
         Names that the module's other text defines.
+    public : iterable of str
+        Names whose values are no secrets.
     """
 
-    def __init__(self, *reserved: str) -> None:
+    def __init__(self, *reserved: str, public: Iterable[str] = ()) -> None:
+        self.secrets = SecretSearch(public)
         self._objects: dict[str, Any] = dict.fromkeys(reserved, self)
         self._imports: set[str] = set()
         self._constants: list[str] = []
@@ -100,7 +94,25 @@ class ModuleSource:
         elif isinstance(inspect.unwrap(value) if callable(value) else value, (types.FunctionType, type)):
             self._add_definition(name, value, user)
         else:
-            self._constants.append(f"{name} = {_constant(name, value, user)}")
+            text = f"{name} = {_constant(name, value, user)}"
+            self._check_secrets(text, f"{user} uses {name}, which")
+            self._constants.append(text)
+
+    def _check_secrets(self, text: str, user: str, definition: Any = None) -> None:
+        name, line = next(self.secrets.find(text), ("", 0))
+        if not name:
+            return
+        variable = re.sub(r"\W+", "_", name).upper()
+        place = "" if definition is None else f", {_place(text, definition, line)}"
+        known = f'public=("{name}",)' if " " not in name else 'a variable, NAME = …, and public=("NAME",)'
+        raise HandlerError(
+            f"{user} has what looks like a secret ({name}{place}): it would be readable in the deployed source",
+            resource=name,
+            hint=f'read it inside the function, os.environ["{variable}"], and give it to the service: '
+            f'ct.deploy(…, gcloud=["--set-secrets={variable}=my-secret:latest"]); the account that it runs as needs '
+            "gcloud secrets add-iam-policy-binding my-secret --member=serviceAccount:… "
+            f"--role=roles/secretmanager.secretAccessor --condition=None. If it is no secret: {known}",
+        )
 
     def _add_module(self, name: str, module: types.ModuleType, user: str) -> None:
         if not is_installed(module.__name__):
@@ -135,6 +147,7 @@ class ModuleSource:
                 resource=own,
                 hint=f"write the decorator above the function: @decorator, and below it def {own}(…)",
             )
+        self._check_secrets(text, own, value)
         _check_files(tree, own)
         _notify_globals(text, own)
         names = _names(value)
@@ -172,13 +185,15 @@ class ModuleSource:
                 self.modules[dotted] = module
 
 
-def module_source(fn: Callable[..., Any], *reserved: str) -> ModuleSource:
+def module_source(fn: Callable[..., Any], *reserved: str, public: Iterable[str] = ()) -> ModuleSource:
     """Return the source of a function and of what it uses: imports, functions, classes and small constants.
 
     Parameters
     ----------
     reserved : str
         Names that the function must not use for something of its own.
+    public : iterable of str
+        Names of variables, keys, parameters and attributes whose values are no secrets.
 
     Raises
     ------
@@ -189,7 +204,7 @@ def module_source(fn: Callable[..., Any], *reserved: str) -> ModuleSource:
     distributions.cache_clear()  # a cell may have installed something
     name = display_name(fn)
     _check_definition(fn, name)
-    source = ModuleSource(*reserved)
+    source = ModuleSource(*reserved, public=public)
     source.add(name, fn, user=name)
     return source
 
@@ -249,6 +264,15 @@ def _source(value: Any) -> str:
             hint="define both at the top of a cell; a decorator needs functools.wraps",
         )
     return text
+
+
+def _place(text: str, definition: Any, line: int) -> str:
+    """Return where a line of a definition is: in a file or cell if that is known."""
+    code = getattr(inspect.unwrap(definition), "__code__", None)
+    if code is None:
+        return f"line {line} of {display_name(definition)}"
+    first = code.co_firstlineno - text.startswith("if True:\n")  # which is not of the function
+    return name_cells(f' File "{code.co_filename}", line {first + line - 1}').strip().removeprefix("File ")
 
 
 def _names(value: Any) -> dict[str, Any]:
@@ -343,32 +367,7 @@ def _constant(name: str, value: Any, user: str) -> str:
             resource=name,
             hint="load it inside the function, from a file in a bucket or a table",
         )
-    if secret := next(_secrets(name, value), None):
-        looks = "looks like a secret" if secret == name else f"has what looks like a secret, {secret}"
-        raise HandlerError(
-            f"{user} uses {name}, which {looks}: it would be readable in the deployed source",
-            resource=name,
-            hint=f'read it inside the function, os.environ["{secret}"], and give it to the service: '
-            f'ct.deploy(…, gcloud=["--update-secrets={secret}=my-secret:latest"]); the account that it runs as needs '
-            "gcloud secrets add-iam-policy-binding my-secret --member=serviceAccount:… "
-            "--role=roles/secretmanager.secretAccessor --condition=None",
-        )
     return text
-
-
-def _secrets(name: str, value: Any) -> Iterator[str]:
-    """Yield the names of what looks like a secret in a constant."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _secrets(key if isinstance(key, str) and key.isidentifier() else name, item)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            yield from _secrets(name, item)
-    elif isinstance(value, str | bytes) and value:
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        maybe = _MAYBE_NAME.search(name) and _MAYBE_TEXT.fullmatch(text)
-        if _SECRET_NAME.search(name) or _SECRET_TEXT.search(text) or maybe:
-            yield name
 
 
 def _is_own(value: Any) -> bool:

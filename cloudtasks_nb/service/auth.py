@@ -171,13 +171,13 @@ class Auth:
     def principal(self) -> str | None:
         """Return who the calls are made as; None if the credentials do not say it.
 
-        An e-mail address; for a federated identity without a service account ``principalSet://…``, its pool. Some
-        credentials know it only after the first call.
+        An e-mail address; for a federated identity without a service account ``principal://…/subject/…``, with
+        ``SUBJECT`` where the credentials do not say which. Some credentials know it only after the first call.
         """
         return principal_of(self._current())
 
     def member(self) -> str | None:
-        """Return the principal as a command names it: ``user:…``, ``serviceAccount:…`` or ``'principalSet://…'``."""
+        """Return the principal as a command names it: ``user:…``, ``serviceAccount:…`` or ``'principal://…'``."""
         return iam_member(self.principal())
 
     def _current(self) -> Any:

@@ -19,9 +19,10 @@ from cloudtasks_nb.service.principal import (
     KEY,
     adc_file,
     delegates_of,
+    explained,
+    federated_identity,
     form_of,
     iam_member,
-    pool_members,
     principal_of,
     sources,
 )
@@ -130,7 +131,7 @@ def _facts(error: Exception) -> dict[str, Any]:
 def _impersonation_error(facts: dict[str, Any], credentials: Any) -> CloudTasksError:
     """Return the error for an answer of the IAM Credentials API."""
     first, *others = reversed(sources(credentials))
-    chain = [pool_members(first), principal_of(first) or "user:YOU"]  # each makes tokens of the next
+    chain = [federated_identity(first), principal_of(first) or "user:YOU"]  # each makes tokens of the next
     for one in others:
         chain += [*delegates_of(one), principal_of(one)]
     accounts = list(dict.fromkeys(filter(None, chain)))
@@ -147,7 +148,7 @@ def _impersonation_error(facts: dict[str, Any], credentials: Any) -> CloudTasksE
             "--role=roles/iam.serviceAccountTokenCreator --condition=None"
             for by, account in itertools.pairwise(accounts)
         )
-        hint = f"run: {hint}   (it takes some minutes to work)"
+        hint = explained(f"run: {hint}   (it takes some minutes to work)")
     return CredentialsError(
         f"{accounts[0]} cannot impersonate {accounts[-1]}: {facts.get('message')}",
         resource=accounts[-1],

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from contextlib import suppress
 from typing import Any
 
 import google.auth.compute_engine
+import google.auth.exceptions
 import google.auth.external_account
 import google.auth.external_account_authorized_user
 import google.auth.impersonated_credentials
@@ -22,10 +24,11 @@ __all__ = [
     "KEY",
     "adc_file",
     "delegates_of",
+    "explained",
+    "federated_identity",
     "form_of",
     "iam_member",
     "is_login",
-    "pool_members",
     "principal_of",
     "sources",
 ]
@@ -46,6 +49,7 @@ _FORMS = {
     google.auth.compute_engine.Credentials: "metadata server of this machine",
 }
 _POOL = re.compile(r"(?P<pool>//iam\.googleapis\.com/.+Pools/[^/]+)")
+_SUBJECT = "SUBJECT"  # stands for a subject that is not known
 
 
 def is_login(credentials: Any) -> bool:
@@ -58,8 +62,7 @@ def adc_file() -> str:
 
     https://cloud.google.com/docs/authentication/application-default-credentials
     """
-    path: str = os.environ.get(ADC_VARIABLE) or _cloud_sdk.get_application_default_credentials_path()
-    return path
+    return str(os.environ.get(ADC_VARIABLE) or _cloud_sdk.get_application_default_credentials_path())
 
 
 def form_of(credentials: Any) -> str:
@@ -76,28 +79,52 @@ def sources(credentials: Any) -> list[Any]:
 
 
 def principal_of(credentials: Any) -> str | None:
-    """Return the e-mail address of the account, or the pool of a federated identity; None if it is not known."""
+    """Return the e-mail address of the account, or the name of a federated identity; None if it is not known."""
     email = getattr(credentials, "service_account_email", None) or getattr(credentials, "account", None)
     if email and email != "default":
         return str(email)
     if id_token := getattr(credentials, "id_token", None):  # comes with each access token of a login by gcloud
-        return _email_in(id_token)
-    return pool_members(credentials)
+        return _claim(id_token, "email")
+    return federated_identity(credentials)
 
 
-def _email_in(id_token: str) -> str | None:
+def _claim(token: str, name: str) -> str | None:
     try:
-        claims: Any = google.auth.jwt.decode(id_token, verify=False)
+        value: Any = google.auth.jwt.decode(token, verify=False).get(name)
     except ValueError:  # not a JWT
         return None
-    return claims.get("email")
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
-def pool_members(credentials: Any) -> str | None:
-    """Return all identities of the pool of a federated identity, as IAM names them; of a workforce too."""
+def federated_identity(credentials: Any) -> str | None:
+    """Return a federated identity as IAM names it; of a workforce too. ``SUBJECT`` stands for one that is not known.
+
+    The subject is read from a token in a file. No server is asked, and no program is run.
+    """
     facts = getattr(credentials, "info", None) or {}
     found = _POOL.match(facts.get("audience") or "")
-    return found and f"principalSet:{found['pool']}/*"
+    subject = None
+    if found and "file" in (facts.get("credential_source") or {}):
+        with suppress(google.auth.exceptions.GoogleAuthError, OSError, ValueError, TypeError):
+            subject = _claim(credentials.retrieve_subject_token(None), "sub")
+    return found and f"principal:{found['pool']}/subject/{subject or _SUBJECT}"
+
+
+def explained(commands: str) -> str:
+    """Return commands with a note on the subject of the federated identity to which they grant a role, if to one.
+
+    A shell runs nothing of a line with a placeholder: the note behind it is no comment. By default the subject is the
+    claim ``sub`` (https://cloud.google.com/iam/docs/workload-identity-federation#mapping).
+    """
+    if "/subject/" not in commands:
+        return commands
+    note, unknown = (
+        "by default the sub of the token; the attribute mapping of its provider tells",
+        "SUBJECT'" in commands,
+    )
+    if unknown and "workforcePools" in commands:
+        note = "gcloud config get-value account ends with it"
+    return f"{commands}   ({_SUBJECT}: {note})" if unknown else f"{commands}   # {note}"
 
 
 def delegates_of(credentials: Any) -> list[str]:
@@ -106,11 +133,11 @@ def delegates_of(credentials: Any) -> list[str]:
 
 
 def iam_member(principal: str | None) -> str | None:
-    """Return a principal as IAM policies name it, quoted for a shell: that of a pool ends with ``*``.
+    """Return a principal as IAM policies name it, quoted for a shell.
 
     https://cloud.google.com/iam/docs/principal-identifiers
     """
-    if principal is not None and ":" not in principal:
-        kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
-        principal = f"{kind}:{principal}"
-    return principal and shlex.quote(principal)
+    if principal is None or ":" in principal:
+        return principal and "'{}'".format(principal.replace("'", "'\"'\"'"))
+    kind = "serviceAccount" if principal.endswith(".gserviceaccount.com") else "user"
+    return shlex.quote(f"{kind}:{principal}")

@@ -34,6 +34,7 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.service.auth_errors import login_hint
 from cloudtasks_nb.service.endpoint import Endpoint
+from cloudtasks_nb.service.principal import explained
 from cloudtasks_nb.service.rpcs import METHODS, Method
 
 __all__ = [
@@ -235,7 +236,7 @@ def service_error(
         "member": member,
     }
     error, hint = _cure(refusal, code, facts)
-    return error(f"{resource}: {text}", resource=resource, code=code, reason=reason, hint=hint)
+    return error(f"{resource}: {text}", resource=resource, code=code, reason=reason, hint=hint and explained(hint))
 
 
 def _cure(refusal: GoogleAPICallError, code: str, facts: dict[str, Any]) -> _Cure:

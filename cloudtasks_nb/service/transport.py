@@ -292,10 +292,17 @@ class Transport:
                 host = f"{'http' if self.endpoint.local else 'https'}://{target}"
                 made: Any = CloudTasksRestTransport(host=host, credentials=credentials)
             else:
-                channel = grpc.intercept_channel(self._open(grpc, target, credentials), _AddMetadata(self.endpoint))
-                made = CloudTasksGrpcTransport(channel=channel)
+                made = CloudTasksGrpcTransport(channel=self._client_channel(credentials))
             self._client = CloudTasksClient(transport=made)
         return self._client
+
+    def _client_channel(self, credentials: Any) -> grpc.Channel:
+        """Return a channel whose calls come with what an emulator asks for."""
+        channel, metadata = self._open(grpc, self.endpoint.target, credentials), self.endpoint.metadata
+        if metadata:
+            plain = channel.unary_unary
+            channel.unary_unary = lambda *given, **options: _WithMetadata(plain(*given, **options), metadata)
+        return channel
 
     def check_open(self) -> None:
         """Raise PreconditionError if the connection is closed."""
@@ -472,16 +479,19 @@ class _Caller(AnonymousCredentials):
         headers.update(self._endpoint.metadata)
 
 
-class _AddMetadata(grpc.UnaryUnaryClientInterceptor):
-    """What Google's client needs to call an emulator over gRPC."""
+class _WithMetadata:
+    """An RPC of a channel whose calls come with metadata; an interceptor of gRPC takes longer."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, call: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._call = call
+        self._metadata = metadata
 
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """Add the metadata of a call."""
-        metadata = [*(client_call_details.metadata or ()), *self._endpoint.metadata]
-        return continuation(client_call_details._replace(metadata=metadata), request)
+    def __call__(self, request: Any, timeout: Any = None, metadata: Any = None, **options: Any) -> Any:
+        return self._call(request, timeout=timeout, metadata=(*(metadata or ()), *self._metadata), **options)
+
+    def with_call(self, request: Any, timeout: Any = None, metadata: Any = None, **options: Any) -> Any:
+        """Return the answer and the call."""
+        return self._call.with_call(request, timeout=timeout, metadata=(*(metadata or ()), *self._metadata), **options)
 
 
 @lru_cache(maxsize=1_024)

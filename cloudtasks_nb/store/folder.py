@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from cloudtasks_nb._settings import home
+
 __all__ = ["Folder", "Found", "OddFileError"]
 
 #: Else, on Windows, a file is named by its whole path, of which each part is looked at before.
@@ -20,7 +22,6 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)  # a link to a folder on Windows
 _UNFINISHED = re.compile(r".*#[0-9a-f]+")  # names of files that are being written
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _NO_NAMES = ("", ".", "..")
 _PRIVATE = 0o700
 
@@ -68,9 +69,29 @@ class _Opened:
 
     def folder(self, name: str) -> _Opened:
         """Open a folder in it."""
-        self.look(name, folder=True)
-        flags = _FOLDER | getattr(os, "O_NOFOLLOW", 0)
-        return _Opened(f"{self._place}/{name}", None if self.fd is None else os.open(name, flags, dir_fd=self.fd))
+        place = f"{self._place}/{name}"
+        if self.fd is None:
+            self.look(name, folder=True)
+            return _Opened(place, None)
+        try:
+            return _Opened(place, os.open(self.name(name), _FOLDER | os.O_NOFOLLOW, dir_fd=self.fd))
+        except OSError:
+            self.look(name, folder=True)  # its error says more
+            raise
+
+    def file(self, name: str, flags: int) -> int:
+        """Open a file in it that exists; return its descriptor."""
+        if self.fd is None:
+            self.look(name)
+        try:
+            descriptor = os.open(self.name(name), flags | _FILE, dir_fd=self.fd)
+        except OSError:
+            self.look(name)
+            raise
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            self.look(name)
+        return descriptor
 
     def entries(self) -> Iterator[tuple[str, os.stat_result, bool]]:
         """Yield name and facts of what is in it, and whether that is a folder."""
@@ -96,13 +117,14 @@ class Folder:
 
     def __init__(self, root: str, *, private: bool) -> None:
         self._root, self._private = root, private
+        self._closed = False  # whether the rights of others were taken away, if it is private
 
     def read(self, path: str, start: int, end: int | None) -> bytes | None:
         """Return a part of a file; None if there is none."""
         with (
             suppress(FileNotFoundError),
-            self._file(path) as (folder, name),
-            os.fdopen(self._open(folder, name, os.O_RDONLY), "rb", buffering=0) as file,
+            self._parent(path) as (folder, name),
+            os.fdopen(folder.file(name, os.O_RDONLY), "rb", buffering=0) as file,
         ):
             file.seek(start)
             return file.read(-1 if end is None else end - start)
@@ -113,16 +135,17 @@ class Folder:
 
         An error may leave a part of the data.
         """
-        with suppress(FileNotFoundError), self._file(path) as (folder, name):
-            if folder.look(name).st_nlink == 1:
-                _write(self._open(folder, name, os.O_WRONLY | os.O_APPEND), data)
-                return True
+        with suppress(FileNotFoundError), self._parent(path) as (folder, name):
+            descriptor = folder.file(name, os.O_WRONLY | os.O_APPEND)
+            only = os.fstat(descriptor).st_nlink == 1
+            _write(descriptor, data if only else b"")
+            return only
         return False
 
     def create(self, path: str, data: bytes) -> None:
         """Write a file that does not exist, without another one beside it; an error leaves none."""
-        with self._file(path, make=True) as (folder, name):
-            descriptor = self._open(folder, name, _NEW)
+        with self._parent(path, make=True) as (folder, name):
+            descriptor = self._new(folder, name)
             try:
                 _write(descriptor, data)
             except BaseException:
@@ -131,9 +154,9 @@ class Folder:
 
     def put(self, path: str, data: bytes, *, new: bool = False) -> bool:
         """Write a file, complete for everybody who can see it; `new`: return False if there is one already."""
-        with self._file(path, make=True) as (folder, name):
+        with self._parent(path, make=True) as (folder, name):
             unfinished = f"{name}#{secrets.token_hex(8)}"
-            descriptor = self._open(folder, unfinished, _NEW)
+            descriptor = self._new(folder, unfinished)
             source, target = folder.name(unfinished), folder.name(name)
             try:
                 _write(descriptor, data)
@@ -155,7 +178,8 @@ class Folder:
 
     def delete(self, path: str) -> None:
         """Delete a file; one that does not exist is ignored."""
-        with suppress(FileNotFoundError), self._file(path) as (folder, name):
+        with suppress(FileNotFoundError), self._parent(path) as (folder, name):
+            folder.look(name)
             os.unlink(folder.name(name), dir_fd=folder.fd)
 
     def delete_all(self, prefix: str) -> None:
@@ -167,15 +191,13 @@ class Folder:
             os.rmdir(parent.name(name), dir_fd=parent.fd)
 
     @contextmanager
-    def _file(self, path: str, *, make: bool = False) -> Iterator[tuple[_Opened, str]]:
-        """Give the open folder of a file, and the name of the file in it; only with `make` need it not exist."""
+    def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[_Opened, str]]:
+        """Give the open folder of a file, and the file's name; `make`: refuse what has that name and is no file."""
         *parents, name = path.split("/")
         with self._opened(parents, make=make) as folder:
-            try:
-                folder.look(name)
-            except FileNotFoundError:
-                if not make:
-                    raise
+            if make:
+                with suppress(FileNotFoundError):
+                    folder.look(name)
             yield folder, name
 
     @contextmanager
@@ -184,9 +206,7 @@ class Folder:
         folder = self._open_root(make=make)
         try:
             for part in parts:
-                if make:
-                    self._make(folder, part)
-                inner = folder.folder(part)
+                inner = self._made(folder, part) if make else folder.folder(part)
                 folder.__exit__()
                 folder = inner
             yield folder
@@ -194,26 +214,34 @@ class Folder:
             folder.__exit__()
 
     def _open_root(self, *, make: bool) -> _Opened:
+        mode = _PRIVATE if self._private else 0o777
+        if make and self._private and not self._closed:
+            home()  # which others lose their rights on
         if make and not os.path.isdir(self._root):  # noqa: PTH112 - a Path takes longer, and each write looks
-            Path(self._root).mkdir(_PRIVATE if self._private else 0o777, parents=True, exist_ok=True)
+            Path(self._root).mkdir(mode, parents=True, exist_ok=True)
         opened = _Opened(self._root, os.open(self._root, _FOLDER) if _BY_DESCRIPTOR else None)
-        if make and self._private:
-            _allow(opened.fd, _PRIVATE)
+        if make and self._private and not self._closed:
+            _allow(opened.fd, mode)
+            self._closed = True
         return opened
 
-    def _make(self, folder: _Opened, name: str) -> None:
-        with suppress(FileExistsError):
+    def _made(self, folder: _Opened, name: str) -> _Opened:
+        """Open a folder in another one, and make it if it does not exist."""
+        try:
+            return folder.folder(name)
+        except FileNotFoundError:
             mode = self._mode(folder)
-            os.mkdir(folder.name(name), mode, dir_fd=folder.fd)
-            with folder.folder(name) as made:
-                _allow(made.fd, mode)
+            with suppress(FileExistsError):
+                os.mkdir(folder.name(name), mode, dir_fd=folder.fd)
+            made = folder.folder(name)
+            _allow(made.fd, mode)
+            return made
 
-    def _open(self, folder: _Opened, name: str, flags: int) -> int:
-        """Open a file; one that is made has the rights of its folder."""
-        if not flags & os.O_CREAT:
-            return os.open(folder.name(name), flags | _FILE, dir_fd=folder.fd)
+    def _new(self, folder: _Opened, name: str) -> int:
+        """Make a file, and return its descriptor."""
         mode = self._mode(folder) & 0o666
-        descriptor = os.open(folder.name(name), flags | _FILE, mode, dir_fd=folder.fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
+        descriptor = os.open(folder.name(name), flags, mode, dir_fd=folder.fd)
         _allow(descriptor, mode)
         return descriptor
 

@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.browser.console import OTHER, QUEUE, check_console, open_console, rows
 from tests.browser.lab import PATIENCE, Watch
 from tests.integration.conftest import Answer, Emulator, Target
-from tests.unit.display.test_secrets import HEADERS, HEADERS_SHOWN, NAMES, PLAIN, TEXTS
+from tests.unit.display.test_secrets import HEADERS, HEADERS_SHOWN, IDS, NAMES, PLAIN, TEXTS, TOKENS
 
 
 @pytest.fixture
@@ -29,8 +29,14 @@ def page(context: BrowserContext, emulator: Emulator) -> Iterator[Page]:
 
 def test_secrets_are_those_of_the_panels(page: Page) -> None:
     """The script hides what the toolkit hides, in every case that the toolkit is tested with, and in linear time."""
-    names, texts = NAMES.split() + PLAIN.split(), [text for text, _ in TEXTS]
-    long = [part * (1_000_000 // len(part)) + " token=abc" for part in ("token=", '"token":{', "a-", '"a', "://")]
+    cases = [
+        *TEXTS,
+        *TOKENS.items(),
+        *((f"it said 'a\\n{text}'", f"it said 'a\\n{shown}'") for text, shown in TOKENS.items()),
+    ]
+    cases += zip(IDS, IDS, strict=True)
+    names, texts = NAMES.split() + PLAIN.split(), [text for text, _ in cases]
+    long = [part * (1_000_000 // len(part)) + " token=abc" for part in ("token=", '"token":{', "a-", "eyJ-", "://")]
     found = page.evaluate(
         """async ([names, texts, headers, body, long]) => {
           const { isSecret, isSecretHeader, maskHeaders, maskText, maskValue } = await import("/console/secrets.js");
@@ -43,7 +49,7 @@ def test_secrets_are_those_of_the_panels(page: Page) -> None:
         [names, texts, HEADERS, {"a": [{"token": "x", "n": 1}], "secret": {"b": 2}, "password": None}, long],
     )
     assert found["names"] == [True] * len(NAMES.split()) + [False] * len(PLAIN.split())
-    assert found["texts"] == found["again"] == [shown for _, shown in TEXTS]
+    assert found["texts"] == found["again"] == [shown for _, shown in cases]
     assert (found["headers"], found["key"]) == (HEADERS_SHOWN, False)
     assert found["body"] == {"a": [{"token": "•••", "n": 1}], "secret": "•••", "password": None}
     assert found["long"] == [True] * len(long)

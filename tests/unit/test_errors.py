@@ -1,6 +1,7 @@
 """The error tree: what a class says by itself, which facts it carries, and which of Python's own errors it is."""
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -19,6 +20,22 @@ def test_words_and_facts(kind: type[CloudTasksError]) -> None:
     assert (bare.resource, bare.code, bare.hint) == (None, None, None)
     assert (error.message, error.resource, error.code, error.hint) == ("it is gone", "q", "NOT_FOUND", "make it")
     assert str(error) == "it is gone\n  → make it"
+
+
+def test_what_others_wrote_is_safe_to_show() -> None:
+    """Secrets are dots in every form of an error, and control characters are escapes in what is printed."""
+    error = CloudTasksError(
+        "ValueError: \x1b]0;PWNED\x07\x1b[2J at https://ann:hunter2@svc", hint='send token="hunter2", not\x9bit'
+    )
+    copied = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    for shown in (str(error), repr(error), str(copied), error.message, str(error.hint)):
+        assert "hunter2" not in shown
+        assert "•••" in shown
+    assert (
+        str(copied)
+        == str(error)
+        == ('ValueError: \\x1b]0;PWNED\\x07\\x1b[2J at https://ann:•••@svc\n  → send token="•••", not\\x9bit')
+    )
 
 
 PARENTS = [

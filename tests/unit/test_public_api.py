@@ -16,7 +16,7 @@ import cloudtasks_nb.handlers
 from tests.processes import run
 
 CONNECTED = "quota_project=None, store=None, transport=None"
-DEPLOYED = "requirements=None, store=None, run=False, gcloud=()"
+DEPLOYED = "requirements=None, store=None, run=False, gcloud=(), public=()"
 TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
 TASK += "dispatch_deadline=None, retry=None"
 PERIODS = TASK.replace("tz=None", "tz='UTC'")
@@ -54,7 +54,8 @@ SIGNATURES = {
     "Queue.route": "url=None, *, service_account=None, audience=None",
     "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
-    "Queue.map": f"fn, data, *, workers=None, processes=None, body=None, key=None, {TASK}, {BATCH}, stale='resend'",
+    "Queue.map": f"fn, data, *, workers=None, processes=None, stale='resend', body=None, key=None, {TASK}, {BATCH}, "
+    "failed='keep'",
     "Queue.wait": "tasks, timeout=None",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",

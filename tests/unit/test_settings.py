@@ -1,7 +1,10 @@
 """Arguments, environment and defaults."""
 
 import datetime as dt
+import os
 import re
+import stat
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -189,6 +192,23 @@ def test_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CLOUDTASKS_NB_HOME")
     monkeypatch.setattr("platformdirs.user_data_dir", lambda name, **_: str(tmp_path / name))
     assert _settings.home() == tmp_path / "cloudtasks_nb"
+
+
+def test_a_deployed_handler_has_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does without the package that names the platform's folder, and stores results in any folder."""
+    monkeypatch.delenv("CLOUDTASKS_NB_HOME")
+    monkeypatch.setitem(sys.modules, "platformdirs", None)
+    assert not _settings.is_in_home(str(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
+@cases((0o755, 0o700), (0o770, 0o700), (0o500, 0o500), (0o1777, 0o1777))
+def test_a_home_that_was_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int) -> None:
+    """It is closed to others, except a folder like /tmp, which is there for them."""
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(before)
+    assert stat.S_IMODE(_settings.home().stat().st_mode) == after
 
 
 def test_a_relative_home_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

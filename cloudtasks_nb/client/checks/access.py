@@ -12,7 +12,7 @@ from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.fanout.plan.options import TaskOptions, check_token
-from cloudtasks_nb.service.refusal import grant_command, role_of
+from cloudtasks_nb.service.refusal import role_of
 
 __all__ = ["check_api", "check_location", "check_permissions", "check_queues", "check_service_account"]
 
@@ -119,8 +119,8 @@ async def check_permissions(context: CheckContext) -> Finding:
         return Finding(ok=True, detail=f"all {len(_USES)} that the toolkit uses, on {resource}")
     roles = {role_of(permission) or _EDITOR for permission in _USES if permission not in granted}
     wanted = [_EDITOR] if len(roles) > _MOST_ROLES else sorted(roles)
-    short: list[QueueName | None] = [name for name in asked if not answers[name].issuperset(_USES)]
-    fix = " && ".join(context.grant(role, name) for role in wanted for name in short[:_SHOWN] or [None])
+    short = [name for name in asked if not answers[name].issuperset(_USES)]
+    fix = context.grant(wanted, short[:_SHOWN] or [None])
     sends = "; fan_out and enqueue work without them" if "cloudtasks.tasks.create" in granted else ""
     return Finding(ok=False, detail=f"on {resource} the caller lacks {', '.join(lacking)}{sends}", fix=fix)
 
@@ -146,7 +146,7 @@ async def check_service_account(context: CheckContext) -> Finding:
         create = f"gcloud iam service-accounts create {name} --project={project}"
         return Finding(ok=False, detail=f"there is no service account {account}", fix=create)
     if _ACT_AS not in granted:
-        grant = grant_command(account, "roles/iam.serviceAccountUser", project, context.member())
+        grant = context.grant(["roles/iam.serviceAccountUser"], [account])
         return Finding(ok=False, detail=f"the caller lacks {_ACT_AS} on {account}", fix=grant)
     return Finding(ok=True, detail=f"the caller may act as {account}")
 

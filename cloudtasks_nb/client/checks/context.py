@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.google_apis import GoogleApis
+from cloudtasks_nb.service.principal import explained
 from cloudtasks_nb.service.refusal import grant_command
 
 __all__ = ["CheckContext", "Finding", "Target"]
@@ -62,10 +63,9 @@ class CheckContext:
         """Call an RPC of Cloud Tasks."""
         return await self.connection.transport.call(rpc, timeout=_TIMEOUT, **fields)
 
-    def member(self) -> str:
-        """Return the principal as IAM policies name it, quoted for a shell, or a placeholder."""
-        return self.auth.member() or "user:YOU"
-
-    def grant(self, role: str, queue: QueueName | None = None) -> str:
-        """Return the command that gives the principal a role on a queue; on the project if there is none."""
-        return grant_command(None if queue is None else str(queue), role, self.endpoint.project, self.member())
+    def grant(self, roles: Iterable[str], resources: Sequence[QueueName | str | None]) -> str:
+        """Return the commands that give the principal roles on queues or on an account; on the project for None."""
+        member = self.auth.member() or "user:YOU"
+        project = self.endpoint.project
+        lines = (grant_command(str(one or ""), role, project, member) for role in roles for one in resources)
+        return explained(" && ".join(lines))

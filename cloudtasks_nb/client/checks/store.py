@@ -1,13 +1,16 @@
-"""Check the store: whether this connection can use it, and whether a deployed service may write to it."""
+"""Check the store: whether this connection can use it, who else can, and whether a deployed service may write to it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from cloudtasks_nb import _settings
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.deploy import Deployment
@@ -16,6 +19,8 @@ from cloudtasks_nb.store.store import Store
 
 __all__ = ["check_store"]
 
+_MODES = os.name == "posix"  # whether the modes of folders mean anything
+_RIGHTS = {"read": 0o5, "written": 0o3}  # what can be done with a folder by those who have these bits
 _CONTENT = b"a probe of tasks.doctor()"
 #: Roles with the permission to write objects: https://cloud.google.com/storage/docs/access-control/iam-roles
 _WRITERS = (
@@ -29,12 +34,19 @@ _BELOW = re.compile(r'resource\.name\.startsWith\("(.*)"\)')
 
 
 async def check_store(context: CheckContext) -> Finding:
-    """Write, read, list and delete an object; ask for the rights of the service that stores results."""
-    store = context.connection.store
+    """Write, read, list and delete an object; look who else can, and whether the service that stores results may."""
+    store, home = context.connection.store, _settings.home()
     await asyncio.to_thread(_use, store)
+    if _MODES and len(readers := _allowed(home, _RIGHTS["read"])) > 1:
+        detail = f"the home {home} can be read by {' and '.join(readers)}"
+        return Finding(ok=False, detail=detail, fix="set CLOUDTASKS_NB_HOME to a folder of your own", blocks=False)
     deployment = context.target.url
     if not isinstance(deployment, Deployment) or not deployment.store:
-        return Finding(ok=True, detail=f"{store.url} can be written, read, listed and cleared")
+        usable = f"{store.url} can be written, read, listed and cleared"
+        if _MODES and store.appends:
+            found = (f"{verb} by {' and '.join(_allowed(Path(store.url), bits))}" for verb, bits in _RIGHTS.items())
+            usable += f"; by its mode it can be {', and '.join(found)}"
+        return Finding(ok=True, detail=usable)
     if Store(deployment.store).url != store.url:
         return Finding(
             ok=False,
@@ -53,6 +65,23 @@ def _use(store: Store) -> None:
         next(store.pages("results/"), None)
     finally:
         store.delete([path])
+
+
+def _allowed(folder: Path, bits: int) -> list[str]:
+    """Return who has rights on a folder, by its mode and those of the folders above it; its owner is the first."""
+    folder = folder.resolve()
+    facts = folder.stat()
+    try:
+        owner, group = folder.owner(), folder.group()
+    except KeyError:  # a container may know numbers only
+        owner, group = f"user {facts.st_uid}", str(facts.st_gid)
+    needed = [(facts, bits), *((above.stat(), 0o1) for above in folder.parents)]
+
+    def have(gid: int | None) -> bool:
+        return all(one.st_mode >> 3 * (one.st_gid == gid) & need == need for one, need in needed)
+
+    others = {f"group {group}": facts.st_gid, "everybody on this machine": None}
+    return [owner, *(name for name, gid in others.items() if have(gid))]
 
 
 async def _runner(context: CheckContext, deployment: Deployment) -> Finding:

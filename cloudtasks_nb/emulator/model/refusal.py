@@ -35,6 +35,8 @@ class RefusedError(ServiceError):
         The messages of `google.rpc.Status.details`.
     """
 
+    _shown = str  # the client that gets it decides
+
     def __init__(self, code: str, message: str, details: Sequence[Any] = ()) -> None:
         super().__init__(message, code=code)
         self.number = CODES.index(code)

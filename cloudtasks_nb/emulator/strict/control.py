@@ -38,7 +38,7 @@ from cloudtasks_nb.emulator.strict.refusals import (
     scope_insufficient,
 )
 from cloudtasks_nb.emulator.strict.roles import permissions_of
-from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, GoogleState, is_in
+from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, GoogleState, is_in, member_of
 from cloudtasks_nb.emulator.strict.tokens import AccessTokens, Caller, InvalidTokenError
 
 __all__ = ["AccessControl", "account_resources"]
@@ -198,7 +198,7 @@ class AccessControl:
     def allows(self, caller: Caller, permission: str, resources: list[str]) -> bool:
         """Return whether a caller has a permission on one of the resources."""
         return self.state.allows(caller.member, permission, resources) or any(
-            permission in permissions_of(binding.role) and is_in(caller.member, binding.members)
+            permission in permissions_of(binding.role) and is_in(caller.member, {*map(member_of, binding.members)})
             for name in resources
             if (policy := self._store.setting(f"iam/{name}"))
             for binding in iam.Policy.FromString(policy).bindings

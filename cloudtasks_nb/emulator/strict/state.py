@@ -26,6 +26,8 @@ CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 _ACCOUNT = re.compile(r"(?:(?://iam\.googleapis\.com/)?projects/[^/]+/serviceAccounts/)?([^/@]+@[^/@]+)")
 _ORIGIN = re.compile(r"https://[^/?#]+")
 _SERVICE_ACCOUNT = ".gserviceaccount.com"
+#: The pool whose workforce identities are the users, as `_user_file` of `google` says.
+_USER = "principal://iam.googleapis.com/locations/global/workforcePools/emulator/subject/"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -227,7 +229,8 @@ class GoogleState:
 
 
 def member_of(name: str) -> str:
-    """Return a member as policies name it: ``user:ann@example.com``; an e-mail address alone gets its prefix."""
+    """Return the one name of a member: ``user:ann@example.com``, also for an e-mail address or a workforce identity."""
+    name = name.removeprefix(_USER)
     if ":" in name or "@" not in name:
         return name
     return f"{'serviceAccount' if name.endswith(_SERVICE_ACCOUNT) else 'user'}:{name}"

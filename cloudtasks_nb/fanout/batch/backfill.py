@@ -96,7 +96,7 @@ class Backfill:
         plan = self._catalog.dry_run(self._request, self.send, verdicts=True)
         partitions = self._request.data["partition"].tolist()
         plan.frame.insert(list(plan.frame).index("verdict"), "partition", partitions)
-        return replace(plan, about=self._about(plan.frame[plan.frame["problem"].isna()]))
+        return replace(plan, about={**plan.about, **self._about(plan.frame[plan.frame["problem"].isna()])})
 
     def upcoming(self, record: BatchRecord | None) -> Periods:
         """Return the periods to be sent, and the states of those that the batch has, as `known` returned it."""

@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
+from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.resend import NewTries
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
@@ -92,14 +93,14 @@ class Batch:
 
     @property
     def name(self) -> str | None:
-        """The name that `fan_out` was given, None if there was none.
+        """The name that `fan_out` was given, also if it is the id; None if there was none.
 
         Examples
         --------
         >>> queue.fan_out(df, url=handler, name="january").name
         'january'
         """
-        return self._own_tracker.record.name
+        return self._own_tracker.record.given_name
 
     @property
     def queue(self) -> str:
@@ -654,12 +655,13 @@ class Batch:
         return stored.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
 
     def _with_results(self, pages: Iterable[pd.DataFrame], problem: str | None) -> Iterator[pd.DataFrame]:
-        stored, notified = self._tracker.outcomes.stored, set[str]()
+        outcomes, notified = self._tracker.outcomes, set[str]()
+        handler = names_handler(self._tracker.record.description) or outcomes.has_results
         with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self._rows).values())) as bar:
             for rows in pages:
-                joined = join_results(rows, stored.answers, problem)
+                joined = join_results(rows, outcomes.stored.answers, problem)
                 bar.add(len(rows))
-                for subject, note in result_notes(joined, self._connection.store.url, problem).items():
+                for subject, note in result_notes(joined, self._connection.store.url, problem, handler=handler).items():
                     if subject not in notified:
                         notified.add(subject)
                         notify(note)

@@ -494,7 +494,7 @@ def _facts(record: BatchRecord) -> dict[str, Any]:
     """Return what is known of a batch without the states of its rows."""
     return {
         "batch": record.id,
-        "name": record.name,
+        "name": record.given_name,
         "who": record.made_by,
         "queue": record.place.queue,
         "url": mask_url(str(record.description.get("url") or "")) or None,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout import states
 from cloudtasks_nb.fanout.states import State
 
@@ -215,7 +216,7 @@ class Progress(Status):
             text += f"; {self.rate:,.1f}/s"
         if self.eta is not None and not self.finished:
             text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
-        return text
+        return escape_controls(mask_text(text))
 
 
 class Pace:

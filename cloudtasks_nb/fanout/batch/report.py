@@ -11,7 +11,7 @@ from cloudtasks_nb.display.card import html_card, lines_html
 from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
-from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
 
 __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
@@ -41,6 +41,7 @@ class Report:
     log_url: str | None = None  #: URL of the log in Google's console
     partitions: str | None = None  #: the periods of a backfill, in words
     grid: str = ""  #: the calendar of a backfill, as HTML
+    code: str = "batch"  #: what the reader has of the batch in suggested methods
 
     def bundle(self) -> dict[str, str]:
         """Return the MIME bundle, text and HTML."""
@@ -53,11 +54,9 @@ class Report:
         known = "" if progress.known == progress.done else f"{progress.known:,} known of {progress.total:,}"
         words = ", ".join(filter(None, (progress.state, known)))
         bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {words}".rstrip()
-        head = [
-            f"{self._title(isolated(self.name or ''))}  [{self.badge}]",
-            *([self.partitions] if self.partitions else []),
-        ]
-        return "\n".join([*head, *([] if _is_unread(progress) else [bar]), repr(progress), *self.lines()])
+        title = f"{self._title(isolated(escape_controls(self.name or '')))}  [{self.badge}]"
+        lines = [self.partitions, "" if _is_unread(progress) else bar, repr(progress), *self.lines()]
+        return "\n".join([title, *map(escape_controls, filter(None, lines))])
 
     def html(self, *, methods: bool = True) -> str:
         """Return static HTML: a stacked bar with its legend, and the lines; in a panel without suggested methods."""
@@ -96,11 +95,15 @@ class Report:
         ends = reversed(endings(counts, self.causes, self.lost))
         lines += [(text, method) for _, text, method in ends if not f"{progress.reason}".startswith(f"{text}; ")]
         # A sentence that comes twice stands where it came first, with the method that was named last.
-        return [f"{text} → {method}" if methods and method else text for text, method in dict(lines).items()]
+        found = dict(lines).items()
+        return [
+            f"{text} → {method.replace('batch.', f'{self.code}.')}" if methods and method else text
+            for text, method in found
+        ]
 
     def _title(self, name: str) -> str:
         if self.part is not None:
-            return f"{self.part} on queue {self.queue}"
+            return f"{escape_controls(self.part)} on queue {self.queue}"
         quoted = f'"{name}" ' if name and self.name != self.batch else ""
         return f"Batch {quoted}{self.batch} on queue {self.queue}"
 

@@ -45,7 +45,7 @@ class NewTries:
         PreconditionError
             If nobody trusts some of them.
         """
-        if isinstance(where, pd.DataFrame) and ("task" in where.columns or "cause" not in where.columns):
+        if isinstance(where, pd.DataFrame) and ("cause" not in where or {"task", "state"} & {*where}):
             self._open(self._with_tasks(where, "retry_failed"), {State.FAILED}, _RETRY)
             return True
         causes = [cause for cause in self.outbox.causes.found(self.batch) if cause.failed]

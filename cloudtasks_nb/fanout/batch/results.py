@@ -107,10 +107,10 @@ def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = N
     return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=sum(lost))
 
 
-def result_notes(joined: Joined, store: str, problem: str | None = None) -> dict[str, str]:
+def result_notes(joined: Joined, store: str, problem: str | None = None, *, handler: bool = True) -> dict[str, str]:
     """Return what there is to say about results, by subject: fields that were renamed, successes without a result.
 
-    `problem` is why results may be missing, if that is known.
+    `problem` is why results may be missing, if that is known. `handler` is whether the target stores results.
     """
     notes = {}
     if joined.renamed:
@@ -119,11 +119,12 @@ def result_notes(joined: Joined, store: str, problem: str | None = None) -> dict
     if problem and not joined.missing:  # of failed rows the errors may be missing, and somebody may have forged results
         notes["problem"] = f"{store}: {problem}"
     if joined.missing:
-        notes["missing"] = f"{joined.missing:,} of {joined.succeeded:,} succeeded rows have no result in {store}: " + (
-            problem
-            or "their results were deleted, or their target is no handler of this package, or it writes to another "
-            "store (store= of ct.serve, handlers.app and the connection)"
-        )
+        other = "another store (store= of ct.serve, handlers.app and the connection)"
+        why = f"their results were deleted, or their handler writes to {other}"
+        if not handler:
+            why = "the target is no handler of this package and stores no results"
+        rows = f"{joined.missing:,} of {joined.succeeded:,} succeeded rows"
+        notes["missing"] = f"{rows} have no result in {store}: {problem or why}"
     return notes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.report import RESUME
+from cloudtasks_nb.fanout.batch.versions import failed_advice
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.plan.preview import difference
@@ -42,7 +43,10 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
         left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
-        parts += [f"{count:,} {state} {_are(count)} left" for count, state in left]
+        parts += [
+            f"{count:,} {state} {_are(count)} left" + (failed_advice(count) if state == "failed" else "")
+            for count, state in left
+        ]
         if result.by_id and not shared:
             parts.append(f'another disk needs name="{result.batch}"')
     if rejected := result.rejected:

@@ -61,6 +61,9 @@ class Facts:
     scheduled: int = 0  #: those of them that were never tried
     settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
     notification: tuple[str, str] | None = None  #: why one of the end failed, and the line that sends it again
+    ahead: Mapping[str, int] = field(
+        default_factory=dict
+    )  #: earlier batch of its queue -> tasks that wait there or run
 
 
 def status_of(facts: Facts, earlier: Status | None = None) -> Status:
@@ -205,7 +208,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
         return
     if facts.paused:
         yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"
-    reason = _reason(facts, opened)
+    reason = next(_reasons(facts, opened), None)
     if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
         yield "failing", _failures(facts) or reason, "batch.errors()"
     yield "running", reason, None
@@ -215,21 +218,22 @@ def _left_to_cancel(rows: int) -> str:
     return f"{counted(rows, 'rows')} {'is' if rows == 1 else 'are'} left to cancel"
 
 
-def _reason(facts: Facts, opened: int) -> str | None:
-    """Return what a batch waits for that runs."""
-    if facts.troubles:
-        return facts.troubles[0]
+def _reasons(facts: Facts, opened: int) -> Iterator[str]:
+    """Yield what a batch waits for that runs: the first one counts."""
+    yield from facts.troubles
     if facts.gate.note:
-        return facts.gate.note
+        yield facts.gate.note
     if facts.settling:
-        return f"{facts.settling:,} settling: their log entries are awaited"
+        yield f"{facts.settling:,} settling: their log entries are awaited"
     if facts.scheduled == opened:
-        return f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled for later"
+        yield f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled for later"
+    if facts.ahead and not facts.rate:
+        which = f"batch {next(iter(facts.ahead))}" if len(facts.ahead) == 1 else f"{len(facts.ahead)} batches"
+        yield f"{counted(sum(facts.ahead.values()), 'tasks')} of {which} before it"
     _, eta = _forecast(facts, opened)
-    if eta is None or not facts.limit or (facts.rate or 0) < _AT_LIMIT * facts.limit:
-        return None
-    moment = "%H:%M" if eta - facts.now < _SAME_DAY else "%Y-%m-%d %H:%M"
-    return f"at the queue's limit of {facts.limit:,.6g}/s, not before {eta:{moment}} UTC"
+    if eta is not None and facts.limit and (facts.rate or 0) >= _AT_LIMIT * facts.limit:
+        moment = "%H:%M" if eta - facts.now < _SAME_DAY else "%Y-%m-%d %H:%M"
+        yield f"at the queue's limit of {facts.limit:,.6g}/s, not before {eta:{moment}} UTC"
 
 
 def _failures(facts: Facts) -> str | None:

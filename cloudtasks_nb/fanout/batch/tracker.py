@@ -470,11 +470,18 @@ class Tracker:
             waiting=sum(split[name] or 0 for name in ("scheduled", "retrying")),
             scheduled=split["scheduled"] or 0,
             settling=settling,
+            ahead={other.batch: tasks for other in _busy if (tasks := self._before(other.record, other.progress)) > 0},
             **{**self._stored, "sends": self._stored["sends"] or self._sending.active},
         )
         sources = {**self.progress.sources, **outcomes.sources}
         status = status_of(facts, self.progress.status)
         return Progress.of(record.counts, status, unread=facts.unread, settling=settling, sources=sources, **split)
+
+    def _before(self, other: BatchRecord, progress: Progress) -> int:
+        """Return how many tasks of another batch are before those of this one; those of a schedule are not counted."""
+        earlier = other.place == self.record.place and other.created < self.record.created
+        waiting = progress.pending - (progress.scheduled or 0) - (progress.retrying or 0)
+        return waiting if earlier and not other.description.get("_spread") else 0
 
     def _publish(self) -> None:
         """Compute how the batch is, and call the listeners."""

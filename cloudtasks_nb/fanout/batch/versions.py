@@ -15,22 +15,31 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import FINAL
 
-__all__ = ["advise", "give_function", "notify_versions", "stale_rows"]
+__all__ = ["advise", "failed_advice", "give_function", "notify_versions", "stale_rows"]
 
 _FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
 
-#: How to compute rows of an earlier version again; ``{}`` becomes "it" or "them". Empty: no note about such rows.
-_advice: ContextVar[str] = ContextVar("cloudtasks_nb_advice", default="batch.resend(batch.stale()) computes {} again")
+#: How to compute rows of an earlier version again, and rows that failed; ``{}`` becomes "it" or "them". Empty: no note
+#: about rows of an earlier version, no advice about those that failed.
+_advice: ContextVar[tuple[str, str]] = ContextVar(
+    "cloudtasks_nb_advice", default=("batch.resend(batch.stale()) computes {} again", "")
+)
 
 
 @contextmanager
-def advise(text: str) -> Iterator[None]:
-    """Replace the advice about rows of an earlier version inside the block: callers of `map` have no batch."""
-    token = _advice.set(text)
+def advise(stale: str, *, failed: str = "") -> Iterator[None]:
+    """Replace the advice about rows that may be sent again inside the block: callers of `map` have no batch."""
+    token = _advice.set((stale, failed))
     try:
         yield
     finally:
         _advice.reset(token)
+
+
+def failed_advice(count: int) -> str:
+    """Return the advice about rows that have failed, behind a colon; empty if there is none."""
+    advice = _advice.get()[1].format("it" if count == 1 else "them")
+    return f": {advice}" if advice else ""
 
 
 def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
@@ -60,10 +69,11 @@ def notify_versions(tracker: Tracker, batch: str) -> None:
     versions, function = results.versions(batch), _given(tracker)
     if function is not None:
         name, version = function
-        if _advice.get() and (stale := len(results.of_versions(batch, versions - {version}))):
+        advice, _ = _advice.get()
+        if advice and (stale := len(results.of_versions(batch, versions - {version}))):
             were, them = ("was", "it") if stale == 1 else ("were", "them")
             what = f"{stale:,} of these rows {were} computed by an earlier version of {name}"
-            notify(f"{what}: {_advice.get().format(them)}")
+            notify(f"{what}: {advice.format(them)}")
     elif len(versions) > 1:
         found = {one or "not known": len(results.of_versions(batch, {one})) for one in versions}
         mixed = [f"{version} ({counted(rows, 'rows')})" for version, rows in sorted(found.items()) if rows]

@@ -28,6 +28,8 @@ _LOG = "https://console.cloud.google.com/logs/query;query="
 class BatchView:
     """What is shown of a batch, by itself and in panels. Only `send_again` calls the service."""
 
+    code = "batch"  #: as in `Report`
+
     def __init__(self, tracker: Tracker, rows: str) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
         self._rows = rows  # those that are shown
@@ -134,4 +136,5 @@ class BatchView:
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
             partitions=partitions,
             grid=grid,
+            code=self.code,
         )

@@ -12,6 +12,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from cloudtasks_nb._settings import make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 from cloudtasks_nb.fanout.states import State
@@ -226,14 +227,8 @@ class Database:
         OutboxError
             If the file cannot be opened, is damaged, or was written by another version of this package.
         """
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutboxError(
-                f"the folder {self.path.parent} cannot be created: {error}",
-                resource=str(self.path),
-                hint="set CLOUDTASKS_NB_HOME to a folder that can be written before the kernel starts",
-            ) from error
+        hint = "set CLOUDTASKS_NB_HOME to a folder that can be written before the kernel starts"
+        make_folder(self.path.parent, OutboxError, hint=hint)
         with suppress(OSError):  # SQLite tells why
             if not self.path.exists():
                 self.path.touch(mode=0o600)  # it holds bodies and headers

@@ -50,7 +50,7 @@ def hold(outbox: Path, name: str) -> Hold | None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with hold_interrupts():  # filelock has locks of its own, for all threads of the process
             # Taken on one thread and released on another, which the default would not see as the same.
-            lock = FileLock(path, thread_local=False)
+            lock = FileLock(path, mode=0o600, thread_local=False)
             lock.acquire(timeout=0)
     except Timeout:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from cloudtasks_nb.fanout.plan.identity import Place
+from cloudtasks_nb.fanout.plan.identity import Place, named_identity
 from cloudtasks_nb.fanout.states import FINAL, State
 
 __all__ = [
@@ -78,6 +78,11 @@ class BatchRecord:
     round: int  #: grows with every new try and every added row; one notification a round
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     settings: Mapping[str, Any] = field(default_factory=dict)  #: what later calls and the tracking have stored
+
+    @property
+    def given_name(self) -> str | None:
+        """The name that `fan_out` was given. `name` is None if it is the id: the batch is found by its rows, too."""
+        return self.id if self.identity == named_identity(self.place, self.id) else self.name
 
     @property
     def made_by(self) -> str | None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import orjson
 
-from cloudtasks_nb._settings import wrong_argument
+from cloudtasks_nb._settings import did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
 from cloudtasks_nb.fanout.plan.columns import EXACT, Block
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
+from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.store.encode import plain, to_json
 
-__all__ = ["Body", "canonical", "check_literal", "compile_body"]
+__all__ = ["Body", "canonical", "check_literal", "compile_body", "suggest_body"]
 
 #: Methods whose requests the service refuses to give a body.
 _BODILESS = ("GET", "HEAD", "DELETE", "OPTIONS")
+
+_INDEX = "row"  # the name that frames of a batch give to an index that counts the rows
 
 _dumps = orjson.dumps
 
@@ -67,7 +73,7 @@ def _integer(match: re.Match[bytes]) -> bytes:
     return match[0] if number is None or abs(int(number)) > EXACT else b"%d" % int(number)
 
 
-def compile_body(body: Any, method: str, *, literal: bool = False) -> Body:
+def compile_body(body: Any, method: str, *, literal: bool = False, function: Callable[..., Any] | None = None) -> Body:
     """Return the `Body` that the argument means.
 
     Parameters
@@ -79,6 +85,8 @@ def compile_body(body: Any, method: str, *, literal: bool = False) -> Body:
         HTTP method; some have no body.
     literal : bool
         Whether it is that of a single task: text and bytes as they are, None for none, everything else as JSON.
+    function : callable, optional
+        Is called with the body. The index `row`, which frames of a batch have, is an argument only if it wants that.
 
     Raises
     ------
@@ -86,7 +94,8 @@ def compile_body(body: Any, method: str, *, literal: bool = False) -> Body:
         If it is none of these, or cannot be sent, or the method has no body.
     """
     if body is None:
-        return _constant(b"", json=False) if literal or method in _BODILESS else _columns(None)
+        unwanted = [] if function is None or _INDEX in _parameters(function) else [_INDEX]
+        return _constant(b"", json=False) if literal or method in _BODILESS else _columns(None, unwanted)
     if method in _BODILESS:
         raise InvalidInputError(
             f"a {method} request has no body",
@@ -134,11 +143,53 @@ def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform:
     )
 
 
-def _columns(chosen: tuple[str, ...] | None) -> Body:
-    """Return the body of some columns; None: of all."""
+def suggest_body(function: Callable[..., Any], columns: Sequence[str]) -> tuple[str, str]:
+    """Return what a column may be meant to be, and as code the body with which a function can be called.
+
+    Parameters without a column of their name get one of a near name, or the only other one.
+
+    Examples
+    --------
+    >>> suggest_body(lambda address, tries=3: address, ["customer", "address", "spend"])
+    ('', 'body=["address"]')
+    >>> suggest_body(lambda address: address, ["adress", "spend"])
+    ('; did you mean "address"?', 'body={"address": "{adress}"}')
+    """
+    parameters = _parameters(function)
+    unnamed = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_ONLY]
+    if sum(parameters[name].default is inspect.Parameter.empty for name in unnamed) > 1:
+        name, names = display_name(function), ", ".join(unnamed)
+        return "", f'ct.serve(lambda {names}: {name}({names}), name="{name}") has parameters with names'
+    others = [name for name in columns if name not in parameters]
+    chosen, meant = dict[str, str](), ""
+    for name, one in parameters.items():
+        if name in columns:
+            chosen[name] = name
+        elif one.default is one.empty:
+            (column,) = get_close_matches(name, others, 1) or (others if len(others) == 1 else ["…"])
+            chosen[name], others = column, [other for other in others if other != column]
+            meant = meant or did_you_mean(column, [name])
+    if unnamed:
+        return "", f'body="{{{chosen.get(unnamed[0], "…")}}}"'
+    same = chosen and all(name == column for name, column in chosen.items())
+    body = [*chosen] if same else {name: f"{{{column}}}" for name, column in chosen.items()}
+    return meant, f"body={json.dumps(body, ensure_ascii=False)}"
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a function that are for one argument each."""
+    found = signature(function)
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {} if found is None else {name: one for name, one in found.parameters.items() if one.kind not in many}
+
+
+def _columns(chosen: tuple[str, ...] | None, unwanted: Sequence[str] = ()) -> Body:
+    """Return the body of some columns; None: of all, without an index of these levels."""
 
     def make(block: Block, problems: Problems) -> list[bytes]:
         names = list(block.columns if chosen is None else chosen)
+        if block.levels == unwanted:
+            names = names[len(unwanted) :]
         columns = [block.columns[name] for name in names]
         values = [problems.cells(column) for column in columns]
         return _objects(names, values, [column.lacking for column in columns], block.length)

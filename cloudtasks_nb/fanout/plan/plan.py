@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import math
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names, wrong_argument
 from cloudtasks_nb.display.card import html_card, next_html, table_html
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.secrets import mask_text, mask_value
+from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
@@ -28,10 +30,14 @@ from cloudtasks_nb.fanout.plan.queue_model import QueueModel
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
 from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
+from cloudtasks_nb.service.convert import default_audience
 
 __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
 
 _SHOWN = 3  # rendered tasks in the repr
+_HOSTS = 5  # that the repr names
+#: Host and port of a URL. A backslash ends the host for some readers of URLs, not for others: then it is all of it.
+_HOST = re.compile(r"https?://(?:[^/?#\\]*@)?([^/?#]*)")
 _LONGEST = 1_000  # characters of a body or a result in the repr of a trial
 _KEPT = 1_000  # rows that a plan shows of an input that is read in parts
 _ON_TOP = f"retries and the time of the service come on top ({PRICING})"
@@ -75,7 +81,7 @@ class Trial:
         lines = [request, f"{head}: {mask_value(self.result)!r}"[:_LONGEST] if self.ok else head]
         if self.error is not None:
             lines.append(mask_text(self.error).rstrip())
-        return "\n".join([*lines, self.note] if self.note else lines)
+        return escape_controls("\n".join([*lines, self.note] if self.note else lines))
 
 
 @near_names
@@ -112,6 +118,7 @@ class Plan:
     about: Mapping[str, str] = field(default_factory=dict)  #: further facts about the plan, by name
     refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
     first_rejected: str = ""  #: the first row that cannot become a task, and why
+    hosts: tuple[str, ...] = ()  #: hosts that the tasks call, with ports, in the order of the data
     halted: str = ""  #: the queue's state, if it dispatches nothing in it: "paused"
 
     def submit(self) -> Any:
@@ -351,7 +358,7 @@ class Plan:
         lines += [
             f"  {'first tasks' if not number else '':<{width}}  {text}" for number, text in enumerate(self._examples())
         ]
-        return "\n".join([*lines, f"→ {self._next}"])
+        return escape_controls("\n".join([*lines, f"→ {self._next}"]))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
         facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
@@ -372,8 +379,10 @@ def _bytes(size: float) -> str:
 class _Summary:
     """Counts the rows of a dry run, and keeps the first ones; `limit` is how many, None for all."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, *, leads: bool) -> None:
         self._limit = limit
+        self._leads = leads  # whether the data decides the hosts
+        self.hosts: dict[str, str] = {}  #: host -> the first URL of a valid row with it
         self._sizes = array("q")
         self._dues = array("q")
         self._operations = self._targets = self._requests = 0  # of valid rows; characters of URLs, calls of Cloud Run
@@ -393,6 +402,8 @@ class _Summary:
                 self._operations += operations(len(task))
                 self._targets += len(url)
                 self._requests += is_cloud_run(url)
+                if (self._leads or not self.hosts) and (host := _HOST.match(url)):
+                    self.hosts.setdefault(host[1].lower(), url)
             else:
                 self.first_rejected = self.first_rejected or f"row {row}: {problem}"
             if self._limit is None or len(self._kept) < self._limit:
@@ -417,6 +428,19 @@ class _Summary:
             requests=round(share * self._requests),
             results=sendable if stored else 0,
         )
+
+    def calls(self, recipe: Recipe) -> str:
+        """Return whom the tasks call, and with whose tokens; empty if the URL of the first task says it all."""
+        account, audience = recipe.service_account, recipe.audience
+        if not self.hosts or not (account or self._leads):
+            return ""
+        names = ", ".join([*self.hosts][:_HOSTS] + ["…"] * (len(self.hosts) > _HOSTS))
+        hosts = f"{counted(len(self.hosts), 'hosts')}: {names}"
+        own = default_audience(next(iter(self.hosts.values())))
+        if recipe.url.columns == () or (not self._leads and own.count("/") == 2):  # noqa: PLR2004 - without a path
+            audience = audience or own  # that of all tasks
+        given = f" for the audience {audience}" if audience else ", each for its own URL"
+        return f"{hosts}; with tokens of {account}{given}" if account else hosts
 
     def dues(self) -> npt.NDArray[np.int64]:
         """Return when each valid row is due, in microseconds since 1970; 0: at once."""
@@ -530,16 +554,16 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     verdicts : bool
         Whether the frame has the columns `verdict` ("send" or "skip") and `why`.
     """
-    summary = _Summary(limit=None if isinstance(data, pd.DataFrame) else _KEPT)
+    summary = _Summary(None if isinstance(data, pd.DataFrame) else _KEPT, leads=recipe.url.leads)
     for chunk in plan_chunks(data, recipe, now=now, errors="skip", on_progress=on_progress, on_note=on_note):
         add(chunk)
         summary.add(chunk)
     found = forecast(summary.keys)
     log_ratio, state = limits.get("log_sampling_ratio", 1.0), limits.get("state", "RUNNING")
     costs = summary.costs(found.sendable, queue, recipe.method, log_ratio=log_ratio, stored=stored)
-    known = ", ".join(f"{n:,} {where}" for where, n in found.known.items())
+    about = {"calls": summary.calls(recipe), "known": ", ".join(f"{n:,} {where}" for where, n in found.known.items())}
     return Plan(
-        about={"known": known} if known else {},
+        about={name: text for name, text in about.items() if text},
         frame=summary.frame(found, verdicts=verdicts),
         rows=summary.rows,
         rejected=summary.rejected,
@@ -547,6 +571,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         duplicates=found.duplicates,
         sendable=found.sendable,
         refusal=found.refusal or _refusal(check, found.sendable),
+        hosts=tuple(summary.hosts),
         body_bytes=summary.sizes(),
         costs=costs if priced else Costs(),
         queue=queue.queue,

@@ -126,11 +126,12 @@ def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Reci
     """
     account, audience = check_token(options)
     method = _method(options.get("method"))
-    body = compile_body(options.get("body"), method, literal=literal)
+    url = compile_url(options["url"], literal=literal)
+    body = compile_body(options.get("body"), method, literal=literal, function=url.function)
     headers = check_headers(options.get("headers"), json=body.json)
     read = constant if literal else parse
     return Recipe(
-        url=compile_url(options["url"], literal=literal),
+        url=url,
         headers=tuple((name, read(value, f'the header "{name}"')) for name, value in headers.items()),
         body=body,
         key=_key(options.get("key")),

@@ -16,7 +16,7 @@ from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
-from cloudtasks_nb.fanout.plan.body import canonical
+from cloudtasks_nb.fanout.plan.body import canonical, suggest_body
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.inputs import frames
@@ -109,16 +109,13 @@ class Renderer:
         for index, body in enumerate(bodies[:1] if uniform else bodies):
             names = _names(body)
             if names not in self._reasons:
-                reason = mismatch(body)
-                self._reasons[names] = reason and reason + _index_hint(reason, names, block.levels)
+                self._reasons[names] = mismatch(body)
             reason = self._reasons[names]
             if reason is not None and uniform:
-                raise InvalidInputError(
-                    f"the function cannot be called with these bodies: {reason}",
-                    resource="body",
-                    hint='body=[...] chooses columns, body={"name": "{column}"} gives them other names, and '
-                    'body="{column}" sends one value, without a name',
-                )
+                function = self._recipe.url.function
+                meant, hint = suggest_body(function, [*block.columns]) if function else ("", None)
+                reason = f"the function cannot be called with these bodies: {reason}{meant}"
+                raise InvalidInputError(reason, resource="body", hint=hint)
             if reason is not None:
                 problems.add(index, f"body: {reason}")
 
@@ -174,15 +171,6 @@ def _schedule_time(moment: int) -> bytes:
     task.schedule_time.FromMicroseconds(moment)
     serialized: bytes = task.SerializeToString()
     return serialized
-
-
-def _index_hint(reason: str, names: frozenset[str] | None, levels: Sequence[str]) -> str:
-    """Return how to leave a level of the index out of the body, if it is what a function does not take."""
-    for name in levels:
-        if names is not None and name in names and f"unexpected keyword argument '{name}'" in reason:
-            rest = orjson.dumps(sorted(names - {name})).decode()
-            return f'; "{name}" is the named index of the frame: body={rest} leaves it out'
-    return ""
 
 
 def _names(body: bytes) -> frozenset[str] | None:

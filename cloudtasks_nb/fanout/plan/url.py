@@ -23,6 +23,8 @@ __all__ = ["Url", "UrlFunction", "compile_url", "literal_url", "parse_url", "url
 _LONGEST = 2_083
 #: A URL that can be sent as it is. Others are encoded or refused, which takes ten times longer.
 _PLAIN = re.compile(r"https?://[^/?#\x00-\x20\x7f-\U0010ffff][!-~]*")
+#: A part of the path that stands for another path: https://www.rfc-editor.org/rfc/rfc3986#section-5.2.4
+_DOTS = re.compile(r"[^?#]*?/(\.\.?)(?:[/?#]|\Z)")
 _SCHEME = re.compile(r"(https?)://([^/?#]*)", re.IGNORECASE)
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]")
 _FORM = 'a URL begins with "https://" or "http://" and a host'
@@ -36,11 +38,17 @@ class Url:
     identity: str  #: describes it; it is the same when the same cell runs again
     handler: bool = False  #: whether the identity is in that of the rows, because the address may change
     mismatch: Callable[[bytes], str | None] | None = None  #: of a function that is served here: why it takes no body
+    function: Callable[..., Any] | None = None  #: that of a handler
 
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The columns it names; None: it sees the whole row."""
         return self.source.columns if isinstance(self.source, Text) else None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the data decides which host is called."""
+        return not isinstance(self.source, Text) or any(field.safe != "" for field in self.source.fields)
 
     def render(self, block: Block, problems: Problems) -> tuple[list[str], list[str]]:
         """Return each row's URL, and the text that represents it in the row's identity."""
@@ -53,8 +61,23 @@ class Url:
                     problems.add(index, f"url: the function returned {type(address).__name__}, not text")
                 urls.append(address if isinstance(address, str) else "")
         if self.columns != ():  # one that is the same for all rows was checked before
-            _check(urls, problems)
+            self._check(urls, block, problems)
         return urls, [self.identity] * block.length if self.handler else urls
+
+    def _check(self, urls: list[str], block: Block, problems: Problems) -> None:
+        """Encode the URLs of a block in place; those that cannot be sent are `problems`."""
+        for index, address in enumerate(urls):
+            if _PLAIN.fullmatch(address) is None or len(address) > _LONGEST:
+                try:
+                    urls[index] = literal_url(address)
+                except InvalidInputError as error:
+                    problems.add(index, error.message)
+                    urls[index] = ""
+            if "/." in address and (found := _DOTS.match(urls[index])):
+                dots = [name for name in self.columns or () if not str(block.columns[name].raw[index]).strip(".")]
+                names = " and ".join(f'"{name}"' for name in dots or self.columns or ()) or "the function"
+                why = f'would be the part "{found[1]}" of the path, which leads to another path'
+                problems.add(index, f"url: {names} {why}: {mask_text(urls[index])[:200]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +145,8 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
         return Url(source=sent, identity=given)
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        mismatch = getattr(given, "mismatch", None)
-        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, mismatch=mismatch)
+        served = {one: getattr(given, one, None) for one in ("mismatch", "function")}
+        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, **served)
     if isinstance(given, UrlFunction):
         return Url(source=given.function, identity=f"function:{function_name(given.function)}")
     raise _no_url(given, '"https://svc/run/{origin}"')
@@ -221,14 +244,3 @@ def _ascii_host(authority: str) -> str:
     host, colon, port = place.partition(":")
     ascii_host = host if host.isascii() else idna.encode(host, uts46=True).decode()
     return urllib.parse.quote(user, safe=string.punctuation) + at + ascii_host + colon + port
-
-
-def _check(urls: list[str], problems: Problems) -> None:
-    """Encode the URLs of a block in place; those that cannot be sent are `problems`."""
-    for index, address in enumerate(urls):
-        if _PLAIN.fullmatch(address) is None or len(address) > _LONGEST:
-            try:
-                urls[index] = literal_url(address)
-            except InvalidInputError as error:
-                problems.add(index, error.message)
-                urls[index] = ""

@@ -11,7 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
 from tests.cases import cases
-from tests.integration.conftest import Emulator, until
+from tests.integration.conftest import Emulator, Target, until
 from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
@@ -126,6 +126,20 @@ def test_waiting_prints_what_blocks_the_batch(
         return notes()
 
     assert until(told) == [f"the queue {batch.queue} is paused and dispatches nothing → queue.resume()"]
+
+
+def test_a_batch_behind_another(tasks: ct.Client, target: Target) -> None:
+    """It says how many tasks of an earlier batch of its queue are before it, until these have ended."""
+    queue, held = tasks.queue("one", create=True, max_concurrent=1), target.hold()
+    target.script(held)
+    first = queue.fan_out(pd.DataFrame({"n": range(3)}), url=target.url)
+    target.wait()
+    second = queue.fan_out(pd.DataFrame({"n": range(3, 5)}), url=target.url)
+    reached(second, lambda progress: progress.reason == f"3 tasks of batch {first.id} before it")
+    assert str(second.status()) == f"running: 3 tasks of batch {first.id} before it"
+    assert "before it" not in str(first.status())
+    held.release()
+    assert second.wait("240s").reason is None
 
 
 def test_a_batch_of_another_project(tasks: ct.Client) -> None:

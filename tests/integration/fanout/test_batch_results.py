@@ -10,7 +10,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import StoreError
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Serve, outcomes
 
 ROWS = pd.DataFrame({"x": range(20)})
@@ -121,6 +121,15 @@ def test_a_queue_without_a_log_has_known_outcomes(
     assert set(failed["last_status"]) == {"INVALID_ARGUMENT"}
     assert failed["last_message"].tolist()[0] == "ValueError: 3 is no good"
     assert "log_sampling_ratio=1.0" not in repr(batch) + capsys.readouterr().out
+
+
+def test_an_api_stores_no_results(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks that call it directly have states alone, and the one reason is said."""
+    batch = once.fan_out(ROWS.head(2), url=target.url, progress=False)
+    batch.wait("240s")
+    capsys.readouterr()
+    assert batch.results()["state"].tolist() == ["succeeded"] * 2
+    assert capsys.readouterr().out.endswith("the target is no handler of this package and stores no results\n")
 
 
 def test_a_store_that_does_not_answer(

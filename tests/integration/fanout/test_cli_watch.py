@@ -78,6 +78,24 @@ def test_the_exit_code_tells_how_it_went(
         assert [words for words in (batch.id, 'Batch "three days"', queue.id, counts) if words not in out] == []
 
 
+def test_an_error_cannot_steer_the_terminal(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a function raises is shown with escapes and dots by the command and the batch; frames have it as it was."""
+
+    def hostile(day: int) -> None:
+        raise ValueError(f"{day} \x1b]0;PWNED\x07\x1b[2J\u202e, token=s3cr3t")
+
+    queue.update(max_attempts=1)
+    with ct.serve(hostile, name="hostile") as handler:
+        batch = queue.fan_out(ROWS, url=handler)
+        assert cli.main(["watch", batch.id]) == 1
+        shown = "".join(
+            [*capsys.readouterr(), repr(batch), repr(batch.progress()), handler._repr_mimebundle_()["text/plain"]]
+        )
+    assert r"\x1b]0;PWNED\x07\x1b[2J\u202e, token=•••" in shown
+    assert [bad for bad in ("\x1b", "\x07", "s3cr3t") if bad in shown] == []
+    assert "\x1b]0;PWNED" in batch.errors()["cause"].iloc[0]
+
+
 def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
     """A row that was never sent makes the exit code 1, too."""
     rows = pd.DataFrame({"url": [target.url, "ftp://nowhere"]})

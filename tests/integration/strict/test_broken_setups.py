@@ -3,6 +3,7 @@
 import itertools
 import json
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -399,11 +400,32 @@ def test_a_probe_that_cannot_be_looked_at(setup: Setup) -> None:
     assert "is still in queue reports" in found.detail["target"]
 
 
-def test_a_federated_user_can_type_the_fix(setup: Setup) -> None:
-    """The member is all identities of the pool, quoted once for a shell."""
-    setup.patch.setenv(ADC, str(setup.google.user("ann@example.com", VIEWERS)))
-    pool = "principalSet://iam.googleapis.com/locations/global/workforcePools/emulator/*"
-    assert f"--member={pool}" in shlex.split(setup.doctor().fix["permissions"])
+def follow(google: StrictEmulator, fix: str) -> None:
+    """Do what lines of gcloud would do that give roles on a queue or on a service account."""
+    for line in fix.partition("   ")[0].split(" && "):
+        words = shlex.split(line)
+        given = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
+        queue = f"projects/{given['project']}/locations/{given.get('location')}/queues/{words[4]}"
+        google.grant(given["member"], given["role"], queue if words[1] == "tasks" else words[4])
+
+
+@cases(
+    ("ann@example.com", lambda google: google.user("ann@example.com", VIEWERS)),
+    ("build 7", lambda google: google.workload("build 7", VIEWERS)),
+)
+def test_a_federated_identity_follows_the_fix(setup: Setup, subject: str, log_in: Callable[[Any], Path]) -> None:
+    """A command grants to one person of the pool: as it is printed to nobody, and with the subject to who calls."""
+    setup.patch.setenv(ADC, str(log_in(setup.google)))
+    setup.arguments = {"service_account": CALLER}
+    fixes = setup.doctor().fix[["permissions", "service_account"]]
+    for fix in fixes:
+        assert "principalSet" not in fix
+        assert subprocess.run(["sh", "-nc", fix], capture_output=True, check=False).returncode == 2  # it is not run
+        follow(setup.google, fix)
+    assert wrong(setup.doctor()) == ["permissions", "service_account"]
+    for fix in fixes:
+        follow(setup.google, fix.replace("/SUBJECT'", f"/{subject}'"))
+    assert wrong(setup.doctor()) == []
 
 
 def test_a_log_without_a_probe(setup: Setup) -> None:

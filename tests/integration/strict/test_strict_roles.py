@@ -45,9 +45,13 @@ def test_a_missing_permission_is_named(
     assert metadata["resource"].startswith(LOCATION)
 
 
-def test_the_policy_of_a_queue_counts(emulator: StrictEmulator, connect: Connect) -> None:
-    """SetIamPolicy gives roles, and TestIamPermissions answers what the caller may do."""
-    policy = {"bindings": [{"role": "roles/cloudtasks.enqueuer", "members": ["user:bob@example.com"]}]}
+WORKFORCE = "principal://iam.googleapis.com/locations/global/workforcePools/emulator/subject/"
+
+
+@pytest.mark.parametrize("member", ["user:bob@example.com", f"{WORKFORCE}bob@example.com"])
+def test_the_policy_of_a_queue_counts(emulator: StrictEmulator, connect: Connect, member: str) -> None:
+    """SetIamPolicy gives roles, to a workforce identity too; TestIamPermissions answers what the caller may do."""
+    policy = {"bindings": [{"role": "roles/cloudtasks.enqueuer", "members": [member]}]}
     connect(emulator.user("ann@example.com", ADMIN)).set_iam_policy({"resource": QUEUE, "policy": policy})
     asked = ["cloudtasks.tasks.create", "cloudtasks.queues.get"]
     bob = connect(emulator.user("bob@example.com"))

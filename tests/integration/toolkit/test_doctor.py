@@ -1,5 +1,9 @@
 """`tasks.doctor()`: one row a check, whatever is wrong."""
 
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import google.auth
@@ -8,6 +12,7 @@ import pytest
 from google.oauth2.credentials import Credentials
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.client.checks import store as store_check
 from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.service.connection import Connection
 from tests.cases import cases
@@ -17,6 +22,7 @@ CHECKS = [
     *("credentials", "principal", "project", "api", "location", "queues", "permissions", "log", "store", "clock"),
     "versions",
 ]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has no file modes")
 
 
 def wrong(found: pd.DataFrame) -> list[str]:
@@ -154,3 +160,58 @@ def test_a_target_without_a_queue(tasks: ct.Client, paused: ct.Queue, target: Ta
     assert "a queue that runs" in found.detail
     assert (checks.ok["queues"], "is paused" in checks.detail["queues"]) == (False, True)
     assert list(checks.fix[["queues", "target"]]) == [f'tasks.queue("{paused.name.rpartition("/")[2]}").resume()'] * 2
+
+
+@pytest.fixture
+def in_sight() -> Iterator[Path]:
+    """Give a folder of which everybody may pass the folders above it; those of pytest are closed."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder, "team")
+
+
+@POSIX
+@cases(
+    (0o755, 0o755, "{me} and group {us} and {all}, and written by {me}"),
+    (0o755, 0o770, "{me} and group {us}, and written by {me} and group {us}"),
+    (0o755, 0o1777, "{me} and group {us} and {all}, and written by {me} and group {us} and {all}"),
+    (0o755, 0o700, "{me}, and written by {me}"),
+    (0o710, 0o755, "{me} and group {us}, and written by {me}"),
+    (0o700, 0o777, "{me}, and written by {me}"),
+)
+def test_who_can_use_a_store(tasks: ct.Client, in_sight: Path, above: int, mode: int, told: str) -> None:
+    """The modes of a store in a folder, and of those above it, say who can read and write it."""
+    in_sight.mkdir()
+    in_sight.chmod(mode)
+    in_sight.parent.chmod(above)
+    names = {"me": in_sight.owner(), "us": in_sight.group(), "all": "everybody on this machine"}
+    with ct.connect(endpoint=tasks.endpoint, store=in_sight) as sharing:
+        found = sharing.doctor()
+    assert found.detail["store"].endswith(f"; by its mode it can be read by {told.format(**names)}")
+    assert wrong(found) == []
+
+
+@POSIX
+def test_a_home_that_others_can_read(tasks: ct.Client, in_sight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that cannot be closed is a finding; where a system has no modes, nothing is said of them."""
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(in_sight))
+    in_sight.mkdir()
+    in_sight.chmod(0o1777)
+    found = tasks.doctor()
+    assert wrong(found) == ["store"]
+    assert f"the home {in_sight} can be read by {in_sight.owner()} and group " in found.detail["store"]
+    assert "CLOUDTASKS_NB_HOME" in found.fix["store"]
+    monkeypatch.setattr(store_check, "_MODES", False)
+    found = tasks.doctor()
+    assert (wrong(found), "by its mode" in found.detail["store"]) == ([], False)
+
+
+@POSIX
+def test_the_owner_of_a_store_without_a_name(tasks: ct.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may have no name: its number is told."""
+
+    def unknown(_: Path) -> str:
+        raise KeyError
+
+    monkeypatch.setattr(Path, "owner", unknown)
+    assert f"read by user {os.getuid()}" in tasks.doctor().detail["store"]

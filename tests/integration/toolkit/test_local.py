@@ -208,6 +208,17 @@ def test_a_folder_remembers(tmp_path: Path, *, killed: bool) -> None:
         assert again.queue("q").tasks(body=True).body.to_dict() == {"t": {"n": 1}}
 
 
+def test_a_new_folder_of_a_relative_path_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once: the same cell in a copy of the notebook elsewhere makes another one."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        ct.local("shared").close()
+    ct.local(tmp_path / "absolute").close()
+    assert capsys.readouterr().out == f"a new emulator folder: {tmp_path / 'shared'}\n"
+
+
 def test_it_verifies_who_answers(tmp_path: Path, emulator: Emulator) -> None:
     """An address in the folder at which another emulator answers is not used."""
     facts = {**emulator.ready, "instance": "another"}

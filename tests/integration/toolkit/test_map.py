@@ -1,6 +1,9 @@
 """`queue.map`: from a function and data to the results, in one call."""
 
+import re
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,13 +12,19 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client.mapping import callee, rows_for
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.handlers import serving
 from tests.cases import cases
+from tests.integration.conftest import PATIENCE, until
+from tests.interrupts import interrupt, interruptible
 
 ACCOUNT = "caller@demo.iam.gserviceaccount.com"
 
@@ -67,6 +76,174 @@ def test_rows_of_an_earlier_version_are_computed_again(queue: ct.Queue, capsys: 
     assert again == 'computing 2 rows again; stale="keep" keeps them'
     with pytest.raises(errors.InvalidInputError, match="stale='old'"):
         queue.map(new, [1, 2], stale="old")  # type: ignore[arg-type]
+
+
+class Formula:
+    """A function that is edited: the old one waits for row 1 until the new one runs."""
+
+    def __init__(self) -> None:
+        self.calls = list[int]()
+        self.edited = threading.Event()
+
+    def versions(self) -> tuple[Callable[[int], int], Callable[[int], int]]:
+        """Return the function before and after it was edited."""
+        calls, edited = self.calls, self.edited
+
+        def old() -> Callable[[int], int]:
+            def times(n: int) -> int:
+                assert n != 1 or edited.wait(PATIENCE)
+                return 2 * n
+
+            return times
+
+        def new() -> Callable[[int], int]:
+            def times(n: int) -> int:
+                calls.append(n)
+                edited.set()
+                return 3 * n
+
+            return times
+
+        return old(), new()
+
+
+def test_rows_that_ran_while_the_function_was_edited(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are computed again before `map` returns, and a line says why; the frame is of one version."""
+    formula = Formula()
+    old, new = formula.versions()
+    rows = pd.DataFrame({"n": [1, 2]})
+    batch = queue.fan_out(rows, url=ct.serve(old))
+    until(lambda: batch.progress().succeeded == 1)
+    assert queue.map(new, rows)["result"].tolist() == [3, 6]
+    assert sorted(formula.calls) == [1, 2]
+    said = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
+    first, second = said
+    assert first == 'computing 1 row again; stale="keep" keeps it'
+    assert second == "computing 1 row again: an earlier version ended it meanwhile"
+
+
+def test_a_function_that_changes_all_the_time(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each row is computed again twice at most, then a line says which are of an earlier version, and why."""
+    calls = list[int]()
+
+    def version(number: int) -> Callable[..., int]:
+        def times(n: int) -> int:
+            calls.append(n)
+            ct.serve(version(len(calls)))
+            return number
+
+        return times
+
+    frame = queue.map(version(0), [1])
+    assert (calls, frame["state"].tolist()) == ([1, 1, 1], ["succeeded"])
+    assert "1 of these rows was computed by an earlier version of times: computing it again twice did" in said(capsys)
+
+
+def flaky(mended: threading.Event) -> Callable[[int], int]:
+    """Return a function that fails for a number until its service is mended."""
+
+    def once(n: int) -> int:
+        if n == 2 and not mended.is_set():
+            raise ValueError(n)
+        return n
+
+    return once
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what was printed since the last time."""
+    return "".join(capsys.readouterr())
+
+
+def test_failed_rows_are_sent_again(tasks: ct.Client, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """On demand; a frame with failed rows finds its batch, and the cell says what sends them again."""
+    queue, mended = tasks.queue("once", create=True, max_attempts=1), threading.Event()
+    fn = flaky(mended)
+    frame = queue.map(fn, [1, 2, 3])
+    found = re.search(r'1 did not succeed: batch = tasks\.batch\("(\w{8})"\) finds', said(capsys))
+    assert found is not None
+    assert frame.attrs["batch"] == found[1] == tasks.batch(found[1]).id
+    assert frame["state"].tolist() == ["succeeded", "failed", "succeeded"]
+    mended.set()
+    assert queue.map(fn, [1, 2, 3])["state"].tolist() == ["succeeded", "failed", "succeeded"]
+    assert 'nothing new to send; 1 failed is left: failed="resend" sends it again' in said(capsys)
+    again = queue.map(fn, [1, 2, 3], failed="resend")
+    assert again["result"].tolist() == [1, 2, 3]
+    assert tasks.batch(found[1]).tasks()["try"].tolist() == [1, 2, 1]
+    assert "tasks.batch(" not in said(capsys)
+    pd.concat([frame, again.copy()]).to_parquet(tmp_path / "frames.parquet")
+    with pytest.raises(errors.InvalidInputError, match="failed='all'"):
+        queue.map(fn, [1], failed="all")  # type: ignore[arg-type]
+
+
+def test_what_is_shown_names_no_variable_that_the_reader_lacks(
+    tasks: ct.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has a `batch` beside a cell of `map`: what helps is found by its id."""
+    shown, wait = dict[str, str](), Batch.wait
+
+    def waited(batch: Batch) -> Progress:
+        ended = wait(batch)
+        shown[batch.id] = batch._repr_mimebundle_()["text/plain"]
+        return ended
+
+    monkeypatch.setattr(Batch, "wait", waited)
+    tasks.queue("once", create=True, max_attempts=1).map(half, [0])
+    [(batch, text)] = shown.items()
+    assert text.endswith(f'→ tasks.batch("{batch}").retry_failed()')
+    assert repr(tasks.batch(batch)).endswith("→ batch.retry_failed()")
+
+
+@cases(({"stale": "keep", "failed": "resend"}, [2]), ({}, [1, 2, 3]))
+def test_only_failed_rows_of_an_edited_function(
+    tasks: ct.Client, capsys: pytest.CaptureFixture[str], options: Any, computed: list[int]
+) -> None:
+    """The line about rows that are computed again shows the cheap way, which pays for the failed rows alone."""
+    queue, calls = tasks.queue("once", create=True, max_attempts=1), list[int]()
+
+    def edited() -> Callable[[int], float]:
+        def inverse(n: int) -> float:
+            calls.append(n)
+            return float(n)
+
+        return inverse
+
+    def inverse(n: int) -> float:
+        return 1 / (n - 2)
+
+    queue.map(inverse, [1, 2, 3])
+    said(capsys)
+    assert queue.map(edited(), [1, 2, 3], **options)["state"].tolist() == ["succeeded"] * 3
+    assert sorted(calls) == computed
+    cheap = 'computing 3 rows again; stale="keep", failed="resend" computes only the 1 that failed'
+    assert (cheap in said(capsys)) == (not options)
+
+
+@cases((len, ["abc", ""], [3, 0]), (str.upper, pd.Series(["a"]), ["A"]), (int, ["7"], [7]), (abs, [-1, 2], [1, 2]))
+def test_functions_whose_parameters_have_no_names(queue: ct.Queue, fn: Any, data: Any, results: list[Any]) -> None:
+    """The value itself is sent."""
+    assert queue.map(fn, data)["result"].tolist() == results
+
+
+def test_two_values_for_a_function_without_names(queue: ct.Queue) -> None:
+    """The hint is followed."""
+    with pytest.raises(errors.InvalidInputError, match="divmod") as caught:
+        queue.map(divmod, [7])
+    assert caught.value.hint == 'ct.serve(lambda x, y: divmod(x, y), name="divmod") has parameters with names'
+    named = ct.serve(lambda x, y: divmod(x, y), name="divmod")  # noqa: PLW0108 - it is the hint
+    assert queue.map(named, [{"x": 7, "y": 2}])["result"].tolist() == [[3, 1]]
+
+
+def test_results_are_mapped_again(queue: ct.Queue) -> None:
+    """The index that we have named is no argument, unless the function wants it; stage two has it as its index."""
+    first = queue.map(half, [2, 4])
+    assert first.index.name == "row"
+    inverse = first[["inverse"]]
+    second = queue.map(lambda inverse: 1 / inverse, inverse, name="two")
+    assert (second.index.name, second["result"].tolist()) == ("row", [2.0, 4.0])
+    assert queue.map(lambda **row: sorted(row), inverse, name="all")["result"].tolist() == [["inverse"]] * 2
+    found = queue.map(lambda row, inverse: [row, inverse], inverse, name="row")
+    assert found["result"].tolist() == [[0, 0.5], [1, 0.25]]
 
 
 SERIES = pd.Series([1, 2], index=["x", "y"], name="other")
@@ -164,10 +341,31 @@ def test_a_wait_that_ends_early(
         patched.setattr(Batch, "wait", wait)
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             paused.map(half, [1])
-    line = next(line for line in capsys.readouterr().out.splitlines() if "was not cancelled" in line)
-    assert 'batch = tasks.batch("' in line
+    line = next(line for line in said(capsys).splitlines() if "was not cancelled" in line)
+    assert re.search(r'batch = (tasks\.batch\("\w{8}"\)) finds it, \1\.cancel\(\) cancels it', line)
     paused.resume()
     assert paused.map(half, [1])["half"].tolist() == [0.5]
+
+
+def test_an_interrupt_in_a_notebook(
+    paused: ct.Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says how to go on, no frame of this package is shown, and the cells below do not run."""
+    finished = Tracker.finished
+
+    async def interrupted(self: Tracker, rows: str | None = None) -> Progress:
+        interrupt()
+        return await finished(self, rows)
+
+    monkeypatch.setattr(Tracker, "finished", interrupted)
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.user_ns |= {"queue": paused, "half": half}
+    with interruptible():
+        ended = shell.run_cell("queue.map(half, [1])")
+    assert isinstance(ended.error_in_exec, KeyboardInterrupt)
+    *_, line, last = said(capsys).strip().splitlines()
+    assert ".cancel() cancels it" in line
+    assert last == "KeyboardInterrupt"
 
 
 def test_google_cannot_call_a_function_of_this_machine() -> None:

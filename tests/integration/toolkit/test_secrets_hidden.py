@@ -99,3 +99,22 @@ def test_what_holds_secrets_is_for_its_owner_alone(tmp_path: Path, monkeypatch: 
         shared = [path for path in store.rglob("*") if path.is_file()]
         assert any(path.parent.parent.name == "results" for path in shared)
         assert {mode(path) for path in shared} == {0o644}
+
+
+@POSIX
+def test_a_home_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under any umask, and where its folder was open before: the home, its locks, and an emulator's folder in it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o755)
+    monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
+    before = os.umask(0)
+    try:
+        with ct.local(home / "emulator", store=tmp_path / "store") as tasks, ct.serve(str.upper) as handler:
+            queue = tasks.queue("reports", create=True)
+            queue.fan_out(pd.DataFrame({"day": ["d1"]}), url=handler, body="{day}").wait("240s")
+            found = [home, *home.rglob("*")]
+            assert {path.name for path in found} >= {"locks", "outbox.sqlite3-wal", "handlers.key", "endpoint.json"}
+            assert {path.name: oct(mode(path)) for path in found if mode(path) & 0o077} == {}
+    finally:
+        os.umask(before)

@@ -37,6 +37,16 @@ def test_other_threads_are_not_redirected() -> None:
     assert current_output() is None
 
 
+def test_others_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control characters in a line are escapes, above a bar too; secrets are dots."""
+    monkeypatch.setattr(progress_bar, "_DELAY", 0)
+    notify("ValueError: \x1b]0;PWNED\x07\x1b[2J\u202e, token=abc\nand more")
+    with Bar("waiting") as bar:
+        bar.add()
+        bar.notify("\x1b[2J")
+    assert capsys.readouterr().out == "ValueError: \\x1b]0;PWNED\\x07\\x1b[2J\\u202e, token=•••\nand more\n\\x1b[2J\n"
+
+
 def test_characters_that_the_output_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line with an arrow is shown where Windows writes the output to a file: the verb goes on."""
     monkeypatch.setattr(progress_bar, "_DELAY", 0)

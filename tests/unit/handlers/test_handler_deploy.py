@@ -54,6 +54,11 @@ def with_a_frame() -> int:
     return len(FRAME)
 
 
+def with_a_secret() -> str:
+    """Have what looks like a secret."""
+    return (password := "swordfish") + password
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, in which gcloud is not on the PATH, for a project that the environment names."""
@@ -242,8 +247,23 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
     (report, {"gcloud": None}, "gcloud=None is not a list of options"),
     *(
         (report, {"gcloud": [option]}, f"{option} in gcloud= cannot be given")
-        for option in ("--allow-unauthenticated", "--set-env-vars=A=1", "--region=r")
+        for option in (
+            "--allow-unauthenticated",
+            "--set-env-vars=A=1",
+            "--region=r",
+            "--allow-unauthentic",
+            "--flags-file=f",
+        )
     ),
+    (report, {"gcloud": ["--set-env-vars=DB_PASS=hunter2"]}, "--set-env-vars=DB_PASS=••• in gcloud= cannot be given"),
+    (
+        report,
+        {"requirements": ["a @ git+https://ann:hunter2@github.com/a"]},
+        "requirements= has what looks like a secret",
+    ),
+    (report, {"public": "MODEL_ID"}, "public='MODEL_ID' is not a list of names"),
+    *((report, {"public": names}, "is not a list of names") for names in ([5], 5, [""], ["a=b"], ["https://a"])),
+    (with_a_secret, {}, "with_a_secret has what looks like a secret .password, "),
 ]
 
 
@@ -283,6 +303,36 @@ def test_more_options() -> None:
         "--update-env-vars=^;^CLOUDTASKS_NB_PRIVATE=1;CLOUDTASKS_NB_STORE=gs://team/a,b",
         "--update-env-vars=A=1",
     ]
+
+
+def test_what_is_public_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name of what is no secret is enough; one that nothing has is told."""
+    assert "swordfish" in (deploy(with_a_secret, public=("password",)).folder / "main.py").read_text()
+    assert "public=" not in capsys.readouterr().out
+    deploy(report, public=["MODEL_ID", "X-Key"])
+    assert (
+        "public= names MODEL_ID, X-Key, but no value in the source of report has such a name" in capsys.readouterr().out
+    )
+
+
+SECRETS = "--update-env-vars=^;^API_KEY=sk-live-51Hxyz;DB_PASSWORD=hunter2, 'x';SHOPS=3"
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_secrets_of_options_are_shown_nowhere(stub: Stub, capsys: pytest.CaptureFixture[str], *, run: bool) -> None:
+    """Notes, printed commands, and the error of a command with what gcloud wrote have dots, and say what to do."""
+    stub(fails="run deploy", says="invalid value hunter2, 'x' of DB_PASSWORD; sk-live-51Hxyz")
+    with (
+        raises(HandlerError, r"(?s)API_KEY=•••;DB_PASSWORD=•••;SHOPS=3.* failed:.*of DB_PASS")
+        if run
+        else nullcontext() as caught
+    ):
+        service = deploy(report, gcloud=[SECRETS], run=run)
+    shown = capsys.readouterr().out + str(caught and caught.value)
+    assert [secret for secret in ("sk-live", "hunter2") if secret in shown] == []
+    assert "shown as •••; service.commands has it as it is" in shown
+    assert 'gcloud=["--set-secrets=API_KEY=api-key:latest,DB_PASSWORD=db-password:latest"]' in shown
+    assert run or SECRETS in shlex.split(" ".join(service.commands))
 
 
 #: What the service answers, IAM before it, the access token, and what is said.

@@ -136,47 +136,6 @@ def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words
         module_source(notebook(code).report, "application")
 
 
-@cases(
-    ("API_KEY = 'abc'", "API_KEY"),
-    ("CONFIG = {'db': [{'host': 'h', 'password': 'x'}]}", "password"),
-    ("DB = 'postgresql://ann:x@db/flights'", "DB"),
-    ("PEM = '-----BEGIN PRIVATE KEY-----'", "PEM"),
-)
-def test_secrets_are_not_written(notebook: Notebook, constant: str, secret: str) -> None:
-    """A constant that looks like a secret is refused; the hint is the option of gcloud that sets it."""
-    name = constant.partition(" ")[0]
-    with raises(HandlerError, f"uses {name}, which .*looks like a secret", hint=f"--update-secrets={secret}="):
-        module_source(notebook(f"{constant}\ndef report(): return {name}").report)
-
-
-#: Texts that are secrets under any name, and texts that are none under a name that may be one's.
-SHAPES = {
-    "KEY": ("sk-live-4f9d8a7b6c5e", "sk_live_51H8xYzAbCdEf", "AbCd1234EfGh5678"),
-    "AUTH": ("Bearer abcdefgh1jkl", "Basic dXNlcjpw4567YXNz"),
-    "AWS": ("AKIAIOSFODNN7EXAMPLE", "AIza" + "a1B2c3D4e5" * 3 + "a1B2c", "ghp_" + "a1" * 18, "xoxb-123456789012"),
-    "A": ("eyJhbGciOiJI.eyJzdWIiOiIx.sig", "hf_" + "aB3" * 10, "glpat-" + "a1" * 10, "sk-" + "aB1" * 8),
-}
-HARMLESS = (
-    *("KEY = 'origin'", "KEYS = ['day', 'shop']", "AUTH = 'none'", "KEY = 'a-long-name-of-a-column'", "A = 'sky-1'"),
-    *("S3_KEY = 'exports/2024/report.parquet'", "KEY_COLUMN = 'customer_id_sha256'", "PLAN = 'Basic analytics'"),
-    *("M = 'sk_test_accuracy'", "D = 'ghs_population_grid_2020'", "T = 'hf_internal_testing_tiny_random'"),
-)
-
-
-@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in SHAPES.items() for text in texts])
-def test_the_forms_of_secrets(notebook: Notebook, name: str, text: str) -> None:
-    """Tokens of well-known services are known by their form, whatever their name; so are long values of a key."""
-    for value in (repr(text), repr(text.encode()), f"[{text!r}]"):
-        with raises(HandlerError, "looks like a secret", hint="roles/secretmanager.secretAccessor --condition=None"):
-            module_source(notebook(f"{name} = {value}\ndef report(): return {name}").report)
-
-
-@pytest.mark.parametrize("line", HARMLESS)
-def test_what_is_no_secret(notebook: Notebook, line: str) -> None:
-    """Names of columns are deployed."""
-    assert line in module_source(notebook(f"{line}\ndef report(): return {line.partition(' ')[0]}").report).text
-
-
 READS = ("open('data.csv')", "open('data.csv', 'rb')", "pd.read_csv('data.csv')", "Path('data.csv').read_text()")
 KEEPS = (
     *("open('data.csv', 'w')", "open('data.csv', mode='a')", "open('absent.csv')", "open(day)", "open('/etc/passwd')"),

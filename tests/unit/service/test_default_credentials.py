@@ -1,6 +1,9 @@
 """Application Default Credentials in each of their forms: what calls carry, and who they are made as."""
 
+import base64
+import json
 import os
+import shlex
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +17,11 @@ from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.service.auth import SCOPE, Auth
 from tests.cases import cases
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
-from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
+from tests.unit.service.conftest import FEDERATION, KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
 
 pytestmark = pytest.mark.usefixtures("sign_in")
 BOB = "bob@example.com"
+FEDERATED = "workload identity federation"
 
 
 def headers(auth: Auth) -> dict[str, str]:
@@ -35,9 +39,9 @@ def owner(auth: Auth) -> str:
 @cases(
     ("user", USER, f"user:{USER}", "login of a user"),
     ("key", ACCOUNT, f"serviceAccount:{ACCOUNT}", "key of a service account"),
-    ("federation", "workload 7", f"principalSet://iam.googleapis.com/{POOL}/*", "workload identity federation"),
-    ("workforce", USER, f"principalSet://iam.googleapis.com/{WORKFORCE_POOL}/*", None),
-    ("federated account", TARGET, f"serviceAccount:{TARGET}", "workload identity federation"),
+    ("federation", "workload 7", f"principal://iam.googleapis.com/{POOL}/subject/SUBJECT", FEDERATED),
+    ("workforce", USER, f"principal://iam.googleapis.com/{WORKFORCE_POOL}/subject/SUBJECT", None),
+    ("federated account", TARGET, f"serviceAccount:{TARGET}", FEDERATED),
     *((form, TARGET, f"serviceAccount:{TARGET}", None) for form in ("file", "nested", "delegated")),
     ("argument", TARGET, f"serviceAccount:{TARGET}", "impersonation of a service account"),
     ("metadata", VM_ACCOUNT, f"serviceAccount:{VM_ACCOUNT}", "metadata server of this machine"),
@@ -48,10 +52,51 @@ def test_each_form(make_auth: MakeAuth, form: str, token_of: str, member: str, n
     assert named in (None, auth.form())
     auth.renew()
     assert owner(auth) == token_of
-    if member.startswith("principalSet:"):
+    if member.startswith("principal:"):
         assert (auth.principal(), auth.member()) == (member, f"'{member}'")
     else:
         assert (auth.principal(), auth.member()) == (token_of, member)
+
+
+def jwt_of(**claims: Any) -> str:
+    """Return a token that says something, with a signature that nobody checks here."""
+    return ".".join(base64.urlsafe_b64encode(part).decode() for part in (b"{}", json.dumps(claims).encode(), b"x"))
+
+
+POD = "system:serviceaccount:lab:build 7's"
+JSON = {"format": {"type": "json", "subject_token_field_name": "id_token"}}
+SUBJECTS = cases(
+    (jwt_of(sub=POD), {}, POD),
+    (json.dumps({"id_token": jwt_of(sub="repo:a/b:ref:refs/heads/main")}), JSON, "repo:a/b:ref:refs/heads/main"),
+    (jwt_of(sub="a\x1b[2J"), {}, "SUBJECT"),
+    (jwt_of(sub=7), {}, "SUBJECT"),
+    (jwt_of(), {}, "SUBJECT"),
+    ("a SAML assertion", {}, "SUBJECT"),
+    ("{}", JSON, "SUBJECT"),
+    ("[]", JSON, "SUBJECT"),
+    (None, {}, "SUBJECT"),
+)
+
+
+@SUBJECTS
+def test_a_subject_in_a_file(
+    sign_in: GoogleSignIn, write_adc: WriteAdc, tmp_path: Path, content: str | None, more: Any, subject: str
+) -> None:
+    """A member is one person of the pool: the subject of the token that is in a file, else a placeholder."""
+    if content is not None:
+        (tmp_path / "jwt").write_text(content)
+    write_adc({**FEDERATION, "credential_source": {"file": str(tmp_path / "jwt"), **more}})
+    auth = Auth()
+    assert shlex.split(str(auth.member())) == [f"principal://iam.googleapis.com/{POOL}/subject/{subject}"]
+    assert sign_in.asked == []
+
+
+def test_a_subject_that_must_be_asked_for(sign_in: GoogleSignIn, write_adc: WriteAdc) -> None:
+    """No server is asked, and no program is run, for a token whose subject a hint would name."""
+    for source in ({"url": f"https://{STS}/token"}, {"executable": {"command": "touch x"}}):
+        write_adc({**FEDERATION, "credential_source": source})
+        assert str(Auth().member()).endswith("/subject/SUBJECT'")
+    assert sign_in.asked == []
 
 
 def test_nothing_is_asked_before_the_first_need(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:

@@ -111,13 +111,23 @@ def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str
     assert (hint in error.hint, ALWAYS in error.hint) == (True, "tasks queues" not in error.hint)
 
 
-def test_a_grant_to_a_pool_can_be_typed() -> None:
-    """Its member is quoted once for a shell, which would take its asterisk for files."""
-    pool = "principalSet://iam.googleapis.com/locations/global/workforcePools/team/*"
-    refused = of_code(DENIED, "no")
-    member = str(iam_member(pool))
-    error = service_error(refused, method=METHODS["GetQueue"], resource=QUEUE, endpoint=ENDPOINT, member=member)
-    assert f"--member={pool}" in shlex.split(str(error.hint))
+POOLS, DEFAULT_SUBJECT = "principal://iam.googleapis.com/", "by default the sub of the token"
+
+
+@cases(
+    (f"{POOLS}locations/global/workforcePools/team/subject/SUBJECT", "   (SUBJECT: gcloud config get-value account"),
+    (f"{POOLS}projects/1/locations/global/workloadIdentityPools/p/subject/SUBJECT", f"   (SUBJECT: {DEFAULT_SUBJECT}"),
+    (f"{POOLS}projects/1/locations/global/workloadIdentityPools/p/subject/it's 7", f"   # {DEFAULT_SUBJECT}"),
+)
+def test_a_grant_to_a_federated_identity(principal: str, note: str) -> None:
+    """Its member is one person, quoted once for a shell, and behind the command stands where the subject is found."""
+    member = str(iam_member(principal))
+    error = service_error(
+        of_code(DENIED, "no"), method=METHODS["GetQueue"], resource=QUEUE, endpoint=ENDPOINT, member=member
+    )
+    command, told, _ = str(error.hint).partition(note)
+    assert told == note
+    assert f"--member={principal}" in shlex.split(command)
 
 
 def test_a_page_that_helps(fake: Fakes, trusted: Authority) -> None:

@@ -85,6 +85,16 @@ def test_a_name_from_right_to_left_stays_in_its_place() -> None:
     assert '"\u2068\u05e9\u05dc 9\u2069" a91f03c2' in shown.text()
 
 
+def test_others_cannot_steer_the_terminal() -> None:
+    """Control characters in a name, a part, a cause, a reason or a note are escapes."""
+    for word in ("name", "part"):
+        shown = report(
+            {word: "a\u202e\x1b[2J", "causes": {"E: \x1b]0;P\x07": 1}, "notes": ["\x9b"]}, failed=1, reason="\r"
+        )
+        assert [letter for letter in shown.text() if ord(letter) < 32 or 127 <= ord(letter) < 160] == ["\n"] * 5
+        assert r"a\u202e\x1b[2J" in shown.text()
+
+
 def test_the_pace_is_shown_while_it_goes_on() -> None:
     """Rate and rest in the two largest units."""
     html = report(ready=5, succeeded=5, rate=2.5, at=NOW, eta=NOW + dt.timedelta(minutes=90)).html()

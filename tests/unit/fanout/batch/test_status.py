@@ -52,6 +52,8 @@ PAUSED = {**SEEN, "paused": "q"}
 LATER = {**SEEN, "waiting": 100, "scheduled": 100}
 ABSENT = {**SEEN, "absent": [("no handler listens at h:1 (bmi)", "ct.serve(bmi)")]}
 ALL_SENT = {"sent": 100}
+AHEAD = {"aa": 2_787}
+TWO_AHEAD = {**AHEAD, "bb": 10}
 FAILED_NOW = {**SEEN, "failed_at": AGO}
 HELD = {"canary": 10}
 RESUME, RETRY = "batch.resume()", "batch.retry_failed()"
@@ -62,6 +64,9 @@ SITUATIONS = {
     "being sent": Situation("running", "", {"sent": 40}, SEEN),
     "rate-limited": Situation("running", "at the queue's limit of 1/s, not before ", ALL_SENT, LIMITED),
     "scheduled": Situation("running", "100 rows are scheduled for later", ALL_SENT, LATER),
+    "behind a batch": Situation("running", "2,787 tasks of batch aa before it", ALL_SENT, {**SEEN, "ahead": AHEAD}),
+    "behind two": Situation("running", "2,797 tasks of 2 batches before it", ALL_SENT, {**SEEN, "ahead": TWO_AHEAD}),
+    "beside a batch": Situation("running", "", ALL_SENT, {**SEEN, "ahead": AHEAD, "rate": 5.0}),
     "settling": Situation("running", "3 settling: ", {"sent": 3, "succeeded": 97}, {**SEEN, "settling": 3}),
     "a canary that runs": Situation(
         "running", "canary: 4 of 10 done; 90 rows wait", {"succeeded": 4, "sent": 6}, SEEN, HELD

@@ -243,6 +243,39 @@ def test_repr(arguments: dict[str, Any], words: list[str]) -> None:
     assert all(word in text for word in words), text
 
 
+LED = pd.DataFrame({"url": [f"https://u:pw@{host}/x" for host in "aAbcdefa"] + ["ftp://z"], "x": range(9)})
+MANY = "6 hosts: a, b, c, d, e, …"
+SIGNED = {"service_account": "caller@p.iam.gserviceaccount.com"}
+TOKENS = f"with tokens of {SIGNED['service_account']}"
+
+
+@cases(
+    ({"url": "{url}"}, MANY),
+    ({"url": "{url}", **SIGNED}, f"{MANY}; {TOKENS}, each for its own URL"),
+    ({"url": "https://b{x}.example/", **SIGNED, "audience": "https://i"}, f"{TOKENS} for the audience https://i"),
+    ({"url": "https://svc:{x}?q"}, "9 hosts: svc:0, svc:1, svc:2, svc:3, svc:4, …"),
+    ({"url": "https://svc/{x}"}, ""),
+    ({"url": "https://svc/{x}", **SIGNED}, f"1 host: svc; {TOKENS} for the audience https://svc"),
+    ({"url": "https://f.cloudfunctions.net/{x}", **SIGNED}, f"{TOKENS}, each for its own URL"),
+    ({"url": "https://f.cloudfunctions.net/g", **SIGNED}, f"{TOKENS} for the audience https://f.cloudfunctions.net/g"),
+)
+def test_whom_the_tasks_call(recipe: dict[str, Any], told: str) -> None:
+    """A plan names the hosts that the data leads to, and whose tokens they get: of all rows, not of the first ones."""
+    plan = _plan(iter([LED.head(2), LED.tail(7)]), recipe=recipe)
+    assert plan.facts().get("calls", "").endswith(told), plan.facts()
+    assert told in repr(plan)
+    assert told in plan._repr_mimebundle_()["text/html"]
+
+
+def test_the_hosts_of_a_plan() -> None:
+    """They are a tuple, in the order of the data; one that some readers end at a backslash is shown in full."""
+    assert _plan(LED, recipe={"url": "{url}"}).hosts == tuple("abcdef")
+    assert _plan(LED, recipe={"url": "https://svc/{x}"}).hosts == ("svc",)
+    tricky = pd.DataFrame({"url": ["https://evil\\@good/"]})
+    assert _plan(tricky, recipe={"url": "{url}", "body": None}).hosts == ("evil\\@good",)
+    assert _plan(FRAME.head(0)).hosts == ()
+
+
 def test_html_is_escaped() -> None:
     """What comes from the data shows as text in a notebook."""
     plan = _plan(pd.DataFrame({"x": ["<img src=x onerror=alert(1)>", None]}))

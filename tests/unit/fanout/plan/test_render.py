@@ -1,7 +1,9 @@
 """From the data to chunks of tasks."""
 
 import datetime as dt
+import re
 import tracemalloc
+from ast import literal_eval
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -398,25 +400,66 @@ def test_a_signature_that_does_not_fit_is_said_at_once() -> None:
     assert len(served.checked) == 1
 
 
-def test_a_parameter_that_has_no_name_for_callers() -> None:
-    """A function such as len is refused with the body that it can be called with."""
-    served, frame = _Served(), pd.DataFrame({"obj": ["abc"]})
-    served.function = len
-    with pytest.raises(InvalidInputError, match=r'positional only[\s\S]*body="\{column\}" sends one value'):
-        _chunks(frame, url=served)
-    assert _chunks(frame, url=served, body="{obj}")[0].rejected == {}
+def geocode(address: str, *, tries: int = 3) -> str:
+    """Take one column of a frame that has more."""
+    return address * tries
 
 
-@pytest.mark.parametrize("index", [[1, 2], [1, 1]], ids=["unique", "not unique"])
-def test_a_named_index_that_the_function_does_not_take(index: list[int]) -> None:
-    """Without body= it is in the body as well, which is said with the way to leave it out."""
+CUSTOMERS = pd.DataFrame({"address": ["Rome"], "spend": [1]}, index=pd.Index([7], name="customer"))
+PAIRS = {"y": [5], "x": [7]}
+
+
+@cases(
+    (geocode, CUSTOMERS, None, 'body=["address"]', "unexpected keyword argument 'customer'"),
+    (geocode, CUSTOMERS.assign(tries=1), None, 'body=["address", "tries"]', "'customer'"),
+    (geocode, CUSTOMERS, {"adress": "{address}"}, 'body=["address"]', "missing a required argument: 'address'"),
+    (geocode, {"adress": ["Rome"], "spend": [1]}, None, 'body={"address": "{adress}"}', 'did you mean "address"?'),
+    (geocode, {"city": ["Rome"]}, None, 'body={"address": "{city}"}', "the body gave the names city"),
+    (lambda x, y: (x, y), {**PAIRS, "z": [9]}, None, 'body=["x", "y"]', "'z'"),
+    (
+        lambda x, yy: (x, yy),
+        {**PAIRS, "z": [9]},
+        ["x", "z"],
+        'body={"x": "{x}", "yy": "{y}"}',
+        "missing a required argument",
+    ),
+    (lambda: 1, PAIRS, None, "body={}", "unexpected keyword argument 'y'"),
+    (len, {"obj": ["abc"], "z": [9]}, None, 'body="{obj}"', "positional only"),
+    (len, {"text": ["abc"]}, None, 'body="{text}"', "missing a required argument: 'obj'"),
+)
+def test_the_hint_for_a_body_is_followed(function: Any, data: Any, body: Any, hint: str, message: str) -> None:
+    """It names parameters of the function, from the columns of their names or of near ones, and is a body that fits."""
+    served, frame = _Served(), pd.DataFrame(data)
+    served.function = function
+    with pytest.raises(InvalidInputError, match=re.escape(message)) as caught:
+        _chunks(frame, url=served, body=body)
+    assert caught.value.hint == hint
+    assert _chunks(frame, url=served, body=literal_eval(hint.removeprefix("body=")))[0].rejected == {}
+
+
+@cases(
+    (lambda lat, lon: (lat, lon), {"a": [1], "b": [2]}, 'body={"lat": "{…}", "lon": "{…}"}'),
+    (len, {"a": [1], "b": [2]}, 'body="{…}"'),
+    (divmod, {"x": [7], "y": [2]}, 'ct.serve(lambda x, y: divmod(x, y), name="divmod") has parameters with names'),
+)
+def test_a_hint_that_the_reader_completes(function: Any, data: Any, hint: str) -> None:
+    """Which column is meant is not guessed; a function of several arguments without names is wrapped."""
     served = _Served()
-    served.function = lambda y, x: (x, y)
-    frame = pd.DataFrame({"y": [5, 6], "x": [7, 8]}, index=pd.Index(index, name="combination"))
-    words = r'"combination" is the named index of the frame: body=\["x","y"\] leaves it out'
-    with pytest.raises(InvalidInputError, match=f"unexpected keyword argument 'combination'.*{words}"):
-        _chunks(frame, url=served)
-    assert _chunks(frame, url=served, body=["x", "y"])[0].rejected == {}
+    served.function = function
+    with pytest.raises(InvalidInputError) as caught:
+        _chunks(pd.DataFrame(data), url=served)
+    assert caught.value.hint == hint
+
+
+@cases(
+    (geocode, b'{"address":"Rome"}'), (lambda row, address: row or address, b'{"row":4,"address":"Rome"}'), (None, None)
+)
+def test_the_index_of_a_frame_of_a_batch(function: Any, sent: bytes | None) -> None:
+    """It is an argument only of a function that has this parameter; a URL gets it, as any index with a name."""
+    served, frame = _Served(), pd.DataFrame({"address": ["Rome"]}, index=pd.Index([4], name="row"))
+    served.function = function
+    (task,) = _tasks(frame, **({"url": served} if function else {}))
+    assert task.http_request.body == (sent or b'{"row":4,"address":"Rome"}')
 
 
 def test_a_signature_is_checked_once_for_each_set_of_names() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
@@ -123,6 +124,42 @@ def test_bad_cell(cell: str) -> None:
     urls, _ = compile_url("{u}").render(block_of(u=["https://svc/a?b=c%20d", cell]), problems)
     assert urls[0] == "https://svc/a?b=c%20d"
     assert list(problems.reasons) == [1]
+
+
+@cases(
+    ("https://svc/run/{a}", {"a": ".."}, '"a"'),
+    ("https://svc/run/{a}", {"a": "."}, '"a"'),
+    ("https://svc/{b}/{a}/x", {"a": "..", "b": "x"}, '"a"'),
+    ("https://svc/{a}{b}?q=1", {"a": ".", "b": "."}, '"a" and "b"'),
+    ("https://svc/{a}{b}#x", {"a": "", "b": "."}, '"a" and "b"'),
+    ("https://svc/.{a}", {"a": "."}, '"a"'),
+    ("https://svc/{b}/.{a}", {"a": "", "b": "é"}, '"a"'),
+    ("https://{b}/{a:.2}", {"a": "...", "b": "s"}, '"a"'),
+    ("https://{a}/x", {"a": ".."}, '"a"'),
+    ("{a}", {"a": "https://svc/a/../b"}, '"a"'),
+    (url(lambda row: f"https://svc/{row['a']}/"), {"a": ".."}, "the function"),
+    (url(lambda row: f"https://svc/{row['a']} "), {"a": ".."}, "the function"),
+)
+def test_a_cell_that_leads_to_another_path(given: Any, cells: dict[str, str], named: str) -> None:
+    """A segment "." or ".." of the path is refused, whatever it is made of; the reason names the columns."""
+    problems = Problems()
+    frame = pd.DataFrame({name: ["x", cell] for name, cell in cells.items()})
+    compile_url(given).render(block_of(frame), problems)
+    assert problems.reasons[1].startswith(f'url: {named} would be the part ".')
+
+
+@cases(
+    ("https://svc/{a}", ["...", "..x", ".well-known", "a..", "x.y", "%2e%2e", "../x", "..\\x"]),
+    ("https://svc/.well-known/{a}", ["x"]),
+    ("https://svc/x?path={a}", ["..", "/../x", "."]),
+    ("https://svc/x#{a}", [".", ".."]),
+    ("https://svc.{a}.example/", ["x"]),
+)
+def test_dots_that_lead_nowhere_else(given: str, cells: list[str]) -> None:
+    """Dots are as other letters inside a segment, in a query and in a fragment."""
+    problems = Problems()
+    compile_url(given).render(block_of(a=cells), problems)
+    assert problems.reasons == {}
 
 
 def test_function_name() -> None:
