@@ -148,11 +148,14 @@ def in_time(seconds: float, function: Callable[..., T], *args: Any, **words: Any
     Raises
     ------
     TimeoutError
-        Without a text, if it takes longer.
+        If it takes longer.
     """
     woken: queue.SimpleQueue[None] = queue.SimpleQueue()
     with hold_interrupts(lambda: woken.put(None)):
-        return _result(in_thread(function, *args, **words), woken, seconds, lambda: None)
+        try:
+            return _result(in_thread(function, *args, **words), woken, seconds, lambda: None)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"no answer in {seconds:g} s") from error
 
 
 async def to_thread(function: Callable[..., T], *args: Any, **words: Any) -> T:

@@ -409,8 +409,6 @@ def _is_bucket_missing(error: Exception) -> bool:
 
 def _problem(error: Exception) -> str:
     """Return the message of the server, else the library's without its debug output, which is many lines long."""
-    if isinstance(error, TimeoutError) and not str(error):
-        return f"no answer in {_PATIENCE} s"
     text = str(error).strip() or type(error).__name__
     found = _MESSAGE.search(text)
     return (found[1] if found else text.split("\n", 1)[0])[:500]

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,6 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.columns import EXACT, LACKING
 
 __all__ = ["PART", "Stream", "frames", "length", "read_input"]
-
-T = TypeVar("T")
 
 #: Rows that are read together: enough to make the cost per DataFrame small, few enough for wide rows.
 PART = 4_000
@@ -121,9 +119,7 @@ def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame
         If it is none of these, or cannot be read.
     """
     if isinstance(data, Stream):
-        parts = data.read(_chosen(data.names, choose))
-        while (frame := data.ask(next, parts, None)) is not None:
-            yield frame
+        yield from data.read(_chosen(data.names, choose))
         return
     single = isinstance(data, pd.DataFrame) or _is_arrow(data)
     if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
@@ -205,8 +201,8 @@ def _lazy(frame: Any) -> Stream:
             yield from _arrow(part, lambda _: None)
 
     hint = "data.head().collect() shows why; the path of its file needs the least memory"
-    ask = _in_time("the LazyFrame")
-    return _named(lambda: Stream(names=ask(frame.collect_schema).names(), read=read), "the LazyFrame", hint)
+    schema = partial(_loop.in_time, _PATIENCE, frame.collect_schema)
+    return _named(lambda: Stream(names=schema().names(), read=read), "the LazyFrame", hint)
 
 
 def _file(path: str) -> Stream:
@@ -224,25 +220,8 @@ def _file(path: str) -> Stream:
             f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
         )
     hint = "the readers of pandas have options: read it with one of them, and give the DataFrame"
-    what = f"the file {path}"
-    ask = operator.call if near else _in_time(what)
-    return _named(lambda: (_csv if name.endswith(".csv") else _parquet)(path, ask), what, hint)
-
-
-def _in_time(what: str) -> Callable[..., Any]:
-    """Return what calls a function of a library, and refuses to wait longer than 30 s for it."""
-
-    def ask(function: Callable[..., T], *args: Any, **words: Any) -> T:
-        try:
-            return _loop.in_time(_PATIENCE, function, *args, **words)
-        except TimeoutError as error:
-            raise InvalidInputError(
-                f"{what} cannot be read: {str(error) or f'no answer in {_PATIENCE} s'}",
-                resource=what,
-                hint="check its address and the network, or copy it to this machine and give the path",
-            ) from None
-
-    return ask
+    ask = operator.call if near else partial(_loop.in_time, _PATIENCE)
+    return _named(lambda: (_csv if name.endswith(".csv") else _parquet)(path, ask), f"the file {path}", hint)
 
 
 def _named(opened: Callable[[], Stream], what: str, hint: str) -> Stream:
@@ -252,7 +231,9 @@ def _named(opened: Callable[[], Stream], what: str, hint: str) -> Stream:
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         with _readable(what, hint):
-            yield from stream.read(columns)
+            parts = stream.read(columns)
+            while (frame := stream.ask(next, parts, None)) is not None:
+                yield frame
 
     return replace(stream, read=read)
 

@@ -268,7 +268,7 @@ def test_an_interrupt_does_not_wait_for_a_query() -> None:
 
     threading.Thread(target=interrupt_it).start()
     with interruptible(), pytest.raises(KeyboardInterrupt):
-        list(frames(Stream(names=["n"], read=read)))
+        list(frames(inputs._named(lambda: Stream(names=["n"], read=read), "the query", "")))
     assert not ended.is_set()
     ended.set()
 
@@ -294,7 +294,7 @@ def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, url: s
     with interruptible(), pytest.raises(KeyboardInterrupt):
         read_input(url)
     monkeypatch.setattr(inputs, "_PATIENCE", 0.01)
-    with raises(InvalidInputError, f"{url} cannot be read: no answer in 0.01 s", hint="copy it to this machine"):
+    with raises(InvalidInputError, f"{url} cannot be read: no answer in 0.01 s", hint="give the DataFrame"):
         read_input(url)
     never.set()
 
@@ -311,10 +311,10 @@ def test_a_part_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "_csv_parts", parts)
     monkeypatch.setattr(pd, "read_csv", lambda *_, **__: PANDAS)
     monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(inputs, "_PATIENCE", 2)
     read = frames(read_input("https://svc.example/x.csv"))
     assert len(next(read)) == 2
-    monkeypatch.setattr(inputs, "_PATIENCE", 0.01)
-    with raises(InvalidInputError, "https://svc.example/x.csv cannot be read: no answer in 0.01 s"):
+    with raises(InvalidInputError, "https://svc.example/x.csv cannot be read: no answer in 2 s"):
         next(read)
     next(frames(read_input("x.csv")))
     assert threading.current_thread() in threads
