@@ -617,6 +617,8 @@ class Queue:
     def delete(self) -> Self:
         """Delete the queue with all its tasks; the name cannot be used again for up to 3 days.
 
+        On the emulator ``tasks.clock.advance("3d")`` moves its time past that.
+
         Examples
         --------
         >>> queue.delete()
@@ -624,8 +626,10 @@ class Queue:
         >>> tasks.queues().index.tolist()
         []
         """
+        self._connection.transport.forget_new(self.name)
+        self._call("DeleteQueue")
         self._connection.transport.mark_deleted(self.name)
-        return self._call("DeleteQueue")
+        return self
 
     def update(self, **settings: Any) -> Self:
         """Change settings of the queue, also while it dispatches.
