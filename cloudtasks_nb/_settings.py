@@ -378,7 +378,8 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
     NaiveTimeError
         If it has no time zone and `tz` is None.
     InvalidInputError
-        If it is not a time.
+        If it is not a time; or it has no zone, and in that of `tz` it does not exist, or comes twice and its `fold` is
+        not 1.
     """
     moment = value
     if isinstance(value, str):
@@ -395,11 +396,26 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
                 resource=name,
                 hint=f'add an offset ("{moment.isoformat(sep=" ")}+00:00") or tz="UTC" or tz="Europe/Zurich"',
             )
-        moment = moment.replace(tzinfo=parse_zone(tz))
+        zone = parse_zone(tz)
     try:
-        return moment.astimezone(dt.UTC)
+        return (moment if moment.tzinfo else _in_zone(moment, name, zone)).astimezone(dt.UTC)
     except OverflowError:  # before the year 1, or after 9999
         raise _no_time(value, name) from None
+
+
+def _in_zone(moment: dt.datetime, name: str, zone: dt.tzinfo) -> dt.datetime:
+    """Return a local time in its zone."""
+    plain = dt.datetime.combine(moment.date(), moment.time())
+    first, second = (plain.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    later = second.astimezone(dt.UTC) - first.astimezone(dt.UTC)
+    if not later or (later > dt.timedelta(0) and moment.fold):
+        return second
+    how = "comes twice" if later > dt.timedelta(0) else "does not exist"
+    raise InvalidInputError(
+        f'{name}={str(plain)!r} {how} in {zone}, where the clocks are changed then: "{first}" or "{second}"',
+        resource=name,
+        hint="give a time with its offset",
+    )
 
 
 def _no_time(value: Any, name: str) -> InvalidInputError:

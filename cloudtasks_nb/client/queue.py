@@ -94,7 +94,8 @@ class Queue:
             When it is due: a time (``"2026-01-02 06:00+09:00"``) or a duration from now (``"10min"``), at most 30 days
             ahead.
         tz : str, optional
-            The time zone of an `at` that has none.
+            The time zone of an `at` that has none. A local time that its clocks skip, or show twice, is refused with
+            the two times that may be meant.
         service_account, audience : str, optional
             E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL's
             origin, ``https://svc.example``; for a Cloud Function the URL without its query).
@@ -200,7 +201,8 @@ class Queue:
             The columns that identify a row; by default everything that is rendered from it. The same instant in another
             time zone, a Decimal in place of a float, and True in place of 1 make another row.
         at, delay, tz : optional
-            When a row is due: one value for all rows, or from a column (``at="{when}"``).
+            When a row is due: one value for all rows, or from a column (``at="{when}"``). In a column of times, one
+            that the clocks of `tz` skip is the first instant after the gap, and one that comes twice the first of both.
         headers, method, service_account, audience, dispatch_deadline, retry : optional
             As for `enqueue`; header values may name columns.
         name : str, optional
