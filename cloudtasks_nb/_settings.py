@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import difflib
+import errno
 import functools
 import getpass
 import inspect
@@ -43,6 +44,7 @@ __all__ = [
     "did_you_mean",
     "emulators",
     "home",
+    "if_files_open",
     "is_count",
     "is_in_home",
     "make_folder",
@@ -165,6 +167,16 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
             f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint
         ) from error
     return folder
+
+
+def if_files_open(hint: str) -> str:
+    """Return a hint about a file, or what helps if this process can open no file at all."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            return "too many open files: close some, or raise the limit (ulimit -n) and restart the kernel"
+    return hint
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import is_in_home
+from cloudtasks_nb._settings import if_files_open, is_in_home
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 from cloudtasks_nb.store.folder import Folder, Found, OddFileError
 
@@ -337,7 +337,8 @@ class Store:
                 "check the name of the bucket, the network, and that the credentials may read, write and list its "
                 "objects" + _CREDENTIALS[self._scheme]
             )
-        return StoreError(f"{path} cannot be {done} in {self.url}: {_problem(error)}", resource=self.url, hint=hint)
+        text = f"{path} cannot be {done} in {self.url}: {_problem(error)}"
+        return StoreError(text, resource=self.url, hint=if_files_open(hint))
 
 
 _ODD = "a store follows no link below its folder: delete it, and look who can write to the folder"
