@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import logging
 import math
 import os
@@ -27,9 +28,12 @@ __all__ = [
     "check_blocking",
     "gather",
     "hold_interrupts",
+    "in_thread",
+    "in_time",
     "loop",
     "run",
     "submit",
+    "to_thread",
     "until",
 ]
 
@@ -133,6 +137,45 @@ def run(
     woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # is written in C: it has no lock that an interrupt leaves
     with hold_interrupts(lambda: woken.put(None)):
         return _result(submit(coroutine), woken, math.inf if timeout is None else timeout, meanwhile)
+
+
+def in_time(seconds: float, function: Callable[..., T], *args: Any, **words: Any) -> T:
+    """Return what a function returns that may never do so, as one of a library that waits for a network.
+
+    It runs in a thread that does not keep the process alive. An interrupt, or the end of so many seconds, leaves it
+    there, and nothing of it is used later.
+
+    Raises
+    ------
+    TimeoutError
+        If it takes longer.
+    """
+    woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+    with hold_interrupts(lambda: woken.put(None)):
+        try:
+            return _result(in_thread(function, *args, **words), woken, seconds, lambda: None)
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"no answer in {seconds:g} s") from error
+
+
+async def to_thread(function: Callable[..., T], *args: Any, **words: Any) -> T:
+    """Await a function that runs in a thread, as `asyncio.to_thread`; the thread does not keep the process alive."""
+    return await asyncio.wrap_future(in_thread(function, *args, **words))
+
+
+def in_thread(function: Callable[..., T], *args: Any, **words: Any) -> concurrent.futures.Future[T]:
+    """Begin a function in a thread that does not keep the process alive."""
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+    done.set_running_or_notify_cancel()  # a thread cannot be cancelled
+
+    def work() -> None:
+        try:
+            done.set_result(function(*args, **words))
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits
+            done.set_exception(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    return done
 
 
 def _result(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import difflib
+import errno
 import functools
 import getpass
 import inspect
@@ -43,6 +44,7 @@ __all__ = [
     "did_you_mean",
     "emulators",
     "home",
+    "if_files_open",
     "is_count",
     "is_in_home",
     "make_folder",
@@ -165,6 +167,16 @@ def make_folder(folder: Path, kind: type[CloudTasksError], *, hint: str) -> Path
             f"the folder {folder} cannot be created: {error.strerror}", resource=str(folder), hint=hint
         ) from error
     return folder
+
+
+def if_files_open(hint: str) -> str:
+    """Return a hint about a file, or what helps if this process can open no file at all."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            return "too many open files: close some, or raise the limit (ulimit -n) and restart the kernel"
+    return hint
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
@@ -378,7 +390,8 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
     NaiveTimeError
         If it has no time zone and `tz` is None.
     InvalidInputError
-        If it is not a time.
+        If it is not a time; or it has no zone, and in that of `tz` it does not exist, or comes twice and its `fold` is
+        not 1.
     """
     moment = value
     if isinstance(value, str):
@@ -395,11 +408,26 @@ def parse_time(value: Any, name: str, tz: Any = None) -> dt.datetime:
                 resource=name,
                 hint=f'add an offset ("{moment.isoformat(sep=" ")}+00:00") or tz="UTC" or tz="Europe/Zurich"',
             )
-        moment = moment.replace(tzinfo=parse_zone(tz))
+        zone = parse_zone(tz)
     try:
-        return moment.astimezone(dt.UTC)
+        return (moment if moment.tzinfo else _in_zone(moment, name, zone)).astimezone(dt.UTC)
     except OverflowError:  # before the year 1, or after 9999
         raise _no_time(value, name) from None
+
+
+def _in_zone(moment: dt.datetime, name: str, zone: dt.tzinfo) -> dt.datetime:
+    """Return a local time in its zone."""
+    plain = dt.datetime.combine(moment.date(), moment.time())
+    first, second = (plain.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    later = second.astimezone(dt.UTC) - first.astimezone(dt.UTC)
+    if not later or (later > dt.timedelta(0) and moment.fold):
+        return second
+    how = "comes twice" if later > dt.timedelta(0) else "does not exist"
+    raise InvalidInputError(
+        f'{name}={str(plain)!r} {how} in {zone}, where the clocks are changed then: "{first}" or "{second}"',
+        resource=name,
+        hint="give a time with its offset",
+    )
 
 
 def _no_time(value: Any, name: str) -> InvalidInputError:

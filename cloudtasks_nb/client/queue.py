@@ -95,7 +95,8 @@ class Queue:
             When it is due: a time (``"2026-01-02 06:00+09:00"``) or a duration from now (``"10min"``), at most 30 days
             ahead.
         tz : str, optional
-            The time zone of an `at` that has none.
+            The time zone of an `at` that has none. A local time that its clocks skip, or show twice, is refused with
+            the two times that may be meant.
         service_account, audience : str, optional
             E-mail of the account whose OIDC token is sent along, and the audience of the token (default: the URL's
             origin, ``https://svc.example``; for a Cloud Function the URL without its query).
@@ -201,7 +202,8 @@ class Queue:
             The columns that identify a row; by default everything that is rendered from it. The same instant in another
             time zone, a Decimal in place of a float, and True in place of 1 make another row.
         at, delay, tz : optional
-            When a row is due: one value for all rows, or from a column (``at="{when}"``).
+            When a row is due: one value for all rows, or from a column (``at="{when}"``). In a column of times, one
+            that the clocks of `tz` skip is the first instant after the gap, and one that comes twice the first of both.
         headers, method, service_account, audience, dispatch_deadline, retry : optional
             As for `enqueue`; header values may name columns.
         name : str, optional
@@ -622,6 +624,8 @@ class Queue:
     def delete(self) -> Self:
         """Delete the queue with all its tasks; the name cannot be used again for up to 3 days.
 
+        On the emulator ``tasks.clock.advance("3d")`` moves its time past that.
+
         Examples
         --------
         >>> queue.delete()
@@ -629,8 +633,10 @@ class Queue:
         >>> tasks.queues().index.tolist()
         []
         """
+        self._connection.transport.forget_new(self.name)
+        self._call("DeleteQueue")
         self._connection.transport.mark_deleted(self.name)
-        return self._call("DeleteQueue")
+        return self
 
     def update(self, **settings: Any) -> Self:
         """Change settings of the queue, also while it dispatches.

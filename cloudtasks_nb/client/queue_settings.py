@@ -18,6 +18,7 @@ from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, Precondi
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target, queue_message, queue_values
+from cloudtasks_nb.service.refusal import blocked_name
 
 __all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change", "new_settings"]
 
@@ -107,7 +108,7 @@ def _create(connection: Connection, name: QueueName, settings: Mapping[str, Any]
             f'the queue "{name.queue}" cannot be created: {error.message}',
             resource=str(name),
             code=error.code,
-            hint="the name of a deleted queue is blocked for up to 3 days; use another name",
+            hint=blocked_name(name.queue, connection.endpoint),
         ) from None
     connection.transport.mark_new(str(name))
     created = queue_values(made)

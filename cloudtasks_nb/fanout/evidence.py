@@ -6,9 +6,10 @@ order, however late it comes and however often.
 
 A task leaves its queue when it succeeds, when it is deleted, and when it is given up after a failed attempt. The log
 has the first two, and an entry for each attempt. So a row is *gone* if its task has left the queue and nothing tells
-why: no result is stored, and the log has no success and no deletion, or it may lack entries. If the log has every entry
-and the last one is a failed attempt, the task was given up: the row has *failed*, by elimination. A row whose task the
-batch itself deletes is *cancelled* in place of both.
+why: no result is stored, and the log has no success and no deletion, or it lacks entries. If the log has every entry
+and the last one is a failed attempt, the task was given up: the row has *failed*, by elimination. If another attempt
+was to follow that one, or the log does not have it, entries were lost. A row whose task the batch itself deletes is
+*cancelled* in place of both.
 """
 
 from __future__ import annotations
@@ -129,8 +130,10 @@ def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
     attempt = _attempt(row[7:14], news)
     message = _message(row[14:18], news, cause)
     # The queue tells of an attempt that has ended only if there will be another one.
-    failed = bool(attempt[1]) and attempt[1] & (_LAST | Source.QUEUE) == _LAST
-    state = _state_of(state, fact, attempt[2], failed=failed, own=deleting == tries)
+    heard, status, due = attempt[1] or 0, attempt[2], attempt[4]
+    failed = heard & (_LAST | Source.QUEUE) == _LAST
+    ended = bool(status) and heard & Source.LOG > 0 and due is None
+    state = _state_of(state, fact, failed=failed, ended=ended, own=deleting == tries)
     reason = DELETED if fact == Fact.DELETED else reason
     return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message))
 
@@ -190,13 +193,15 @@ def _message(known: tuple[Any, ...], news: Evidence, cause: str | None) -> tuple
     return known
 
 
-def _state_of(state: int, fact: int | None, status: int | None, *, failed: bool, own: bool) -> int:
+def _state_of(state: int, fact: int | None, *, failed: bool, ended: bool, own: bool) -> int:
     """Return the state of a row that was in a state, by all that is known of its task.
 
     Parameters
     ----------
     failed : bool
         The last possible attempt failed.
+    ended : bool
+        The newest attempt failed, and by the log no other one was to follow.
     own : bool
         The batch itself deletes the task.
     """
@@ -210,7 +215,7 @@ def _state_of(state: int, fact: int | None, status: int | None, *, failed: bool,
         return State.SENT
     if own:
         return State.CANCELLED
-    return State.FAILED if fact == Fact.LEFT_LOGGED and status else State.GONE
+    return State.FAILED if fact == Fact.LEFT_LOGGED and ended else State.GONE
 
 
 def _better(known: T | None, new: T | None, source: Source, others: int) -> T | None:

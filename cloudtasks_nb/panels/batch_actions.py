@@ -176,10 +176,11 @@ class BatchActions:
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
         batch, view, code = self._open()
-        rows, succeeded = counted(again.count, "rows"), again.counts.get("succeeded", 0)
+        rows, succeeded, gone = counted(again.count, "rows"), *map(again.counts.get, ("succeeded", "gone"))
         verb, done = (f"Retry {rows}", "tried") if retry else (f"Send {rows} again", "sent")
         which = f"All {rows} {again.scope}" if retry else f"The {rows} {again.scope}, of {batch.progress().total:,}"
         twice = f" {counted(succeeded, 'rows')} of them succeeded: what they do is done once more." if succeeded else ""
+        twice += f" {counted(gone, 'rows')} of them may have run: nobody can tell." if gone else ""
         question = Question(
             title=f"Retry {rows} of batch {batch.id}?" if retry else f"Send {rows} of batch {batch.id} again?",
             scope=f"{which}: each gets a new task in {batch.queue}.{twice}",
@@ -191,7 +192,7 @@ class BatchActions:
             again.send,
             f"{rows} of batch {batch.id} will be {done} again",
             question,
-            ask=again.count > _ASK_ABOVE or succeeded > 0,
+            ask=again.count > _ASK_ABOVE or bool(succeeded or gone),
             foreign=view.foreign(FINAL_STATES, again.refs()),
             again=again.refs,
         )

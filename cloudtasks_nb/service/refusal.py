@@ -39,6 +39,7 @@ from cloudtasks_nb.service.rpcs import METHODS, Method
 
 __all__ = [
     "IAM",
+    "blocked_name",
     "grant_command",
     "lost_answer",
     "of_answer",
@@ -199,7 +200,13 @@ def lost_answer(error: CloudTasksError, *, method: Method, request: Any) -> Unav
 
 
 def service_error(
-    refusal: GoogleAPICallError, *, method: Method, resource: str, endpoint: Endpoint, member: str = "user:YOU"
+    refusal: GoogleAPICallError,
+    *,
+    method: Method,
+    resource: str,
+    endpoint: Endpoint,
+    member: str = "user:YOU",
+    deleted: bool = False,
 ) -> CloudTasksError:
     """Return the error for a refusal of the service, with the resource and the next step.
 
@@ -207,11 +214,13 @@ def service_error(
     ----------
     member : str
         Who called, as IAM writes it, quoted for a shell: ``user:ann@example.com``.
+    deleted : bool
+        Whether this process has deleted the queue.
     """
     code = refusal.grpc_status_code.name if refusal.grpc_status_code else "UNKNOWN"
     text = refusal.message or code
     if code == "NOT_FOUND" and method.resource == "queue":
-        return _queue_not_found(resource, endpoint)
+        return _queue_not_found(resource, endpoint, deleted=deleted)
     if code == "NOT_FOUND" and method.resource == "task":
         return TaskNotFoundError(
             f'task "{resource.rpartition("/")[2]}" is not in its queue: {text}',
@@ -297,10 +306,21 @@ def grant_command(resource: str | None, role: str, project: str | None, member: 
     return f"gcloud projects add-iam-policy-binding {named} {binding} --condition=None"
 
 
-def _queue_not_found(name: str, endpoint: Endpoint) -> QueueNotFoundError:
+def blocked_name(queue: str, endpoint: Endpoint) -> str:
+    """Return what to do about the name of a deleted queue.
+
+    https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues/delete
+    """
+    other = f'tasks.queue("{queue.rpartition("/")[2]}-2", create=True)'
+    freed = '; tasks.clock.advance("3d") moves the emulator past that' if endpoint.local else ""
+    return f"the name of a deleted queue is blocked for up to 3 days: use another name, {other}{freed}"
+
+
+def _queue_not_found(name: str, endpoint: Endpoint, *, deleted: bool) -> QueueNotFoundError:
     short = name.rpartition("/")[2]
     ours = name == f"projects/{endpoint.project}/locations/{endpoint.location}/queues/{short}"
-    create = f'tasks.queue("{short if ours else name}", create=True) creates it'
+    made = f'tasks.queue("{short if ours else name}", create=True) creates it'
+    create = blocked_name(name, endpoint) if deleted else made
     return QueueNotFoundError(
         f'there is no queue "{short}" ({name})',
         resource=name,

@@ -102,6 +102,7 @@ class Transport:
         self._metadata: Mapping[str, Any] = {}  # of the last answer
         self._emulator: Mapping[str, Any] | None = None  # what it says of itself; None: not asked
         self._new_queues: dict[str, float] = {}  # full name -> time until which the queue counts as new
+        self._deleted_queues = set[str]()  # full names
 
     @property
     def google(self) -> bool:
@@ -111,10 +112,15 @@ class Transport:
     def mark_new(self, queue: str) -> None:
         """Remember that we have just created this queue: the service may answer NOT_FOUND for some minutes."""
         self._new_queues[queue] = self.clock() + _NEW_QUEUE
+        self._deleted_queues.discard(queue)
 
-    def mark_deleted(self, queue: str) -> None:
+    def forget_new(self, queue: str) -> None:
         """Forget that we created this queue: NOT_FOUND now means that it was deleted."""
         self._new_queues.pop(queue, None)
+
+    def mark_deleted(self, queue: str) -> None:
+        """Remember that we have deleted this queue: its name is blocked."""
+        self._deleted_queues.add(queue)
 
     def is_new(self, queue: str) -> bool:
         """Return whether we created this queue within the last five minutes."""
@@ -224,7 +230,8 @@ class Transport:
             refusal.message = f"no answer within {timeout:.3g} s: {refusal.message}"
         member = (None if self.endpoint.local else self.auth.member()) or "user:YOU"
         name = resource or self.endpoint.target
-        return service_error(refusal, method=method, resource=name, endpoint=self.endpoint, member=member)
+        deleted, endpoint = name in self._deleted_queues, self.endpoint
+        return service_error(refusal, method=method, resource=name, endpoint=endpoint, member=member, deleted=deleted)
 
     async def pages(
         self, rpc: str, /, items: str, *, limit: int | None, page_size: int, **fields: Any

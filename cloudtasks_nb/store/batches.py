@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.store.store import Store
 
 __all__ = [
@@ -110,14 +111,13 @@ def write_batch(store: Store, batch: str, record: bytes, blocks: Iterable[tuple[
     """
     names = []
     waiting: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(_CONCURRENT, thread_name_prefix="cloudtasks-store") as pool:
-        for name, data in blocks:
-            if len(waiting) == _CONCURRENT:
-                waiting.popleft().result()
-            waiting.append(pool.submit(store.put, _block(batch, name), data))
-            names.append(name)
-        while waiting:
+    for name, data in blocks:
+        if len(waiting) == _CONCURRENT:
             waiting.popleft().result()
+        waiting.append(_loop.in_thread(store.put, _block(batch, name), data))
+        names.append(name)
+    while waiting:
+        waiting.popleft().result()
     # Last, so that nobody finds a batch without its rows.
     store.put(_record(batch), record)
     return names

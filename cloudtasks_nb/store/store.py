@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import is_in_home
+from cloudtasks_nb._settings import if_files_open, is_in_home
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 from cloudtasks_nb.store.folder import Folder, Found, OddFileError
 
@@ -29,6 +29,7 @@ _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.*)", flags=re.I
 _MESSAGE = re.compile(r"<Message>([^<]+)</Message>")  # in the answers of all three
 _BUCKETS = ("gs", "s3", "az")
 _PAGE = 1000  # objects
+_PATIENCE = 30  # seconds for a call of the library
 _CONCURRENT = 64  # reads of a bucket at a time
 
 # One call takes about 20 s at most: no retry begins after 10 s, and one request takes 10 s at most.
@@ -71,7 +72,8 @@ class Store:
     """Objects in a folder or a bucket, each with a path such as ``results/1a2b3c4d/x.json``.
 
     Making one does not touch the folder or the bucket. It is safe to use from several threads. A call takes about 20
-    seconds at most if a bucket does not answer: requests are repeated for 10 s, and one request takes 10 s at most.
+    seconds at most if a bucket does not answer: requests are repeated for 10 s, and one request takes 10 s at most. If
+    the library does not end it, it is left behind after 30 s; an interrupt leaves it behind at once.
 
     An object that was put in a folder is complete, and survives the end of the process (also by SIGKILL). The system
     writes it to the disk later, as with every file: a power loss within the next seconds can lose it. A bucket has
@@ -114,11 +116,10 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object, in place of one with the same path; readers see the old or the new one, never a part."""
-        with self._use("written", path):
-            if self._folder is not None:
-                self._folder.put(path, data)
-            else:
-                self._library.put(self._client, path, data, use_multipart=False)
+        if self._folder is not None:
+            self._ask("written", path, self._folder.put, path, data)
+        else:
+            self._ask("written", path, self._library.put, self._client, path, data, use_multipart=False)
 
     def create(self, path: str, data: bytes) -> None:
         """Write an object under a path that nobody else uses; a repeated request that finds it has succeeded.
@@ -128,19 +129,14 @@ class Store:
         if self._folder is None:
             self.claim(path, data)
         else:
-            with self._errors("written", path):
-                self._folder.create(path, data)
+            self._ask("written", path, self._folder.create, path, data)
 
     def claim(self, path: str, data: bytes) -> bool:
         """Write an object if there is none with this path; return whether there was none."""
-        with self._use("written", path):
-            if self._folder is not None:
-                return self._folder.put(path, data, new=True)
-            try:
-                self._library.put(self._client, path, data, mode="create", use_multipart=False)
-            except self._exceptions.AlreadyExistsError:
-                return False
-            return True
+        if self._folder is not None:
+            return bool(self._ask("written", path, self._folder.put, path, data, new=True))
+        words = {"mode": "create", "use_multipart": False, "unless": self._exceptions.AlreadyExistsError}
+        return self._ask("written", path, self._library.put, self._client, path, data, **words) is not None
 
     @property
     def appends(self) -> bool:
@@ -152,20 +148,14 @@ class Store:
 
         An error may leave a part of the data.
         """
-        with self._errors("written", path):
-            return self._folder is not None and self._folder.append(path, data)
+        return self._folder is not None and bool(self._ask("written", path, self._folder.append, path, data))
 
     def get(self, path: str) -> bytes | None:
         """Return the content of an object; None if there is no such object."""
-        with self._use("read", path):
-            if self._folder is not None:
-                return self._folder.read(path, 0, None)
-            try:
-                return self._library.get(self._client, path).bytes().to_bytes()
-            except self._missing as error:
-                if _is_bucket_missing(error):
-                    raise
-                return None
+        if self._folder is not None:
+            return self._ask("read", path, self._folder.read, path, 0, None)
+        get = self._library.get
+        return self._ask("read", path, lambda: get(self._client, path).bytes().to_bytes(), unless=self._missing)
 
     def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Return the contents of many objects, in the order of their paths; None for those that do not exist."""
@@ -179,7 +169,7 @@ class Store:
         """Return parts of objects: None if there is no such object, and the error if it cannot be read."""
         if self._folder is not None:
             return [self._read_file(self._folder, *one) for one in ranges]
-        self._prepare()
+        self._ask("read", ranges[0].path if ranges else "", str)
         return _loop.run(self._get_ranges(ranges))
 
     def _read_file(self, folder: Folder, path: str, start: int, end: int | None) -> bytes | StoreError | None:
@@ -191,10 +181,11 @@ class Store:
     async def _read_object(self, path: str, start: int, end: int | None) -> bytes | None:
         with self._errors("read", path):
             try:
-                if end is None:
-                    found = await self._library.get_async(self._client, path)
-                    return bytes(await found.bytes_async())[start:]
-                return bytes(await self._library.get_range_async(self._client, path, start=start, end=end))
+                async with asyncio.timeout(_PATIENCE):
+                    if end is None:
+                        found = await self._library.get_async(self._client, path)
+                        return bytes(await found.bytes_async())[start:]
+                    return bytes(await self._library.get_range_async(self._client, path, start=start, end=end))
             except self._missing as error:
                 if _is_bucket_missing(error):
                     raise
@@ -225,13 +216,8 @@ class Store:
 
     def found(self, prefix: str) -> Iterator[list[Found]]:
         """Yield what `pages` yields, with the sizes of the objects."""
-        with self._use("listed", prefix):
-            listed = self._listed(prefix)
-        while True:
-            with self._use("listed", prefix):
-                page = next(listed, None)
-            if page is None:
-                return
+        listed = self._ask("listed", prefix, self._listed, prefix)
+        while (page := self._ask("listed", prefix, next, listed, None)) is not None:
             yield page
 
     def _listed(self, prefix: str) -> Iterator[list[Found]]:
@@ -244,8 +230,7 @@ class Store:
     def delete_all(self, prefix: str) -> None:
         """Delete the objects whose paths begin with a prefix that ends with a slash; in a folder all that is there."""
         if self._folder is not None:
-            with self._errors("deleted", prefix):
-                self._folder.delete_all(prefix)
+            self._ask("deleted", prefix, self._folder.delete_all, prefix)
             return
         for page in self.pages(prefix):
             self.delete(page)
@@ -254,25 +239,14 @@ class Store:
         """Delete objects; those that do not exist are ignored."""
         if self._folder is not None:
             for path in paths:
-                with self._errors("deleted", path):
-                    self._folder.delete(path)
+                self._ask("deleted", path, self._folder.delete, path)
             return
+        delete = partial(self._library.delete, self._client)
         for at in range(0, len(paths), _PAGE):
             page = list(paths[at : at + _PAGE])
-            with self._use("deleted", page[0]):
-                try:
-                    self._library.delete(self._client, page)
-                except self._missing:
-                    for path in page:  # the library stopped at the first one that did not exist
-                        self._delete(path)
-
-    def _delete(self, path: str) -> None:
-        with self._use("deleted", path):
-            try:
-                self._library.delete(self._client, path)
-            except self._missing as error:
-                if _is_bucket_missing(error):
-                    raise
+            if self._ask("deleted", page[0], lambda page=page: delete(page) or True, unless=self._missing) is None:
+                for path in page:  # the library stopped at the first one that did not exist
+                    self._ask("deleted", path, delete, path, unless=self._missing)
 
     def __repr__(self) -> str:
         return f"<Store {self.url}>"
@@ -309,12 +283,26 @@ class Store:
             options["credential_provider"] = _provider(self._token)
         return store.from_url(self.url, **options)
 
-    @contextmanager
-    def _use(self, done: str, path: str) -> Iterator[None]:
-        """Get a token before the library asks for one, which would hide why there is none; turn errors into ours."""
-        self._prepare()
-        with _memory_lock if self._scheme == "memory" else nullcontext(), self._errors(done, path):
-            yield
+    def _ask(
+        self, done: str, path: str, function: Callable[..., T], *args: Any, unless: Any = (), **words: Any
+    ) -> T | None:
+        """Return what a function of the folder or the library returns, None for some exceptions; others become ours.
+
+        Before the library asks for a token one is got, as its own error would hide why there is none.
+        """
+
+        def answer() -> T | None:
+            self._prepare()
+            try:
+                with _memory_lock if self._scheme == "memory" else nullcontext():
+                    return function(*args, **words)
+            except unless as error:
+                if _is_bucket_missing(error):
+                    raise
+                return None
+
+        with self._errors(done, path):
+            return answer() if self._folder is not None else _loop.in_time(_PATIENCE, answer)
 
     @contextmanager
     def _errors(self, done: str, path: str) -> Iterator[None]:
@@ -349,7 +337,8 @@ class Store:
                 "check the name of the bucket, the network, and that the credentials may read, write and list its "
                 "objects" + _CREDENTIALS[self._scheme]
             )
-        return StoreError(f"{path} cannot be {done} in {self.url}: {_problem(error)}", resource=self.url, hint=hint)
+        text = f"{path} cannot be {done} in {self.url}: {_problem(error)}"
+        return StoreError(text, resource=self.url, hint=if_files_open(hint))
 
 
 _ODD = "a store follows no link below its folder: delete it, and look who can write to the folder"
@@ -374,7 +363,7 @@ async def answer_of(store: Store, seconds: float, function: Callable[..., T], *a
     """
     try:
         async with asyncio.timeout(seconds):
-            return await asyncio.to_thread(function, *args)
+            return await _loop.to_thread(function, *args)
     except TimeoutError:
         raise StoreError(f"{store.url} did not answer in {seconds:.0f} s", resource=store.url) from None
 

@@ -161,6 +161,48 @@ def test_an_interrupt_ends_what_keeps_it_from_being_raised(monkeypatch: pytest.M
     assert reached == [0, 1]
 
 
+def test_what_does_not_answer_is_left_behind() -> None:
+    """After so many seconds, or an interrupt; else its answer comes, or its exception."""
+    never, begun = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        never.wait()
+
+    def interrupt_it() -> None:
+        begun.wait(PATIENCE)
+        interrupt()
+
+    assert _loop.in_time(PATIENCE, divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        _loop.in_time(PATIENCE, divmod, 7, 0)
+    with pytest.raises(TimeoutError, match=r"^no answer in 0.01 s$"):
+        _loop.in_time(0.01, wait)
+    begun.clear()
+    threading.Thread(target=interrupt_it).start()
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        _loop.in_time(PATIENCE, wait)
+    never.set()
+
+
+LEAVES = """
+import asyncio, contextlib, threading
+from cloudtasks_nb import _loop
+
+async def leave():
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await _loop.to_thread(threading.Event().wait)
+
+_loop.run(leave())
+"""
+
+
+def test_what_is_left_behind_does_not_keep_the_process_alive() -> None:
+    """A call of a library that never returns ends with the process."""
+    assert run(sys.executable, "-c", LEAVES).returncode == 0
+
+
 def test_a_handler_of_the_users_own_stays() -> None:
     """Who handles interrupts is called when one comes, and the work goes on."""
     came = []

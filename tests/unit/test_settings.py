@@ -292,6 +292,9 @@ def test_a_timedelta_is_taken_as_it_is(value: dt.timedelta) -> None:
     assert abs(parse_duration(value, "delay") - value) <= dt.timedelta(microseconds=1)
 
 
+KINDS = (str, dt.datetime.fromisoformat, pd.Timestamp)
+
+
 @cases(
     *((text, None) for text in ("2026-01-02 06:00+09:00", " 2026-01-01T21:00Z ")),
     *(("2026-01-02 06:00", "Asia/Tokyo"), (dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC), None)),
@@ -303,6 +306,25 @@ def test_times(value: Any, tz: Any) -> None:
     assert parse_time(value, "at", tz) == dt.datetime(2026, 1, 1, 21, tzinfo=dt.UTC)
 
 
+SKIPPED, TWICE = "2025-03-30 01:30", "2025-10-26 01:30"  # in London
+
+
+@cases(*((kind(time), word) for time, word in ((SKIPPED, "does not exist"), (TWICE, "comes twice")) for kind in KINDS))
+def test_a_local_time_that_is_no_moment_or_two(value: Any, word: str) -> None:
+    """It is refused with both times that may be meant, each of which is taken."""
+    with raises(InvalidInputError, f"{word} in Europe/London", hint="offset") as caught:
+        parse_time(value, "at", "Europe/London")
+    first, second = re.findall('"([^"]+)"', caught.value.message)
+    assert abs(parse_time(first, "at") - parse_time(second, "at")) == dt.timedelta(hours=1)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_the_second_of_two_times(kind: Callable[[str], Any]) -> None:
+    """A time that says that it is the second one is that."""
+    second = kind(TWICE).replace(fold=1)
+    assert parse_time(second, "at", "Europe/London") == dt.datetime(2025, 10, 26, 1, 30, tzinfo=dt.UTC)
+
+
 @pytest.mark.parametrize("value", ["2026-01-02 06:00", dt.datetime(2026, 1, 2, 6), pd.Timestamp("2026-01-02 06:00")])  # noqa: DTZ001 - the subject
 def test_a_naive_time_is_refused(value: Any) -> None:
     """The hint has both ways out: an offset and `tz=`."""
@@ -310,14 +332,14 @@ def test_a_naive_time_is_refused(value: Any) -> None:
         parse_time(value, "at")
 
 
-NEVER = ("0001-01-01T00:00+09:00", "9999-12-31T23:59-08:00")  # which are in no year in UTC
+NEVER = ("0001-01-01T00:00+09:00", "0001-01-01T00:00", "9999-12-31T23:59-08:00")  # which are in no year in UTC
 
 
 @pytest.mark.parametrize("value", ["tomorrow", "2026-13-01", 5, None, dt.date(2026, 1, 1), pd.NaT, *NEVER])
 def test_what_is_no_time(value: Any) -> None:
     """The error names the argument and the value."""
     with pytest.raises(InvalidInputError, match=r"^at=.* is not a time"):
-        parse_time(value, "at", "UTC")
+        parse_time(value, "at", "Asia/Tokyo")
 
 
 @cases(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb import _settings
+from cloudtasks_nb import _loop, _settings
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.handlers.deploy import Deployment
@@ -36,7 +35,7 @@ _BELOW = re.compile(r'resource\.name\.startsWith\("(.*)"\)')
 async def check_store(context: CheckContext) -> Finding:
     """Write, read, list and delete an object; look who else can, and whether the service that stores results may."""
     store, home = context.connection.store, _settings.home()
-    await asyncio.to_thread(_use, store)
+    await _loop.to_thread(_use, store)
     if _MODES and len(readers := _allowed(home, _RIGHTS["read"])) > 1:
         detail = f"the home {home} can be read by {' and '.join(readers)}"
         return Finding(ok=False, detail=detail, fix="set CLOUDTASKS_NB_HOME to a folder of your own", blocks=False)

@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import EmulatorError
 
-__all__ = ["Deliverer", "NotListeningError", "is_loopback"]
+__all__ = ["Deliverer", "NoSocketError", "NotListeningError", "is_loopback"]
 
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|::1)(:\d+)?")
 _SENDABLE = re.compile(r"[!-~]+")
@@ -42,6 +42,10 @@ _NOT_ADDED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AG
 
 class NotListeningError(Exception):
     """The connection to a target was refused; its text says by which address."""
+
+
+class NoSocketError(Exception):
+    """No more sockets can be opened, by this process or at all: the target was not called."""
 
 
 def is_loopback(address: str) -> bool:
@@ -85,12 +89,16 @@ class Deliverer:
         ------
         NotListeningError
             If the connection to the call's own address was refused.
+        NoSocketError
+            If no socket can be opened.
         """
         try:
             return await self._send(call, connected)
         except aiohttp.TooManyRedirects as error:
             return AttemptResult(http_status=error.history[-1].status)
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+                raise NoSocketError from error
             cause = _cause_of(error, call)
             # After a redirect to an address that refuses connections it is an attempt: the target was called.
             if _refused(error) and call.address == f"{error.host}:{error.port}":

@@ -12,7 +12,7 @@ from functools import cache, partial
 from typing import Any
 
 from cloudtasks_nb._names import code_name
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NoSocketError, NotListeningError, is_loopback
 from cloudtasks_nb.emulator.dispatch.history import History, instant_text
 from cloudtasks_nb.emulator.dispatch.request import Authorize, HttpCall, prepare
 from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets, cancel_all
@@ -34,6 +34,7 @@ _SENT_AT_ONCE = 10
 # A queue with this many tasks for unreachable targets reads no more entries, so tasks for other targets wait too.
 _MAX_HELD = 1000
 _GATEWAY_TIMEOUT = 504
+_NO_SOCKET_PAUSE, _QUIET = 0.5, 60.0  # seconds between two tries, and between two reports of that
 # Docker and podman put them into every container.
 _CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 # A bucket is refilled by fractions of a token, and the sum of those that make one token may be rounded to 0.9999999.
@@ -149,6 +150,7 @@ class Dispatcher:
         self._running: dict[_Attempt, asyncio.Task[None]] = {}
         self._unreachable = UnreachableTargets(self._reachable_again)
         self._closed = False
+        self._quiet_until = 0.0  # by the time of the loop: a lack of sockets was just reported
         self._released = asyncio.Event()
         self._released.set()
         self.history = History()
@@ -341,8 +343,7 @@ class Dispatcher:
         if not waits:
             self._log_dispatched(attempt)
         try:
-            async with asyncio.timeout(call.deadline / SECOND) as attempt.deadline:
-                result = await self._deliverer.send(call, (lambda: self._log_dispatched(attempt)) if waits else None)
+            result = await self._send(attempt, (lambda: self._log_dispatched(attempt)) if waits else None)
         except TimeoutError:
             cause = f"no answer within {call.deadline / SECOND:g} s"
             status = NO_ANSWER if call.app_engine else _GATEWAY_TIMEOUT
@@ -355,6 +356,19 @@ class Dispatcher:
         finally:
             attempt.deadline = None  # it has ended, and cannot be moved with the clock
         self._finish(attempt, result)
+
+    async def _send(self, attempt: _Attempt, connected: Callable[[], None] | None) -> AttemptResult:
+        """Send a request as soon as a socket can be opened for it: until then the target is not called."""
+        while True:
+            try:
+                async with asyncio.timeout(attempt.call.deadline / SECOND) as attempt.deadline:
+                    return await self._deliverer.send(attempt.call, connected)
+            except NoSocketError:
+                attempt.deadline = None
+                if self._loop.time() >= self._quiet_until:
+                    self._quiet_until = self._loop.time() + _QUIET
+                    self._store.report("too many open files: attempts wait for a free one; ulimit -n raises the limit")
+                await asyncio.sleep(_NO_SOCKET_PAUSE)
 
     def _log_dispatched(self, attempt: _Attempt) -> None:
         if attempt.subject.ratio:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.claims import claimed_elsewhere
 from cloudtasks_nb.fanout.batch.gate import ask, was_asked
@@ -133,7 +134,7 @@ class Adoption:
         """Return who has made the batch in another home, in words, and when; None if no other has."""
         found = None
         with contextlib.suppress(OutboxError, StoreError):
-            found = await asyncio.to_thread(other_record, self.outcomes.results, self.record)
+            found = await _loop.to_thread(other_record, self.outcomes.results, self.record)
         if found is not None:
             created = found.created
             who = f"{found.made_by or 'another home'}, who made the batch at {created:%Y-%m-%d %H:%M} UTC"
@@ -211,7 +212,7 @@ class Adoption:
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if bool(done) or await asyncio.to_thread(made_elsewhere, self.outcomes.results, self.record):
+            if bool(done) or await _loop.to_thread(made_elsewhere, self.outcomes.results, self.record):
                 return True
             if await self.outbox.run(claimed_elsewhere, self.outbox, self.batch):
                 return True

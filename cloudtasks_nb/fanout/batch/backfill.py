@@ -52,9 +52,9 @@ class Backfill:
         options: Mapping[str, Any],
     ) -> None:
         self._catalog = catalog
-        self._partitions = partitions
         self._across = options.get("across")
         rows = period_rows(partitions, self._across, newest_first=options.get("newest_first", False))
+        self._partitions = partitions.among(rows)
         columns = [name for name in rows.columns if name not in COLUMNS]
         request = make_request(queue, rows, {**options, "key": ["start", *columns], "tz": one_zone(partitions.tz)})
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))

@@ -599,7 +599,7 @@ class Batch:
 
         The process that watches the batch creates it, this kernel or ``cloudtasks-nb watch``; when none does, the next
         that attaches. `retry_failed` and `resend` open a new round with a notification of its own. May be called after
-        the end.
+        the end. If the task fails, `status` says why, and the same call again sends it once more.
 
         Parameters
         ----------

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -90,7 +91,7 @@ class Cancels:
         StoreError
             If the store cannot be read.
         """
-        lines = await asyncio.to_thread(self._take) if self.shared else []
+        lines = await _loop.to_thread(self._take) if self.shared else []
         for line in lines:
             notify(line)
         return bool(lines)

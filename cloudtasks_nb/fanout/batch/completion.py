@@ -1,4 +1,8 @@
-"""Notify URLs that a batch is finished: for each URL and round, one task is created in a queue."""
+"""Notify URLs that a batch is finished: for each URL and round, one task is created in a queue.
+
+What becomes of that task is found out afterwards. One that failed is created again, under another name, when its URL is
+registered again.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,34 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import QueueName, TaskName
-from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
+from cloudtasks_nb._names import CODES, QueueName, TaskName
+from cloudtasks_nb.errors import (
+    AlreadyExistsError,
+    CloudTasksError,
+    InvalidInputError,
+    QuotaError,
+    UnavailableError,
+)
+from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
-from cloudtasks_nb.fanout.states import FINAL
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import default_audience
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
-__all__ = ["CompletionNotifier", "register", "registered", "store_registration"]
+__all__ = ["CompletionNotifier", "failed_notification", "register", "registered", "store_registration"]
 
-_SETTING = "completions"  #: of a batch: by URL, how it is notified, and of which round that was done last
+#: Of a batch: by URL, how it is notified, of which round that was done last, and what became of it.
+_SETTING = "completions"
+_NEW = {"told": 0, "again": 0, "known": 0, "error": None}
 
 _Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
@@ -99,17 +113,36 @@ def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
 
 
 def registered(record: BatchRecord) -> dict[str, dict[str, Any]]:
-    """Return which URLs are notified of the end of a batch, how, and of which round that was done last."""
-    found: dict[str, dict[str, Any]] = record.settings.get(_SETTING, {})
-    return found
+    """Return which URLs are notified of the end of a batch, how, and what became of that.
+
+    ``told`` is the last round of which that was done, ``again`` how often it was done once more, ``known`` the last
+    round of which it is known what became of it, and ``error`` why that one failed.
+    """
+    return {url: {**_NEW, **options} for url, options in record.settings.get(_SETTING, {}).items()}
+
+
+def failed_notification(record: BatchRecord) -> tuple[str, str] | None:
+    """Return why a notification of the end of the present round failed, and the line that sends it again."""
+    for url, options in registered(record).items():
+        if record.done and options["told"] == record.round and options["error"]:
+            names = ("service_account", "audience", "queue")
+            given = "".join(f", {name}={options[name]!r}" for name in names if options[name])
+            return options["error"], f"batch.on_complete({url!r}{given})"
+    return None
 
 
 def store_registration(outbox: Outbox, batch: str, url: str, **values: Any) -> None:
-    """Store how a URL is notified of the end of a batch, or what has become of that; the rest stays as it was."""
+    """Store how a URL is notified of the end of a batch, or what has become of that; the rest stays as it was.
+
+    If a notification failed, and how is stored anew, it is sent again.
+    """
 
     def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
         known = registered(record)
-        return {_SETTING: {**known, url: {"told": 0, **known.get(url, {}), **values}}}, None
+        old = known.get(url, _NEW)
+        if old["error"] and "queue" in values:
+            old = {**_NEW, "again": old["again"] + 1}
+        return {_SETTING: {**known, url: {**old, **values}}}, None
 
     outbox.batches.decide(batch, change)
 
@@ -137,7 +170,7 @@ class CompletionNotifier:
     outbox: Outbox
     batch: str  #: its id
     supervisor: _loop.Supervisor
-    changed: Callable[[], None]  #: called after each attempt
+    changed: Callable[[], None]  #: called after each attempt, and when it is known what became of a notification
 
     def __post_init__(self) -> None:
         self.trouble: str | None = None  #: why the last attempt failed, as a sentence
@@ -165,7 +198,7 @@ class CompletionNotifier:
         """
         pause = _RETRY
         try:
-            while due := await self.outbox.run(self._due):
+            while due := await self.outbox.run(self._urls, told=False):
                 error = await self._attempt(due)
                 sentence = "a notification of the batch's end was not created: "
                 self.trouble = None if error is None else sentence + error.message
@@ -175,14 +208,29 @@ class CompletionNotifier:
                         self._settled.set()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _RETRY_LONGEST)
+            for one in await self.outbox.run(self._urls, told=True):
+                self.supervisor.start(f"notifying {one[1]} of the end of", partial(self._find_out, *one))
         finally:
             self._settled.set()
 
-    def _due(self) -> list[_Due]:
-        """Return the URLs that have to be notified of the end of the present round, with their options."""
+    def _urls(self, *, told: bool) -> list[_Due]:
+        """Return the URLs that are to be notified of the end of the present round, or of which no outcome is known."""
         record = self.outbox.batches.get(self.batch)
-        known = registered(record) if record.done else {}
-        return [(record, url, options) for url, options in known.items() if options["told"] < record.round]
+        urls, now = registered(record) if record.done else {}, record.round
+        return [(record, url, one) for url, one in urls.items() if one["known"] < now and (one["told"] == now) is told]
+
+    async def _find_out(self, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
+        """Store what became of a notification; nothing if that cannot be read."""
+        queue, task = _named(record, url, options)
+        tasks = SingleTasks(
+            self.connection, lambda: self.outbox, queue, {task: round(record.created.timestamp() * 1e6)}
+        )
+        with contextlib.suppress(CloudTasksError):
+            await tasks.wait()
+            row = tasks.rows[task]
+            error = (row.message or CODES[row.status or 0]) if row.state == State.FAILED else None
+            await self.outbox.run(store_registration, self.outbox, self.batch, url, known=record.round, error=error)
+            self.changed()
 
     async def _attempt(self, due: Sequence[_Due]) -> CloudTasksError | None:
         """Create notifications; return the last error."""
@@ -198,13 +246,11 @@ class CompletionNotifier:
 
 
 async def _create(connection: Connection, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
-    place = record.place
-    queue = QueueName(project=place.project, location=place.location, queue=options["queue"])
+    queue, short = _named(record, url, options)
     account, audience = options["service_account"], options["audience"]
     now = connection.clock.now()
     made = TaskOptions(url=url, body=_summary(record, now), service_account=account, audience=audience)
     task = literal_task(made, now=now)
-    short = completion_id(record.id, url, record.round)
     task.name = str(TaskName(queue=queue, task=short))
     with contextlib.suppress(CloudTasksError):  # without a log only the name of the task tells that it was created
         named = Wanted(since=connection.clock.micros() - RETENTION, tasks=[short])
@@ -212,6 +258,13 @@ async def _create(connection: Connection, record: BatchRecord, url: str, options
             return  # by another home, maybe so long ago that the name is free again
     with contextlib.suppress(AlreadyExistsError):  # by another process, or an earlier call whose answer was lost
         await connection.transport.call("CreateTask", parent=str(queue), task=task, resource_name=str(queue))
+
+
+def _named(record: BatchRecord, url: str, options: Mapping[str, Any]) -> tuple[QueueName, str]:
+    """Return the queue and the id of the task that notifies a URL of the end of the present round."""
+    place, again = record.place, options["again"]
+    queue = QueueName(project=place.project, location=place.location, queue=options["queue"])
+    return queue, completion_id(record.id, f"{url} {again}" if again else url, record.round)
 
 
 def _summary(record: BatchRecord, now: dt.datetime) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
@@ -201,7 +202,7 @@ class OutcomeTracker:
     async def pack_results(self) -> None:
         """Put the stored results of a bucket into few objects; without the right to write they stay as they are."""
         try:
-            while await asyncio.to_thread(self.stored.pack):
+            while await _loop.to_thread(self.stored.pack):
                 pass
         except CloudTasksError as error:
             _LOGGER.info("the results of batch %s are not packed: %s", self.batch, error.message)

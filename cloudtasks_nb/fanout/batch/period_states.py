@@ -143,7 +143,7 @@ class PeriodStates:
             self._read = _Places(
                 rows=pd.DataFrame({"band": bands, "start": moments}),
                 labels=self._freq.labels(starts),
-                whole=partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz),
+                whole=partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz).among(columns),
             )
         return self._read
 

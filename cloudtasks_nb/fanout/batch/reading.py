@@ -190,7 +190,7 @@ class Reading:
 
         async def read() -> None:
             nonlocal later
-            unreadable = await asyncio.to_thread(self.outcomes.stored.sync)
+            unreadable = await _loop.to_thread(self.outcomes.stored.sync)
             later = await self.outcomes.record_results()
             if unreadable is not None:
                 raise unreadable

@@ -92,7 +92,8 @@ class Report:
             lines.append((f"{progress.settling:,} settling: their log entries are awaited", None))
         lines += [(mask_text(note), None) for note in self.notes]
         counts = {name: count or 0 for name, count in progress.counts().items()}
-        lines += [(text, method) for _, text, method in reversed(endings(counts, self.causes, self.lost))]
+        ends = reversed(endings(counts, self.causes, self.lost))
+        lines += [(text, method) for _, text, method in ends if not f"{progress.reason}".startswith(f"{text}; ")]
         # A sentence that comes twice stands where it came first, with the method that was named last.
         found = dict(lines).items()
         return [
@@ -152,11 +153,12 @@ def endings(
     Each is the word for a batch that has ended so, a sentence, and the line of Python that helps.
     """
     failed, gone, cancelled, rejected = (counts[name] for name in ("failed", "gone", "cancelled", "rejected"))
+    may_have_run = gone > sum(count for how, count in lost.items() if how is not None)  # these are not sent again
     found = (
         (failed, "failed", f"{failed:,} failed ({causes_text(causes)})", "batch.retry_failed()"),
-        (gone, "unknown", _gone_text(lost, gone), _resend_code("gone")),
+        (gone, "unknown", _gone_text(lost, gone), _rows_code("gone") if may_have_run else _resend_code("gone")),
         (cancelled, "cancelled", f"{cancelled:,} cancelled", _resend_code("cancelled")),
-        (rejected, "rejected", f"{rejected:,} rejected", "batch.tasks().query(\"state == 'rejected'\")"),
+        (rejected, "rejected", f"{rejected:,} rejected", _rows_code("rejected")),
     )
     return [(word, text, method) for count, word, text, method in found if count]
 
@@ -178,7 +180,10 @@ def _gone_text(lost: Mapping[str | None, int], gone: int) -> str:
     known = {how: count for how, count in lost.items() if how is not None}
     parts = [f"{count:,} gone: {how}" for how, count in known.items()]
     if rest := gone - sum(known.values()):
-        parts.append(f"{rest:,} gone: no longer in the queue, and the log does not show why")
+        they = "it" if rest == 1 else "they"
+        parts.append(
+            f"{rest:,} gone: no longer in the queue, and neither the log nor a result shows why; {they} may have run"
+        )
     return "; ".join(parts)
 
 
@@ -186,6 +191,11 @@ def _cut(cause: str) -> str:
     return cause if len(cause) <= _CAUSE_WIDTH else cause[: _CAUSE_WIDTH - 1].rstrip("… ") + "…"
 
 
+def _rows_code(state: str) -> str:
+    """Return the line of Python that shows the rows in a final state."""
+    return f"batch.tasks().query(\"state == '{state}'\")"
+
+
 def _resend_code(state: str) -> str:
     """Return the line of Python that sends the rows in a final state again."""
-    return f"batch.resend(batch.tasks().query(\"state == '{state}'\"))"
+    return f"batch.resend({_rows_code(state)})"

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.search import entry_wait, left_queue
@@ -133,10 +134,10 @@ class SingleTasks:
         for task in tasks:
             batch = batch_of(task)
             if batch is None:
-                singles.append(asyncio.to_thread(self._results_of, task))
+                singles.append(_loop.to_thread(self._results_of, task))
             else:
                 batches[batch].append(task)
-        of_rows = [asyncio.to_thread(self._results_of_rows, *one) for one in batches.items()]
+        of_rows = [_loop.to_thread(self._results_of_rows, *one) for one in batches.items()]
         for found in await asyncio.gather(*singles, *of_rows):
             self._tell(result_evidence(result, self._limit) for result in found)
             for result in found:

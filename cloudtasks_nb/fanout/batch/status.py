@@ -10,6 +10,7 @@ from typing import Any
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.cancels import cancelled_by
+from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
 from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
@@ -59,6 +60,7 @@ class Facts:
     waiting: int = 0  #: rows that wait for the time of their schedule or of their next attempt
     scheduled: int = 0  #: those of them that were never tried
     settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
+    notification: tuple[str, str] | None = None  #: why one of the end failed, and the line that sends it again
     ahead: Mapping[str, int] = field(
         default_factory=dict
     )  #: earlier batch of its queue -> tasks that wait there or run
@@ -84,6 +86,10 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     found = next(_now(facts, opened), None) if opened else _end(facts.counts, facts.causes, facts.lost)
     if found is not None:
         state, reason, action = found
+        if facts.notification is not None:
+            why, line = facts.notification
+            reason = f"{reason or 'all rows succeeded'}; the notification failed: {why}"
+            action = action or line
     elif facts.unread or (facts.at is None and not facts.sends):
         return Status(reason=NOT_READ)
     elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
@@ -163,6 +169,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},
+        "notification": failed_notification(record),
         "sends": waits and outbox.requests.has_sender(record.id),
     }
 

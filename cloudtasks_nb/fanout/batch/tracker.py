@@ -100,7 +100,7 @@ class Tracker:
             self._sending, lambda: self.record, self._unanswered, self._turn, self.listen, self._search_now
         )
         self._cancellation = Cancellation(self.reading)
-        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._publish)
+        self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._changed)
         self.progress = stored_progress(outbox, record, connection.clock.now())
         self._stored: dict[str, Any] = {}  # the facts that were read last
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen

@@ -5,7 +5,6 @@ A further one is a class with `read`, and an item of `Witnesses.stored`.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.causes import Fault, message_of
@@ -147,7 +147,7 @@ class Results:
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
         """Yield what results tell, after all that are new; an object that cannot be read is raised at the end."""
-        unreadable = await asyncio.to_thread(self.stored.sync)
+        unreadable = await _loop.to_thread(self.stored.sync)
         async for evidence in self.known(tasks):
             yield evidence
         if unreadable:
@@ -158,7 +158,7 @@ class Results:
         pages: Iterator[Sequence[StoredResult | None]] = self.stored.all()
         if tasks is not None:
             pages = (self.stored.read(page, after) for page in paged(tasks, _TOGETHER))
-        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+        while (page := await _loop.to_thread(next, pages, None)) is not None:
             yield [result_evidence(result, self.limit) for result in page if result is not None]
 
     async def given_up(self, *, sync: bool = True) -> AsyncIterator[Sequence[Evidence]]:
@@ -166,8 +166,8 @@ class Results:
 
         Without `sync` only of those that the home has.
         """
-        unreadable = await asyncio.to_thread(self.stored.sync, failures=True) if sync else None
-        while page := await asyncio.to_thread(self.stored.given_up, self._told):
+        unreadable = await _loop.to_thread(self.stored.sync, failures=True) if sync else None
+        while page := await _loop.to_thread(self.stored.given_up, self._told):
             yield [result_evidence(result, self.limit) for _, result in page]
             self._told = page[-1][0]
         if unreadable:

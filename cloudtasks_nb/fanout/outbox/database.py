@@ -12,7 +12,7 @@ from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from cloudtasks_nb._settings import make_folder
+from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 from cloudtasks_nb.fanout.states import State
@@ -134,7 +134,7 @@ def guard(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         what, hint = _FAILURES.get(_code(error), (f"cannot be used: {error}", _ELSEWHERE))
-        raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=hint) from error
+        raise OutboxError(f"the outbox {path} {what}", resource=str(path), hint=if_files_open(hint)) from error
 
 
 def _code(error: sqlite3.Error) -> int:

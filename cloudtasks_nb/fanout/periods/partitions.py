@@ -10,9 +10,9 @@ import datetime as dt
 import re
 import warnings
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ _OF_MONTHS = {"Y": _YEAR, "Q": _QUARTER, "M": 1}
 _UNITS = (("D", 86_400), ("h", 3_600), ("min", 60), ("s", 1))  # seconds
 _ALIASES = ("D", "h", "min", "s", "W", "W-MON", "MS", "ME", "QS", "QE", "YS", "YE")
 _FREQ_HINT = 'use "D", "h", "15min", "W" (from Sundays), "W-MON", "MS", "QS", "YS", or a multiple such as "2D"'
+_NAMED = 5  # zones that are shown
 _ZONE_COLUMN = re.compile(r"\{([^{}]+)\}")
 _ACROSS = 'across={"shop": ["a", "b"]}, or a DataFrame with a row a combination'
 
@@ -128,6 +129,7 @@ class Partitions:
     freq: Freq
     tz: str  #: with ``{column}`` each row has a zone of its own, and the periods here are those in UTC
     requested: tuple[pd.Timestamp, pd.Timestamp]  #: the range that the user asked for, in the zone
+    zones: Sequence[str] = ()  #: those of the rows, if each has its own
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -135,7 +137,17 @@ class Partitions:
     def __str__(self) -> str:
         labels = self.freq.labels(self.starts[[0, -1]])
         span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
-        return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
+        if not self.zones:
+            return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
+        more = ", …" if len(self.zones) > _NAMED else ""  # the clocks of some may change: no count holds for all
+        return (
+            f"{span}, {self.freq.plural} in {counted(len(self.zones), 'zones')}: {', '.join(self.zones[:_NAMED])}{more}"
+        )
+
+    def among(self, rows: pd.DataFrame) -> Partitions:
+        """Return the periods with the zones that rows have."""
+        named = _ZONE_COLUMN.fullmatch(self.tz)
+        return replace(self, zones=rows[named[1]].unique().tolist()) if named and named[1] in rows else self
 
     @property
     def notes(self) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import math
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,8 @@ _UNNAMED = re.compile(r"__index_level_\d+__$")  # how pyarrow stores an index le
 #: Types of pandas for integers of Arrow that floats cannot hold.
 _WITH_MISSING = {"int64": pd.Int64Dtype(), "uint64": pd.UInt64Dtype()}
 _UNNAMED_SERIES = "value"
+_IN_A_THREAD = partial(_loop.in_time, math.inf)
+_PATIENCE = 30  # seconds for which a library may wait for a network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,8 @@ class Stream:
     names: Sequence[str]  #: of the columns, and of what its index restores
     read: Callable[[list[str]], Iterator[pd.DataFrame]]  #: reads these columns
     rows: int | None = None  #: how many; None: not known before they are read
+    #: Calls what reads a part: in a thread, so that an interrupt need not wait for a query or a network.
+    ask: Callable[..., Any] = _IN_A_THREAD
 
 
 def length(data: Any) -> int | None:
@@ -113,10 +119,7 @@ def frames(data: Any, choose: _Choose = lambda _: None) -> Iterator[pd.DataFrame
         If it is none of these, or cannot be read.
     """
     if isinstance(data, Stream):
-        parts = data.read(_chosen(data.names, choose))
-        # in a thread, so that an interrupt need not wait for a query or a network
-        while (frame := _loop.run(asyncio.to_thread(next, parts, None))) is not None:
-            yield frame
+        yield from data.read(_chosen(data.names, choose))
         return
     single = isinstance(data, pd.DataFrame) or _is_arrow(data)
     if not single and (not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping, pd.Series))):
@@ -198,7 +201,8 @@ def _lazy(frame: Any) -> Stream:
             yield from _arrow(part, lambda _: None)
 
     hint = "data.head().collect() shows why; the path of its file needs the least memory"
-    return _named(lambda: Stream(names=frame.collect_schema().names(), read=read), "the LazyFrame", hint)
+    schema = partial(_loop.in_time, _PATIENCE, frame.collect_schema)
+    return _named(lambda: Stream(names=schema().names(), read=read), "the LazyFrame", hint)
 
 
 def _file(path: str) -> Stream:
@@ -210,12 +214,14 @@ def _file(path: str) -> Stream:
             resource=path,
             hint='a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame',
         )
-    if "://" not in path and not Path(path).exists():
+    near = "://" not in path
+    if near and not Path(path).exists():
         raise InvalidInputError(
             f"the file {path} does not exist", resource=path, hint=f"relative paths start at {Path.cwd()}"
         )
     hint = "the readers of pandas have options: read it with one of them, and give the DataFrame"
-    return _named(lambda: _csv(path) if name.endswith(".csv") else _parquet(path), f"the file {path}", hint)
+    ask = operator.call if near else partial(_loop.in_time, _PATIENCE)
+    return _named(lambda: (_csv if name.endswith(".csv") else _parquet)(path, ask), f"the file {path}", hint)
 
 
 def _named(opened: Callable[[], Stream], what: str, hint: str) -> Stream:
@@ -225,7 +231,9 @@ def _named(opened: Callable[[], Stream], what: str, hint: str) -> Stream:
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         with _readable(what, hint):
-            yield from stream.read(columns)
+            parts = stream.read(columns)
+            while (frame := stream.ask(next, parts, None)) is not None:
+                yield frame
 
     return replace(stream, read=read)
 
@@ -240,7 +248,7 @@ def _readable(what: str, hint: str) -> Iterator[None]:
         raise InvalidInputError(f"{what} cannot be read: {error}", resource=what, hint=hint) from error
 
 
-def _csv(path: str) -> Stream:
+def _csv(path: str, ask: Callable[..., Any]) -> Stream:
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         chosen = None if columns == names else columns
         kinds: dict[str, str] = {}
@@ -258,8 +266,8 @@ def _csv(path: str) -> Stream:
                     raise _mixed(path, name, kinds[name], kind)
             yield part
 
-    names = list(pd.read_csv(path, nrows=0).columns)
-    return Stream(names=names, read=read)
+    names = list(ask(pd.read_csv, path, nrows=0).columns)
+    return Stream(names=names, read=read, ask=ask)
 
 
 def _csv_parts(path: str, columns: list[str] | None) -> Iterator[pd.DataFrame]:
@@ -301,14 +309,14 @@ def _mixed(path: str, column: str, *kinds: str) -> InvalidInputError:
     )
 
 
-def _parquet(path: str) -> Stream:
+def _parquet(path: str, ask: Callable[..., Any]) -> Stream:
     """Return the rows of a Parquet file, or of a folder of them."""
     _pyarrow("a Parquet file")
     from pyarrow import dataset, parquet  # noqa: PLC0415
 
-    found = dataset.dataset(path, format="parquet", partitioning="hive")
+    found = ask(dataset.dataset, path, format="parquet", partitioning="hive")
     files = list(found.get_fragments())
-    rows = sum(file.count_rows() for file in files)
+    rows = sum(ask(file.count_rows) for file in files)
 
     def read(columns: list[str]) -> Iterator[pd.DataFrame]:
         if not rows:
@@ -330,7 +338,7 @@ def _parquet(path: str) -> Stream:
     names = [name for name in found.schema.names if not _UNNAMED.match(name)]
     span = _span(found.schema)
     names += [] if span is None or span.name is None or span.name in names else [span.name]
-    return Stream(names=names, read=read, rows=rows)
+    return Stream(names=names, read=read, rows=rows, ask=ask)
 
 
 def _integers(batch: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The columns and the index of the input that a batch shows again later, as bytes without pickle, and back.
 
-Numbers, text, times and durations come back as they were (Arrow times as pandas' own), categories of numbers and text
-as categories of the values that are there, everything else as what JSON makes of it. Labels of an index come back
-equal, so that frames join by them; also dates and periods. Integers with missing values are `Int64`.
+Numbers, text, times, durations, periods, and Python's dates, times and Decimals come back as they were (Arrow times as
+pandas' own), so that frames merge by them; categories of numbers and text as categories of the values that are there;
+everything else as what JSON makes of it. Labels of an index come back equal. Integers with missing values are `Int64`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -32,7 +33,12 @@ RESERVED = frozenset({"row", "error", *BATCH_TASKS})
 _TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
 _NUMBERS = {"int64", "Int64", "float64"}
 _NAT = np.iinfo(np.int64).min
-_DATE = "date"
+#: Tag of a column of Python objects -> their type, and what makes one of its text.
+_OBJECTS: dict[str, tuple[type, Callable[[str], Any]]] = {
+    "date": (dt.date, dt.date.fromisoformat),
+    "time": (dt.time, dt.time.fromisoformat),
+    "decimal": (Decimal, Decimal),
+}
 _CUT = 200  # characters of a cell that has no form in JSON
 
 
@@ -115,7 +121,9 @@ class Preview(NamedTuple):
 
 
 def _cells(column: Column) -> tuple[str, list[Any]]:
-    kind = column.source.kind
+    kind, dtype = column.source.kind, column.series.dtype
+    if isinstance(dtype, pd.PeriodDtype):
+        return _ticks(pd.PeriodIndex(column.series))
     if kind in ("datetime", "timedelta"):
         return _ticks(pd.DatetimeIndex(column.series) if kind == "datetime" else pd.TimedeltaIndex(column.series))
     values = column.json
@@ -125,9 +133,10 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
             values[index] = str(column.raw[index]).encode("utf-8", "replace").decode()[:_CUT]
     if column.source.category:
         return "category", values
-    if kind == "object" and not isinstance(column.series.dtype, pd.StringDtype):
-        return kind, values
-    return "Int64" if column.source.whole else str(column.series.dtype), values
+    if kind == "object" and not isinstance(dtype, pd.StringDtype):
+        types = {type(cell) for cell in column.raw} - {type(None)}
+        return next((tag for tag, (one, _) in _OBJECTS.items() if types == {one} and not column.bad), kind), values
+    return "Int64" if column.source.whole else str(dtype), values
 
 
 def _ticks(index: Any) -> tuple[str, list[Any]]:
@@ -136,13 +145,8 @@ def _ticks(index: Any) -> tuple[str, list[Any]]:
 
 def _labels(column: Column) -> tuple[str, list[Any]]:
     """Return the cells of a level, and a tag by which they come back equal."""
-    dtype = column.series.dtype
-    if isinstance(dtype, pd.PeriodDtype):
-        return _ticks(pd.PeriodIndex(column.series))
-    if column.source.kind == "object" and any(type(cell) is dt.date for cell in column.raw):
-        return _DATE, column.json
     tag, cells = _cells(column)
-    return (str(dtype) if column.source.whole else tag), cells
+    return (str(column.series.dtype) if column.source.whole else tag), cells
 
 
 class StoredPreview:
@@ -237,7 +241,13 @@ def _kind(tag: str) -> str:
     """Return what the cells of a column are, in a word."""
     if tag in _NUMBERS:
         return "numbers"
-    words = {"datetime64": "times", "timedelta64": "durations", "bool": "booleans", _DATE: "dates", "period": "periods"}
+    words = {
+        "datetime64": "times",
+        "timedelta64": "durations",
+        "bool": "booleans",
+        "date": "dates",
+        "period": "periods",
+    }
     return next((word for start, word in words.items() if tag.startswith(start)), "text")
 
 
@@ -274,8 +284,9 @@ def _column(pieces: Iterable[tuple[str, list[Any]]]) -> Any:
 
 
 def _restore(tag: str, values: list[Any]) -> Any:
-    if tag == _DATE:
-        return pd.Series([None if value is None else dt.date.fromisoformat(value) for value in values], dtype=object)
+    if tag in _OBJECTS:
+        _, parse = _OBJECTS[tag]
+        return pd.Series([None if value is None else parse(value) for value in values], dtype=object)
     cells: Any = values
     if tag.startswith(_TICKS):
         cells = np.array([_NAT if value is None else value for value in values], dtype=np.int64)

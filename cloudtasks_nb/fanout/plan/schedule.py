@@ -184,9 +184,9 @@ def _read_time(cell: Any, tz: dt.tzinfo | None, fold: int) -> int:
 
     `fold` is the cell's own: the two times of an hour that comes twice are equal otherwise.
     """
-    if isinstance(cell, pd.Timestamp) and cell.tzinfo is None and tz is not None:
+    if isinstance(cell, dt.datetime) and cell.tzinfo is None and tz is not None:
         # the first of two times when the clock goes back, if fold is not 1; the first after a gap when it goes forward
-        cell = cell.tz_localize(tz, ambiguous=not fold, nonexistent="shift_forward")
+        cell = pd.Timestamp(cell).tz_localize(tz, ambiguous=not fold, nonexistent="shift_forward")
     elif isinstance(cell, dt.date) and not isinstance(cell, dt.datetime):
         cell = dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001 - its zone is the one of tz=
     return _micros(parse_time(cell, "at", tz))

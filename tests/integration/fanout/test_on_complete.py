@@ -197,6 +197,45 @@ def test_an_answer_is_lost(once: ct.Queue, emulator: Emulator, target: Target, l
     assert "was not created" not in repr(batch)
 
 
+def test_a_notification_that_fails_is_told(
+    tasks: ct.Client, once: ct.Queue, target: Target, serve: Serve, connect: Connect
+) -> None:
+    """Status, repr and list say why, in other kernels too; the line that they show sends it again."""
+    broken = True
+
+    def finish(**_: Any) -> None:
+        if broken:
+            raise LookupError("no such month")
+
+    batch = once.fan_out(ROWS, url=target.url).on_complete(serve(finish))
+    assert batch.wait("240s").succeeded == 4
+    reached(batch, lambda _: bool(batch.status().reason))
+    told = "all rows succeeded; the notification failed: LookupError: no such month"
+    assert (batch.status().state, batch.status().reason) == ("succeeded", told)
+    assert f"{told} → {batch.status().action}" in repr(batch)
+    with connect() as other:
+        assert other.batches()["reason"].tolist() == tasks.batches()["reason"].tolist() == [told]
+    broken = False
+    eval(str(batch.status().action), {"batch": batch})  # noqa: S307 - a line of ours
+    reached(batch, lambda _: batch.status().reason is None)
+
+
+def test_a_notification_that_fails_beside_rows(once: ct.Queue, serve: Serve) -> None:
+    """Why the rows failed comes first, and the line that helps them."""
+
+    def fail(**_: Any) -> None:
+        raise LookupError("never")
+
+    handler = serve(fail)
+    batch = once.fan_out(ROWS, url=handler).on_complete(handler)
+    batch.wait("240s")
+    reached(batch, lambda _: "notification" in str(batch.status().reason))
+    assert str(batch.status().reason).startswith("4 failed (LookupError")
+    assert str(batch.status().reason).endswith("; the notification failed: LookupError: never")
+    assert repr(batch).count("4 failed (LookupError") == 1
+    assert batch.status().action == "batch.retry_failed()"
+
+
 def test_a_handler_takes_it(tmp_path: Path, target: Target) -> None:
     """On the embedded emulator, a function that wants the token of an account gets the summary as its arguments."""
     heard: queues.Queue[dict[str, Any]] = queues.Queue()

@@ -1,12 +1,15 @@
 """No row that succeeded is shown as failed, and none that is unknown as either, whatever the log does."""
 
+import re
+from functools import partial
+
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch import live
-from tests.integration.conftest import Emulator, options, until
+from tests.integration.conftest import Emulator, Target, options, until
 from tests.integration.fanout.conftest import Serve, outcomes, reached
 from tests.stored import store_result
 
@@ -72,6 +75,38 @@ def test_entries_that_come_late(
     assert batch.progress().gone == 0
     emulator.advance(31)
     assert outcomes(batch) == (15, 5, 0)
+
+
+@options("--log-limit", "20")
+def test_a_log_that_has_lost_entries(emulator: Emulator, target: Target) -> None:
+    """Rows whose first attempt was seen to fail, and nothing else, may have succeeded: no line sends them again."""
+    target.script(500, 500, 500)
+    connect = partial(ct.connect, "demo", "us-central1", endpoint=emulator.ready["grpc"])
+    with connect() as tasks:
+        queue = tasks.queue("main", create=True, max_attempts=5, min_backoff="1h", max_backoff="1h")
+        batch = queue.fan_out(ROWS.head(3), url=target.url)
+        reached(batch, lambda progress: progress.retrying == 3)
+    emulator.advance(3_700)
+    target.wait(6)
+    with connect() as tasks:
+        noise = tasks.queue("noise", create=True).fan_out(pd.DataFrame({"n": range(40)}), url=target.url)
+        assert noise.wait("240s").succeeded == 40
+        emulator.until(lambda: tasks.queue("main").attempts().empty)
+        batch = tasks.batch(batch.id)
+        reached(batch, lambda progress: progress.gone == 3)
+        assert (batch.status().state, states(batch)) == ("unknown", {"gone": 3})
+        assert "they may have run" in str(batch.status().reason)
+        assert not {"resend", "retry_failed"} & {*re.findall(r"\w+", repr(batch))}
+
+
+def test_a_queue_without_a_log(tasks: ct.Client, target: Target) -> None:
+    """Rows that have left it are gone: they may have run, and no line sends them again."""
+    queue = tasks.queue("silent", create=True, log_sampling_ratio=0)
+    batch = queue.fan_out(ROWS.head(3), url=target.url)
+    batch.wait("240s")
+    assert states(batch) == {"gone": 3}
+    assert "neither the log nor a result shows why; they may have run" in repr(batch)
+    assert "resend" not in repr(batch)
 
 
 def test_cancelling_while_sending(paused: ct.Queue) -> None:

@@ -239,6 +239,21 @@ def test_a_queue_that_is_not_there(tasks: ct.Client, verb: str, values: list[Any
     assert queue.id not in tasks.queues().index
 
 
+def test_a_deleted_queue(tasks: ct.Client) -> None:
+    """Both the use of its name and its creation say that the name is blocked, and the two ways out work."""
+    queue = tasks.queue("nightly", create=True)
+    queue.delete()
+    for act in (lambda: queue.map(len, [1]), lambda: tasks.queue("nightly", create=True)):
+        with raises(errors.CloudTasksError, hint="blocked for up to 3 days") as caught:
+            act()
+        assert "creates it" not in str(caught.value)
+        assert 'tasks.queue("nightly-2", create=True)' in str(caught.value)
+        assert 'tasks.clock.advance("3d")' in str(caught.value)
+    assert tasks.queue("nightly-2", create=True).tasks().empty
+    tasks.clock.advance("3d")
+    assert tasks.queue("nightly", create=True).tasks().empty
+
+
 def test_how_a_queue_shows_itself(emulator: Emulator, queue: ct.Queue, target: Target) -> None:
     """State, depth, limits and the last attempts, and where finished tasks are to be found."""
     queue.enqueue(target.url, task_id="t")

@@ -1,6 +1,7 @@
 """The same evidence gives the same row, in any order, however often and however late it comes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -37,7 +38,7 @@ def attempt(
         told |= {"began": 100 * number + source, "duration": 10 * number + source}
         told["fact"] = Fact.LAST_FAILED if last and status else None
     if source is Source.LOG:
-        told |= {"due": 1000 * number, **({} if status else {"fact": Fact.ANSWERED})}
+        told |= {"due": None if last else 1000 * number, **({} if status else {"fact": Fact.ANSWERED})}
     else:
         told |= {"http": 500 + source, "message": message if status else None}
         told |= {"fault": fault if message and status else None}
@@ -92,6 +93,21 @@ def test_order_repetition_and_delay_change_nothing(row: Row, told: list[Told], d
     assert folded(expected, again) == expected
 
 
+@given(told=evidence())
+def test_a_failure_that_another_attempt_follows_is_no_end(told: list[Told]) -> None:
+    """However its task left: a row failed by elimination only if its last attempt was logged as one without another."""
+    left = Evidence(task="t", source=Source.QUEUE, seen=9 * SECOND, fact=Fact.LEFT_LOGGED)
+    row = folded(
+        Row(ref=7, tries=1, state=State.SENT), [(tries, one) for tries, one in [*told, (2, left)] if tries == 2]
+    )
+    newest = max([one.attempts or 0 for tries, one in told if tries == 2], default=0)
+    about = [one for tries, one in told if tries == 2 and (one.attempts or 0) == newest and one.status is not None]
+    certain = any(one.fact in {Fact.LAST_FAILED, Fact.GAVE_UP} for tries, one in told if tries == 2)
+    if row.state is State.FAILED and not certain:
+        assert Source.LOG in {one.source for one in about}
+        assert not any(one.due for one in about)
+
+
 def log(fact: Fact | None = None, attempts: int | None = None, status: int | None = None) -> Evidence:
     """Return an entry of the log."""
     return Evidence(task="t", source=Source.LOG, fact=fact, attempts=attempts, status=status)
@@ -100,7 +116,8 @@ def log(fact: Fact | None = None, attempts: int | None = None, status: int | Non
 def queue(fact: Fact | None, seen: int, attempts: int | None = None) -> Evidence:
     """Return what the queue showed at a time."""
     status = None if attempts is None else 13
-    return Evidence(task="t", source=Source.QUEUE, fact=fact, seen=seen, attempts=attempts, status=status)
+    due = None if attempts is None else 9
+    return Evidence(task="t", source=Source.QUEUE, fact=fact, seen=seen, attempts=attempts, status=status, due=due)
 
 
 def stored(fact: Fact | None, attempts: int = 1, status: int = 13) -> Evidence:
@@ -109,6 +126,7 @@ def stored(fact: Fact | None, attempts: int = 1, status: int = 13) -> Evidence:
 
 
 FAILED, OK, LAST = log(None, 1, 13), log(Fact.ANSWERED, 1, 0), log(Fact.LAST_FAILED, 1, 13)
+RETRIED = replace(FAILED, due=9)
 LEFT, LOGGED, DELETED = queue(Fact.LEFT, 9), queue(Fact.LEFT_LOGGED, 9), log(Fact.DELETED)
 RANKS: list[tuple[str, list[Evidence], State]] = [
     ("nothing but its creation", [Evidence(task="t", source=Source.RESULTS)], State.SENT),
@@ -119,6 +137,9 @@ RANKS: list[tuple[str, list[Evidence], State]] = [
     ("a deletion before elimination", [FAILED, LOGGED, DELETED], State.GONE),
     ("elimination: it left after a failure, and the log has everything", [FAILED, LOGGED], State.FAILED),
     ("it left after a failure, and the log may lack entries", [FAILED, LEFT], State.GONE),
+    ("it left, and its last known attempt was to be followed by another", [RETRIED, LOGGED], State.GONE),
+    ("it left, and the queue had a time for another attempt", [FAILED, queue(None, 8, 1), LOGGED], State.GONE),
+    ("it left, and the log has no entry of the failure", [stored(None), LOGGED], State.GONE),
     ("it left, and no attempt is known", [LOGGED], State.GONE),
     ("it left, and how its last attempt ended is not known", [FAILED, log(None, 2), LOGGED], State.GONE),
     ("it was there later", [FAILED, LOGGED, queue(None, 10)], State.SENT),

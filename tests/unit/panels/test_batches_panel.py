@@ -10,11 +10,12 @@ import pytest
 from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.batches import Batches
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.unit.display.test_charts import parsed
+from tests.unit.fanout.conftest import Outcome, record_outcomes, refs
 from tests.unit.panels.conftest import NOW as AT
 from tests.unit.panels.conftest import FakeQueue, Harness, asked, click, confirm, look_at, show, snapshot, wait_for
 
@@ -262,20 +263,20 @@ def test_a_paused_queue_is_resumed_where_the_bar_says_so(harness: Harness) -> No
     assert panel.footer.line == 'tasks.queue("reports").resume()'
 
 
-def test_rows_that_are_gone_have_a_button(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing failed, the button for failed rows sends those of which nobody knows what became."""
+def test_rows_that_are_gone_have_a_button(harness: Harness) -> None:
+    """Where nothing failed, the button sends rows that are gone; the question says what that may do."""
     batch = fan_out(harness)
     panel = own(batch)
-    retry, known = panel.view.actions.retry, batch.progress()
+    retry = panel.view.actions.retry
     assert (retry.description, retry.disabled) == ("Retry failed", True)
-    monkeypatch.setattr(Batch, "progress", lambda _batch: replace(known, ready=0, gone=3))
-    queries: list[str] = []
-    monkeypatch.setattr(BatchView, "send_again", lambda _view, query, _refs: queries.append(query.state))
+    outbox = harness.catalog.outbox
+    record_outcomes(outbox, batch.id, [Outcome(ref=ref, state=State.GONE) for ref in refs(outbox, batch.id)])
+    harness.until(batch, lambda: batch.progress().gone == 3)
     panel.view.actions.show()
     assert (retry.description, retry.disabled) == ("Send again (3)", False)
-    click(panel, retry)
-    assert queries == ["gone"]
-    assert "state == 'gone'" in panel.footer.line
+    question = asked(panel, retry)
+    assert question.scope.endswith("3 rows of them may have run: nobody can tell.")
+    assert "state == 'gone'" in question.line
 
 
 def test_rows_that_took_long_to_read_are_not_read_at_each_change(

@@ -445,7 +445,7 @@ def test_a_queue_is_new_for_five_minutes() -> None:
         now[0] += seconds
         assert transport.is_new(QUEUE) is new
     transport.mark_new(QUEUE)
-    transport.mark_deleted(QUEUE)
+    transport.forget_new(QUEUE)
     assert not transport.is_new(QUEUE)
 
 

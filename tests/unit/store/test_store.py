@@ -1,19 +1,23 @@
 """A folder or a bucket of objects: the same behaviour for each kind."""
 
+import asyncio
 import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.store import store as store_module
 from cloudtasks_nb.store.store import Found, Range, Store
+from tests.cases import cases
 from tests.processes import run
 from tests.raising import raises
 from tests.unit.store.conftest import google_key
@@ -224,6 +228,33 @@ def test_a_server_of_no_use_is_an_error(broken: str, monkeypatch: pytest.MonkeyP
 def test_a_call_ends_within_seconds() -> None:
     """What the docstring promises: no retry begins after 10 s, and a request takes 10 s at most."""
     assert store_module._RETRIES["retry_timeout"] == store_module._CLIENT_OPTIONS["timeout"] == timedelta(seconds=10)
+
+
+@pytest.mark.usefixtures("bucket_servers")
+@cases(
+    ("put", lambda store: store.put("a/x", b"1")),
+    ("put", lambda store: store.claim("a/x", b"1")),
+    ("get", lambda store: store.get("a/x")),
+    ("list", lambda store: list(store.pages("a/"))),
+    ("delete", lambda store: store.delete(["a/x"])),
+    ("get_async", lambda store: store.get_many(["a/x"])),
+)
+def test_a_library_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, name: str, call: Callable[[Store], object]
+) -> None:
+    """It is left behind, and the call ends with an error."""
+    never = threading.Event()
+
+    async def wait(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(obstore, name, wait if name.endswith("async") else lambda *_, **__: never.wait())
+    monkeypatch.setattr(store_module, "_PATIENCE", 0.01)
+    with raises(
+        StoreError, r"a/x? cannot be \w+ in gs://team/x: (no answer in 0.01 s|TimeoutError)", hint="the network"
+    ):
+        call(Store("gs://team/x"))
+    never.set()
 
 
 #: A process that forks another one after it has used a bucket.

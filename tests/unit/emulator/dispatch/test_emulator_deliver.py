@@ -1,7 +1,9 @@
 """The HTTP client, with a real server on this machine."""
 
 import asyncio
+import errno
 import re
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError, is_loopback
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NoSocketError, NotListeningError, is_loopback
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.dispatch.tokens import TokenSigner
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
@@ -185,6 +187,19 @@ async def test_a_refused_connection(deliverer: Deliverer) -> None:
         pytest.raises(NotListeningError, match=f"^127.0.0.1:{port} refuses the connection$"),
     ):
         await deliverer.send(call(f"http://127.0.0.1:{port}/"))
+
+
+async def test_no_socket_can_be_opened(deliverer: Deliverer, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is no answer of the target."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr(socket, "socket", refuse)
+        with pytest.raises(NoSocketError):
+            await deliverer.send(call(url))
+    assert (await deliverer.send(call(url))).http_status == 200
 
 
 async def test_a_kept_connection_may_have_been_closed(deliverer: Deliverer) -> None:

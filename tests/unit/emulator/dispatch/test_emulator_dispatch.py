@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.emulator.dispatch import dispatch
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NotListeningError
+from cloudtasks_nb.emulator.dispatch.deliver import Deliverer, NoSocketError, NotListeningError
 from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
 from cloudtasks_nb.emulator.dispatch.request import HttpCall
 from cloudtasks_nb.emulator.dispatch.unreachable import UnreachableTargets
@@ -32,12 +32,16 @@ class Target(Deliverer):
         self.calls: list[HttpCall] = []
         self.waiting: list[asyncio.Future[AttemptResult]] = []
         self.refuses = False
+        self.full = 0  # so many requests more find no socket
 
     async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:
         """Note a request."""
         self.calls.append(call)
         if self.refuses:
             raise NotListeningError
+        if self.full:
+            self.full -= 1
+            raise NoSocketError
         if connected:
             connected()
         answer: asyncio.Future[AttemptResult] = asyncio.get_running_loop().create_future()
@@ -109,6 +113,19 @@ def queue(harness: Harness) -> QueueState:
 def limits(**given: float) -> dict[str, Any]:
     """Name the rate limits of a queue."""
     return {"rate_limits": beta.RateLimits(**given)}
+
+
+async def test_without_a_socket_it_waits(harness: Harness, queue: QueueState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sent is no attempt; that it waits is told once."""
+    told: list[str] = []
+    harness.store.report = told.append
+    monkeypatch.setattr(dispatch, "_NO_SOCKET_PAUSE", 0.0)
+    harness.target.full = 3
+    await harness.add(queue, "a", "b")
+    assert len(harness.target.waiting) == 2
+    await harness.target.answer(500, count=2)
+    assert [queue.attempts[number].dispatches for number in queue.live.values()] == [1, 1]
+    assert told == ["too many open files: attempts wait for a free one; ulimit -n raises the limit"]
 
 
 async def test_a_few_at_a_time(harness: Harness, queue: QueueState) -> None:

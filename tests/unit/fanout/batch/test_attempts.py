@@ -55,4 +55,4 @@ def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> Non
     connection: Any = SimpleNamespace(clock=clock, watcher=watcher)
     queue = QueueName(project="p", location="l", queue="q")
     assert attempts.pending_tasks(connection, queue, outbox, batch) == {task: found}
-    assert outbox.batches.counts(batch)[State.FAILED] == 1
+    assert outbox.batches.counts(batch)[State.GONE] == 1

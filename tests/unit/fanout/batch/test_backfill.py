@@ -134,8 +134,9 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
     drawn: Any = states.periods()
     assert (drawn.labels, drawn.line) == (
         ["2026-03-27", "2026-03-28", "2026-03-29"],
-        "2026-03-27 … 2026-03-29, 3 days in {tz}",
+        "2026-03-27 … 2026-03-29, days in 2 zones: Europe/Zurich, Asia/Tokyo",
     )
+    assert plan.about["partitions"] == "2026-03-27 … 2026-03-30, days in 2 zones: Europe/Zurich, Asia/Tokyo"
     assert drawn.counts.sum(axis=1).groupby("band").sum().to_dict() == {
         "basel, Europe/Zurich": 3,
         "bern, Europe/Zurich": 3,

@@ -3,8 +3,10 @@
 import datetime as dt
 
 from cloudtasks_nb.fanout.batch.report import segments
+from tests.cases import cases
 from tests.unit.fanout.batch.conftest import report
 
+DELETED, UNKNOWN = "deleted from the queue", "no longer in the queue, and neither the log nor a result shows why"
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 
@@ -101,15 +103,19 @@ def test_the_pace_is_shown_while_it_goes_on() -> None:
     assert "done a second" not in report(succeeded=5, rate=2.5).html()
 
 
-def test_rows_that_were_lost_say_how() -> None:
-    """Gone and cancelled rows come with the line that sends them again; the cause is shown if it is known."""
-    lost = {"deleted from the queue": 2, None: 1}
-    shown = report({"lost": lost}, gone=3, cancelled=4)
-    again = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
+@cases(
+    ({DELETED: 2}, f"2 gone: {DELETED}", "batch.resend({})"),
+    ({DELETED: 1, None: 1}, f"1 gone: {DELETED}; 1 gone: {UNKNOWN}; it may have run", "{}"),
+    ({None: 2}, f"2 gone: {UNKNOWN}; they may have run", "{}"),
+    ({}, f"2 gone: {UNKNOWN}; they may have run", "{}"),
+)
+def test_rows_that_were_lost_say_how(lost: dict[str | None, int], text: str, line: str) -> None:
+    """The line sends them again, unless they may have run: then it shows them."""
+    shown = report({"lost": lost}, gone=2, cancelled=4)
+    rows = "batch.tasks().query(\"state == '{}'\")"
     assert shown.lines() == [
-        "4 cancelled → " + again.format("cancelled"),
-        "2 gone: deleted from the queue; 1 gone: no longer in the queue, and the log does not show why → "
-        + again.format("gone"),
+        f"4 cancelled → batch.resend({rows.format('cancelled')})",
+        f"{text} → {line.format(rows.format('gone'))}",
     ]
 
 

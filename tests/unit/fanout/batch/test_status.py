@@ -105,10 +105,14 @@ SITUATIONS = {
     "only in the store": Situation(None, NOT_READ, imported=True),
     "all succeeded": Situation("succeeded", "", {"succeeded": 100}),
     "all gone": Situation(
-        "unknown", "100 gone: no longer in the queue", {"gone": 100}, {**SEEN}, action=AGAIN.format("gone")
+        "unknown",
+        "100 gone: no longer in the queue, and neither the log nor a result shows why; they may have run",
+        {"gone": 100},
+        {**SEEN},
+        action="batch.tasks().query(\"state == 'gone'\")",
     ),
     "some failed": Situation("failed", "2 failed (", {"failed": 2, "gone": 3, "succeeded": 95}, action=RETRY),
-    "the queue was deleted": Situation("unknown", "1 gone", {"gone": 1, "cancelled": 99}, action=AGAIN.format("gone")),
+    "the queue was deleted": Situation("unknown", "1 gone", {"gone": 1, "cancelled": 99}, action="batch.tasks()"),
     "cancelled": Situation(
         "cancelled", "1 cancelled", {"cancelled": 1, "succeeded": 99}, action=AGAIN.format("cancelled")
     ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloudtasks_nb.errors import OutboxError
+from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
@@ -24,6 +26,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.processes import end
 from tests.raising import raises
@@ -196,6 +199,22 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
     (tmp_path / "outbox.sqlite3").mkdir()
     with pytest.raises(OutboxError, match="cannot be opened"):
         Outbox(tmp_path / "outbox.sqlite3")
+
+
+def test_a_process_that_can_open_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is about that, and not about the rights of a folder or its disk."""
+
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    store = Store(tmp_path)
+    (tmp_path / "outbox.sqlite3").mkdir()
+    with monkeypatch.context() as full:
+        full.setattr(os, "open", refuse)
+        with raises(OutboxError, "cannot be opened", hint="^too many open files"):
+            Outbox(tmp_path / "outbox.sqlite3")
+        with raises(StoreError, "cannot be read", hint="^too many open files"):
+            store.get("a/x")
 
 
 def test_on_a_network_file_system_it_works_without_a_log_and_says_so_once(

@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from tests.cases import cases
 from tests.interrupts import interrupt, interruptible
+from tests.raising import raises
 from tests.unit.fanout.plan.conftest import block_of
 
 
@@ -267,9 +268,58 @@ def test_an_interrupt_does_not_wait_for_a_query() -> None:
 
     threading.Thread(target=interrupt_it).start()
     with interruptible(), pytest.raises(KeyboardInterrupt):
-        list(frames(Stream(names=["n"], read=read)))
+        list(frames(inputs._named(lambda: Stream(names=["n"], read=read), "the query", "")))
     assert not ended.is_set()
     ended.set()
+
+
+URLS = {"gs://b/x.parquet": "pyarrow.dataset.dataset", "https://svc.example/x.csv": "pandas.read_csv"}
+
+
+@cases(*URLS.items())
+def test_an_address_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, url: str, reads: str) -> None:
+    """The library is left behind after a time, and after an interrupt at once."""
+    never, asked = threading.Event(), threading.Event()
+
+    def wait(*_: Any, **__: Any) -> None:
+        asked.set()
+        never.wait()
+
+    def interrupt_it() -> None:
+        asked.wait(240)
+        interrupt()
+
+    monkeypatch.setattr(reads, wait)
+    threading.Thread(target=interrupt_it).start()
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        read_input(url)
+    monkeypatch.setattr(inputs, "_PATIENCE", 0.01)
+    with raises(InvalidInputError, f"{url} cannot be read: no answer in 0.01 s", hint="give the DataFrame"):
+        read_input(url)
+    never.set()
+
+
+def test_a_part_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of what an address gives has its time; what is in a file of this machine is read without a thread."""
+    never, threads = threading.Event(), set[threading.Thread]()
+
+    def parts(*_: Any, **__: Any) -> Iterator[pd.DataFrame]:
+        threads.add(threading.current_thread())
+        yield PANDAS
+        never.wait()
+
+    monkeypatch.setattr(inputs, "_csv_parts", parts)
+    monkeypatch.setattr(pd, "read_csv", lambda *_, **__: PANDAS)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(inputs, "_PATIENCE", 2)
+    read = frames(read_input("https://svc.example/x.csv"))
+    assert len(next(read)) == 2
+    with raises(InvalidInputError, "https://svc.example/x.csv cannot be read: no answer in 2 s"):
+        next(read)
+    next(frames(read_input("x.csv")))
+    assert threading.current_thread() in threads
+    assert len(threads) == 2
+    never.set()
 
 
 def test_binary_view() -> None:
