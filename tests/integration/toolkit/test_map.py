@@ -283,6 +283,12 @@ def test_a_series_of_polars_becomes_that_column_too() -> None:
     assert rows_for(half, pl.Series("other", [1, None])).to_dict(as_series=False) == {"n": [1, None]}
 
 
+@cases(((n for n in [1, 2]), [2, 4]), (map(abs, [-3]), [6]), (iter([FRAME, FRAME + 2]), [2, 4, 6, 8]), (iter([]), []))
+def test_values_of_an_iterator(queue: ct.Queue, data: Any, results: list[int]) -> None:
+    """They are a list of values; frames, which may be larger than memory, are read one by one."""
+    assert queue.map(lambda n: 2 * n, data)["result"].tolist() == results
+
+
 @cases(np.zeros((2, 2)), np.array(1), np.int64(1))
 def test_an_array_of_other_dimensions_is_no_list_of_values(data: Any) -> None:
     """The error says so, and not one of pandas."""
