@@ -1,0 +1,323 @@
+"""Hints that are lines of code: the mistake that shows each, the line as it is followed, and what comes of it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """One row of the table. All but `hint` is Python; names of `START` need not be made."""
+
+    hint: str  #: a part of what is shown; § stands for anything
+    before: str = ""  #: what is there already
+    mistake: str = ""  #: what raises the error, prints the hint or returns what shows it
+    follow: str = ""  #: the next lines; what stands in «» is copied from what was shown, § as it was there
+    then: str = "True"  #: what is true afterwards; `it` is the value of the last line
+    unfollowed: str = ""  #: why nothing is followed
+
+
+#: What each row begins with.
+START = """
+import pandas as pd
+import cloudtasks_nb as ct
+tasks = ct.local()
+queue = tasks.queue("reports", create=True, rate=500, max_attempts=1)
+def report(day, origin="JFK"):
+    if day == "never":
+        raise KeyError(day)
+    return f"{origin} on {day}"
+df = pd.DataFrame({"day": ["2013-01-01", "2013-01-02"], "origin": ["JFK", "LGA"]})
+url = "http://127.0.0.1:9/run"
+"""
+PAUSED = "queue.pause()\n"
+SERVED = "handler = ct.serve(report)\n"
+WAITING = PAUSED + SERVED + "batch = queue.fan_out(df, url=handler)\n"
+DONE = SERVED + "batch = queue.fan_out(df, url=handler)\nbatch.wait('240s')\n"
+FAILED = SERVED + "batch = queue.fan_out(df.replace('2013-01-01', 'never'), url=handler)\nbatch.wait('240s')\n"
+#: A connection to Google; nothing is called.
+GOOGLE = 'tasks = ct.connect("my-project", "us-central1")\nqueue = tasks.queue("reports")\n'
+
+ARGUMENTS = (
+    Hint(
+        hint='add an offset ("2030-01-02 06:00:00+00:00") or tz="UTC" or tz="Europe/Zurich"',
+        before=PAUSED,
+        mistake='queue.enqueue(url, at="2030-01-02 06:00", task_id="a")',
+        follow="""
+from datetime import UTC, datetime, timedelta
+at = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%d %H:%M}"
+queue.enqueue(url, at=at, «tz="UTC"»)
+queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
+""",
+        then="len(queue.tasks()) == 2",
+    ),
+    Hint(
+        hint='pd.to_datetime(column, unit="s", utc=True) makes Timestamps of seconds since 1970',
+        before=PAUSED + "import time; column = pd.Series([time.time() + 3600])\n",
+        mistake="queue.enqueue(url, at=int(column[0]))",
+        follow='queue.fan_out(pd.DataFrame({"at": «pd.to_datetime(column, unit="s", utc=True)»}), url=url, at="{at}")',
+        then="len(it.tasks()) == 1",
+    ),
+    Hint(
+        hint="it is a setting of the queue: queue.update(rate=5)",
+        mistake="queue.fan_out(df, url=url, rate=5)",
+        follow="«queue.update(rate=5)»",
+        then="queue.status()['rate'].item() == 5",
+    ),
+    Hint(
+        hint="limit=None reads all",
+        before=PAUSED + "queue.fan_out(df, url=url).status()\n",
+        mistake="queue.tasks(limit=0)",
+        follow="queue.tasks(«limit=None»)",
+    ),
+    Hint(
+        hint='delay="10min", or at="2026-01-02 06:00+09:00"',
+        before=PAUSED,
+        mistake="queue.schedule(url)",
+        follow='queue.schedule(url, «delay="10min"»)\nqueue.schedule(url, «at="2026-01-02 06:00+09:00"»)',
+        then="len(queue.tasks()) == 2",
+    ),
+    Hint(
+        hint="send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: queue.update(rate=5)",
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, send_rate=0)",
+        follow="«queue.update(rate=5)»\nqueue.fan_out(df, url=url, «send_rate=200»)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="stop_after_failures=10, or 0.05 for a twentieth of all rows",
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, stop_after_failures=-1)",
+        follow="queue.fan_out(df, url=url, «stop_after_failures=10»)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint='pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures',
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, pause_at=10)",
+        follow='queue.fan_out(df, url=url, name="a", «pause_at="5%"»)\n'
+        'queue.fan_out(df, url=url, name="b", «stop_after_failures=10»)',
+        then="len(tasks.batches()) == 2",
+    ),
+    Hint(
+        hint='canary=20 sends 20 rows first, canary="1%" a hundredth of all rows',
+        before=PAUSED + 'df = pd.DataFrame({"day": range(200)})\n',
+        mistake="queue.fan_out(df, url=url, canary=-1)",
+        follow='queue.fan_out(df, url=url, name="a", «canary=20»)\nqueue.fan_out(df, url=url, name="b", «canary="1%"»)',
+        then="len(tasks.batches()) == 2",
+    ),
+    Hint(
+        hint='use one line of text, such as name="march", or leave it out',
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, name='a\\nb')",
+        follow='queue.fan_out(df, url=url, «name="march"»)',
+        then="it.name == 'march'",
+    ),
+    Hint(
+        hint='key=[...] with columns that tell the rows apart, errors="skip" (the first is sent), '
+        "or key=ct.ROW (each row is its own)",
+        before=PAUSED + "twice = pd.concat([df, df], ignore_index=True)\n",
+        mistake="queue.fan_out(twice, url=url)",
+        follow='queue.fan_out(twice, url=url, name="a", «errors="skip"»)\n'
+        'queue.fan_out(twice, url=url, name="b", «key=ct.ROW»)\n'
+        'queue.fan_out(twice.assign(n=range(4)), url=url, name="c", «key=[»"n"«]»)',
+        then="sorted(tasks.batches()['total']) == [4, 4, 4]",
+    ),
+    Hint(
+        hint='give a list of columns (key=["day", "shop"]), or key=ct.ROW if each row is its own',
+        before=PAUSED + 'df["shop"] = "bern"\n',
+        mistake="queue.fan_out(df, url=url, key=7)",
+        follow='queue.fan_out(df, url=url, name="a", «key=["day", "shop"]»)\n'
+        'queue.fan_out(df, url=url, name="b", «key=ct.ROW»)',
+        then="len(tasks.batches()) == 2",
+    ),
+    Hint(
+        hint='leave body= out and put the values into the URL, or use method="POST"',
+        before=PAUSED,
+        mistake='queue.fan_out(df, url=url, method="GET", body=["day"])',
+        follow='queue.fan_out(df, url=url, body=["day"], «method="POST"»)',
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint='body=["day"] sends {"day": its cell}, body="{day}" the cell alone; if the word is meant',
+        before=PAUSED,
+        mistake='queue.fan_out(df, url=url, body="day", key="day")',
+        follow='queue.fan_out(df, url=url, key="day", name="a", «body=["day"]»)\n'
+        'queue.fan_out(df, url=url, key="day", name="b", «body="{day}"»)',
+        then="len(tasks.batches()) == 2",
+    ),
+    Hint(
+        hint='body=["day"]',
+        before=SERVED + "df['shop'] = 'bern'\n",
+        mistake="queue.fan_out(df, url=handler)",
+        follow="queue.fan_out(df, url=handler, «body=§»)",
+        then="it.wait('240s').progress().succeeded == 2",
+    ),
+    Hint(
+        hint='body="{day}"',
+        before="import datetime\ndef only(day, /):\n    return day\nhandler = ct.serve(only)\n",
+        mistake="queue.fan_out(df, url=handler)",
+        follow="queue.fan_out(df, url=handler, «body=\"{day}\"»)",
+        then="it.wait('240s').progress().succeeded == 2",
+    ),
+    Hint(
+        hint='ct.serve(lambda day, origin: both(day, origin), name="both") has parameters with names',
+        before="def both(day, origin, /):\n    return day + origin\nhandler = ct.serve(both)\n",
+        mistake="queue.fan_out(df, url=handler)",
+        follow="handler.close()\nqueue.fan_out(df, url=«ct.serve(lambda day, origin: both(day, origin), name=\"both\")»)",
+        then="it.wait('240s').progress().succeeded == 2",
+    ),
+    Hint(
+        hint="rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]",
+        before=PAUSED + "df = pd.concat([df, df], axis=1)\n",
+        mistake="queue.fan_out(df, url=url)",
+        follow="queue.fan_out(«df.loc[:, ~df.columns.duplicated()]», url=url)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="give a DataFrame (pd.DataFrame(data) of a dictionary of columns), an iterable of DataFrames, an Arrow",
+        before=PAUSED + 'data = {"n": [1, 2]}\n',
+        mistake="queue.fan_out(data, url=url)",
+        follow="queue.fan_out(«pd.DataFrame(data)», url=url)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="list(rows) if they are dictionaries; else make one frame of the rows: pd.DataFrame(rows), or of single "
+        'values pd.DataFrame({"n": values})',
+        before=PAUSED + 'rows = ({"n": n} for n in range(3)); values = [1, 2]\n',
+        mistake="queue.fan_out(iter([1, 2]), url=url)",
+        follow="""
+queue.fan_out(«list(rows)», url=url, name="a")
+rows = [(1, 2), (3, 4)]
+queue.fan_out(«pd.DataFrame(rows)», url=url, name="b")
+queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
+""",
+        then="sorted(tasks.batches()['total']) == [2, 2, 3]",
+    ),
+    Hint(
+        hint="data.head().collect() shows why; the path of its file needs the least memory",
+        before="import polars\ndata = polars.LazyFrame({'n': [1]}).select(polars.col('n').str.len_chars())\n",
+        mistake="queue.fan_out(data, url=url)",
+        follow="try:\n    «data.head().collect()»\nexcept polars.exceptions.PolarsError as error:\n    why = error",
+        then="why",
+    ),
+    Hint(
+        hint="say what it holds: data=pd.read_csv('§', dtype={'shop': str}, chunksize=§)",
+        before=PAUSED + "rows = ['1'] * 9_000 + ['north']\n"
+        "(tmp_path / 'shops.csv').write_text('shop\\n' + '\\n'.join(rows))\n",
+        mistake="queue.fan_out(str(tmp_path / 'shops.csv'), url=url, key=ct.ROW)",
+        follow="queue.fan_out(url=url, key=ct.ROW, «data=pd.read_csv('§', dtype={'shop': str}, chunksize=§)»)",
+        then="it.progress().total == 9_001",
+    ),
+    Hint(
+        hint="say what the first cell is: data=pd.read_csv('§', index_col=0) if it is a label of the row, "
+        "index_col=False if it belongs to the first name, and the last cell to none",
+        before=PAUSED + "(tmp_path / 'shops.csv').write_text('shop,n\\na,bern,1\\nb,basel,2\\n')\n",
+        mistake="queue.fan_out(str(tmp_path / 'shops.csv'), url=url)",
+        follow="queue.fan_out(url=url, «data=pd.read_csv('§', index_col=0)»)",
+        then="it.tasks()['shop'].tolist() == ['bern', 'basel']",
+    ),
+    Hint(
+        hint="one account signs for all rows: service_account=§",
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, service_account='{day}')",
+        follow="queue.fan_out(df, url=url, «service_account=§»)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="add service_account=§",
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, audience='https://a.example')",
+        follow="queue.fan_out(df, url=url, audience='https://a.example', «service_account=§»)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint='use errors="skip"',
+        before=PAUSED,
+        mistake="queue.fan_out(df, url=url, errors='ignore')",
+        follow='queue.fan_out(df, url=url, «errors="skip"»)',
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="leave them out first: df.dropna(subset=['day']); or errors=\"skip\" sends the other rows",
+        before=PAUSED + "df.loc[1, 'day'] = None\n",
+        mistake="queue.fan_out(df, url=url + '/{day}')",
+        follow="queue.fan_out(«df.dropna(subset=['day'])», url=url + '/{day}', name='a')\n"
+        "queue.fan_out(df, url=url + '/{day}', name='b', «errors=\"skip\"»)",
+        then="sorted(tasks.batches()['total']) == [1, 2]",
+    ),
+    Hint(
+        hint='add the time zone: tz="UTC", tz="Europe/Zurich"',
+        before=PAUSED + "df['due'] = pd.Timestamp.now() + pd.Timedelta('2D')\n",
+        mistake="queue.fan_out(df, url=url, at='{due}')",
+        follow="queue.fan_out(df, url=url, at='{due}', name='a', «tz=\"UTC\"»)\n"
+        "queue.fan_out(df, url=url, at='{due}', name='b', «tz=\"Europe/Zurich\"»)",
+        then="len(tasks.batches()) == 2",
+    ),
+    Hint(
+        hint='tasks.queue("reports").update(rate=0.039), or send_rate=0.001: rows wait here then',
+        before="queue.update(rate=0.001); queue.pause(); df = pd.DataFrame({'n': range(100_000)})\n",
+        mistake="queue.fan_out(df, url=url)",
+        follow="plan = queue.fan_out(df, url=url, dry_run=True, «send_rate=0.001»)\n"
+        "«tasks.queue(\"reports\").update(rate=0.039)»\nqueue.fan_out(df, url=url, dry_run=True)",
+        then="len(it.frame) == len(plan.frame)",
+    ),
+    Hint(
+        hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        before=PAUSED + "text = 'half \\ud83d'\n",
+        mistake="queue.enqueue(url, {'text': text})",
+        follow="queue.enqueue(url, {'text': «text.encode(\"utf-16\", \"surrogatepass\").decode(\"utf-16\", \"replace\")»})",
+        then="len(queue.tasks()) == 1",
+    ),
+    Hint(
+        hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
+        before=PAUSED + "text = url + '/half-\\ud83d'\n",
+        mistake="queue.enqueue(text)",
+        follow="queue.enqueue(«text.encode(\"utf-16\", \"surrogatepass\").decode(\"utf-16\", \"replace\")»)",
+        then="len(queue.tasks()) == 1",
+    ),
+    Hint(
+        hint="ct.url(fn) takes a function of the row, a dictionary",
+        before=PAUSED + "fn = lambda row: url + '/' + row['day']\n",
+        mistake="ct.url(url)",
+        follow="queue.fan_out(df, url=«ct.url(fn)»)",
+        then="it.tasks()['url'].tolist()[0].endswith('2013-01-01')",
+    ),
+    Hint(
+        hint="url=ct.serve(report) calls it for each task; url=ct.url(report) if it returns the URL of a row",
+        before="",
+        mistake="queue.fan_out(df, url=report)",
+        follow="queue.fan_out(df, «url=ct.serve(report)»).wait('240s')\nqueue.pause()\n"
+        "def report(row):\n    return url + '/' + row['day']\nqueue.fan_out(df, «url=ct.url(report)»)",
+        then="it.tasks()['url'].tolist()[0].endswith('2013-01-01')",
+    ),
+    Hint(
+        hint="replace it: df.replace([inf, -inf], None)",
+        before=PAUSED + "from math import inf\ndf['n'] = [1.0, inf]\n",
+        mistake="queue.fan_out(df, url=url)",
+        follow="queue.fan_out(«df.replace([inf, -inf], None)», url=url)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="use text: base64.b64encode(value).decode()",
+        before=PAUSED + "import base64\nvalue = b'a'\n",
+        mistake="queue.enqueue(url, {'n': value})",
+        follow="queue.enqueue(url, {'n': «base64.b64encode(value).decode()»})",
+        then="len(queue.tasks()) == 1",
+    ),
+    Hint(
+        hint='across={"shop": ["a", "b"]}, or a DataFrame with a row a combination',
+        before=PAUSED,
+        mistake="queue.backfill('2013-01-01', '2013-01-02', freq='D', url=url, across=7)",
+        follow="queue.backfill('2013-01-01', '2013-01-02', freq='D', url=url, «across={\"shop\": [\"a\", \"b\"]}»)",
+        then="it.progress().total == 4",
+    ),
+    Hint(
+        hint='across=shops, a DataFrame with a row a shop: pd.DataFrame({"shop": ["bern"], "tz": ["Europe/Zurich"]})',
+        before=PAUSED,
+        mistake="queue.backfill('2013-01-01', '2013-01-02', freq='D', url=url, tz='{tz}')",
+        follow="shops = «pd.DataFrame({\"shop\": [\"bern\"], \"tz\": [\"Europe/Zurich\"]})»\n"
+        "queue.backfill('2013-01-01', '2013-01-02', freq='D', url=url, tz='{tz}', «across=shops»)",
+        then="it.progress().total == 2",
+    ),
+)
+
+HINTS = ARGUMENTS
