@@ -134,7 +134,7 @@ def _(value: int) -> Any:
 def _(value: float) -> float | None:
     if math.isinf(value):
         raise NotSerializableError(
-            "infinity cannot be written as JSON", resource="float", hint="replace it: df.replace([inf, -inf], None)"
+            "infinity cannot be written as JSON", resource="float", hint="use None in its place"
         )
     return None if math.isnan(value) else float(value)
 
@@ -142,7 +142,7 @@ def _(value: float) -> float | None:
 @plain.register
 def _(value: decimal.Decimal) -> str | None:
     if value.is_infinite():
-        raise NotSerializableError("infinity cannot be written as JSON", resource="Decimal", hint="replace it")
+        raise NotSerializableError("infinity cannot be written as JSON", resource="Decimal", hint="use None in its place")
     return None if value.is_nan() else str(value)
 
 

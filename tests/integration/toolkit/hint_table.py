@@ -60,7 +60,7 @@ queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
         hint="it is a setting of the queue: queue.update(rate=5)",
         mistake="queue.fan_out(df, url=url, rate=5)",
         follow="«queue.update(rate=5)»",
-        then="queue.status()['rate'].item() == 5",
+        then="tasks.queues()['rate'].item() == 5",
     ),
     Hint(
         hint="limit=None reads all",
@@ -145,25 +145,25 @@ queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
         then="len(tasks.batches()) == 2",
     ),
     Hint(
-        hint='body=["day"]',
+        hint='body=["day", "origin"]',
         before=SERVED + "df['shop'] = 'bern'\n",
         mistake="queue.fan_out(df, url=handler)",
         follow="queue.fan_out(df, url=handler, «body=§»)",
-        then="it.wait('240s').progress().succeeded == 2",
+        then="it.wait('240s').succeeded == 2",
     ),
     Hint(
         hint='body="{day}"',
         before="import datetime\ndef only(day, /):\n    return day\nhandler = ct.serve(only)\n",
         mistake="queue.fan_out(df, url=handler)",
         follow="queue.fan_out(df, url=handler, «body=\"{day}\"»)",
-        then="it.wait('240s').progress().succeeded == 2",
+        then="it.wait('240s').succeeded == 2",
     ),
     Hint(
         hint='ct.serve(lambda day, origin: both(day, origin), name="both") has parameters with names',
         before="def both(day, origin, /):\n    return day + origin\nhandler = ct.serve(both)\n",
         mistake="queue.fan_out(df, url=handler)",
         follow="handler.close()\nqueue.fan_out(df, url=«ct.serve(lambda day, origin: both(day, origin), name=\"both\")»)",
-        then="it.wait('240s').progress().succeeded == 2",
+        then="it.wait('240s').succeeded == 2",
     ),
     Hint(
         hint="rename them, or keep the first: df.loc[:, ~df.columns.duplicated()]",
@@ -253,11 +253,11 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
         then="len(tasks.batches()) == 2",
     ),
     Hint(
-        hint='tasks.queue("reports").update(rate=0.039), or send_rate=0.001: rows wait here then',
-        before="queue.update(rate=0.001); queue.pause(); df = pd.DataFrame({'n': range(100_000)})\n",
+        hint='tasks.queue("reports").update(rate=0.002), or send_rate=0.001: rows wait here then',
+        before="queue.update(rate=0.001); queue.pause(); df = pd.DataFrame({'n': range(3_000)})\n",
         mistake="queue.fan_out(df, url=url)",
         follow="plan = queue.fan_out(df, url=url, dry_run=True, «send_rate=0.001»)\n"
-        "«tasks.queue(\"reports\").update(rate=0.039)»\nqueue.fan_out(df, url=url, dry_run=True)",
+        "«tasks.queue(\"reports\").update(rate=0.002)»\nqueue.fan_out(df, url=url, dry_run=True)",
         then="len(it.frame) == len(plan.frame)",
     ),
     Hint(
@@ -269,10 +269,11 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
     ),
     Hint(
         hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
-        before=PAUSED + "text = url + '/half-\\ud83d'\n",
-        mistake="queue.enqueue(text)",
-        follow="queue.enqueue(«text.encode(\"utf-16\", \"surrogatepass\").decode(\"utf-16\", \"replace\")»)",
-        then="len(queue.tasks()) == 1",
+        before=PAUSED + "text = 'half \\ud83d'\n",
+        mistake="queue.fan_out(df, url=url, body=text)",
+        follow="queue.fan_out(df, url=url, key=ct.ROW, "
+        "body=«text.encode(\"utf-16\", \"surrogatepass\").decode(\"utf-16\", \"replace\")»)",
+        then="it.progress().total == 2",
     ),
     Hint(
         hint="ct.url(fn) takes a function of the row, a dictionary",
@@ -288,13 +289,6 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
         follow="queue.fan_out(df, «url=ct.serve(report)»).wait('240s')\nqueue.pause()\n"
         "def report(row):\n    return url + '/' + row['day']\nqueue.fan_out(df, «url=ct.url(report)»)",
         then="it.tasks()['url'].tolist()[0].endswith('2013-01-01')",
-    ),
-    Hint(
-        hint="replace it: df.replace([inf, -inf], None)",
-        before=PAUSED + "from math import inf\ndf['n'] = [1.0, inf]\n",
-        mistake="queue.fan_out(df, url=url)",
-        follow="queue.fan_out(«df.replace([inf, -inf], None)», url=url)",
-        then="it.progress().total == 2",
     ),
     Hint(
         hint="use text: base64.b64encode(value).decode()",
@@ -320,4 +314,353 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
     ),
 )
 
-HINTS = ARGUMENTS
+BATCHES = (
+    Hint(
+        hint="the batch continues: batch.wait() waits longer, batch.progress() shows its state",
+        before=WAITING,
+        mistake="batch.wait('1ms')",
+        follow="queue.resume()\n«batch.wait()»\n«batch.progress()»",
+        then="it.succeeded == 2",
+    ),
+    Hint(
+        hint="batch.results(page=50_000)",
+        before=DONE,
+        mistake="batch.results(page=0)",
+        follow="pd.concat(«batch.results(page=50_000)»)",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint="batch.whole.delete() deletes all of it",
+        before=DONE + "batch = queue.fan_out(df.head(1), url=handler)\n",
+        mistake="batch.delete()",
+        follow="«batch.whole.delete()»",
+        then="tasks.batches().empty",
+    ),
+    Hint(
+        hint='tasks.batches() lists the batches: tasks.batch("a91f03c2") or tasks.batch("march")',
+        before=PAUSED + "queue.fan_out(df, url=url, name='march')\n",
+        mistake="tasks.batch(7)",
+        follow="listed = «tasks.batches()»\n«tasks.batch(\"march\")»\ntasks.batch(it.id)",
+        then="it.id in listed.index",
+    ),
+    Hint(
+        hint="tasks.batches() lists those there are; queue.fan_out(...) makes one",
+        before=PAUSED,
+        mistake="tasks.batch('march')",
+        follow="«queue.fan_out(»df, url=url, name='march')\n«tasks.batches()»",
+        then="len(it) == 1 and tasks.batch('march')",
+    ),
+    Hint(
+        hint="tasks.batches() lists those there are",
+        before=DONE + "batch.delete()\n",
+        mistake="batch.status()",
+        follow="«tasks.batches()»",
+        then="it.empty",
+    ),
+    Hint(
+        hint='batch.on_complete("https://…")',
+        before=WAITING,
+        mistake="batch.on_complete(7)",
+        follow='«batch.on_complete("https://»done.example«")»',
+    ),
+    Hint(
+        hint='name another queue: batch.on_complete(url, queue="notices")',
+        before=WAITING + "queue.update(url='https://other.example')\n",
+        mistake="batch.on_complete(url)",
+        follow="tasks.queue('notices', create=True)\n«batch.on_complete(url, queue=\"notices\")»",
+    ),
+    Hint(
+        hint='queue="notices", or tasks.queue("notices")',
+        before=WAITING,
+        mistake="batch.on_complete(url, queue=7)",
+        follow="tasks.queue('notices', create=True)\nbatch.on_complete(url, «queue=\"notices\"»)\n"
+        "batch.on_complete(url, queue=«tasks.queue(\"notices\")»)",
+    ),
+    Hint(
+        hint="batch.cancel() ends the sending and deletes its tasks; then batch.wait() and batch.delete()",
+        before=WAITING,
+        mistake="batch.delete()",
+        follow="«batch.cancel()»\n«batch.wait()»\n«batch.delete()»",
+        then="tasks.batches().empty",
+    ),
+    Hint(
+        hint='give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), its exception ("KeyError")',
+        before=FAILED,
+        mistake="batch.retry_failed(7.5)",
+        follow="batch.retry_failed(«batch.errors()»['cause'][0])\nbatch.wait()",
+        then="batch.tasks()['try'].tolist() == [2, 1]",
+    ),
+    Hint(
+        hint="the failed rows have KeyError: … 1: batch.errors()",
+        before=FAILED,
+        mistake="batch.retry_failed('ValueError')",
+        follow="batch.retry_failed(«batch.errors()»)\nbatch.wait()",
+        then="batch.tasks()['try'].tolist() == [2, 1]",
+    ),
+    Hint(
+        hint="1 failed (KeyError: … 1) → batch.retry_failed()",
+        before=FAILED,
+        mistake="batch.status()",
+        follow="«batch.retry_failed()»\nbatch.wait()",
+        then="batch.tasks()['try'].tolist() == [2, 1]",
+    ),
+    Hint(
+        hint="1 rejected → batch.tasks().query(\"state == 'rejected'\")",
+        before=SERVED + "df.loc[0, 'day'] = None\n"
+        "batch = queue.fan_out(df, url=handler, body={'day': '{day}'}, errors='skip')\nbatch.wait()\n",
+        mistake="batch.status()",
+        follow="«batch.tasks().query(\"state == '§'\")»",
+        then="len(it) == 1",
+    ),
+    Hint(
+        hint="2 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))",
+        before=WAITING + "batch.cancel()\nbatch.wait()\n",
+        mistake="batch.status()",
+        follow="queue.resume()\n«batch.resend(batch.tasks().query(\"state == 'cancelled'\"))»\nbatch.wait()",
+        then="it.succeeded == 2",
+    ),
+    Hint(
+        hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+        before=FAILED + "other = batch; batch = queue.fan_out(df.tail(1), url=handler, name='b')\nbatch.wait()\n",
+        mistake="batch.resend(other.tasks())",
+        follow="batch.resend(«batch.tasks()»)\nbatch.resend(«batch.failed()»)\nbatch.wait()",
+        then="batch.tasks()['try'].tolist() == [2]",
+    ),
+    Hint(
+        hint="failed = batch.failed(); batch.resend(failed.head(3))",
+        before=FAILED,
+        mistake="batch.resend(df)",
+        follow="«failed = batch.failed(); batch.resend(failed.head(3))»\nbatch.wait()",
+        then="batch.tasks()['try'].tolist() == [2, 1]",
+    ),
+    Hint(
+        hint="batch.resume() sends them, batch.cancel() drops them",
+        before=SERVED + "batch = queue.fan_out(df.replace('2013-01-01', 'never'), url=handler, canary=1)\n",
+        mistake="batch.wait()",
+        follow="«batch.resume()»\nbatch.wait()",
+        then="it.succeeded == 1",
+    ),
+    Hint(
+        hint="batch.resume() sends them, batch.cancel() drops them",
+        before=SERVED + "batch = queue.fan_out(df.replace('2013-01-01', 'never'), url=handler, canary=1)\n",
+        mistake="batch.wait()",
+        follow="«batch.cancel()»\nbatch.wait()",
+        then="it.cancelled == 1",
+    ),
+    Hint(
+        hint="queue.fan_out(df, url=handler), with what ct.serve or ct.deploy returned, says which one is wanted",
+        before=DONE + "batch = ct.local().batch(batch.id)\n",
+        mistake="batch.stale()",
+        follow="batch = «queue.fan_out(df, url=handler)»\nbatch.stale()",
+        then="it.empty",
+    ),
+    Hint(
+        hint='tasks.batch("a") shows it, any new name sends all',
+        before=PAUSED + "queue.fan_out(df, url=url, name='a')\n",
+        mistake="queue.fan_out(df, url=url, name='b', key='day')\nqueue.fan_out(df, url=url)",
+        follow="«tasks.batch(\"a\")»",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint='name="a" sends the other 1, any new name sends all',
+        before=PAUSED + "queue.fan_out(df.head(1), url=url, name='a')\n",
+        mistake="queue.fan_out(df, url=url)",
+        follow="queue.fan_out(df, url=url, «name=\"a\"»)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="data.iloc[[1]] with a new name sends what has changed, any new name sends all, and key=[...] may name",
+        before=PAUSED + "data = df.assign(n=[1, 2])\nqueue.fan_out(data, url=url, key='day', name='a')\ndata.loc[1, 'n'] = 3\n",
+        mistake="queue.fan_out(data, url=url, key='day', name='a')",
+        follow="queue.fan_out(«data.iloc[[1]]», url=url, key='day', name='b')\n"
+        "queue.fan_out(data, url=url, «key=[»'day', 'n'«]», name='c')",
+        then="sorted(tasks.batches()['total']) == [1, 2, 2]",
+    ),
+    Hint(
+        hint="the rows with a problem in plan.frame, of dry_run=True, with a new name sends what has changed",
+        before=PAUSED + "df = pd.DataFrame({'k': range(30), 'n': 1})\nqueue.fan_out(df, url=url, key='k', name='a')\ndf['n'] = 2\n",
+        mistake="queue.fan_out(df, url=url, key='k', name='a')",
+        follow="plan = queue.fan_out(df, url=url, key='k', name='a', «dry_run=True»)\n"
+        "queue.fan_out(df[plan.frame['problem'].notna().to_numpy()], url=url, key='k', name='b')",
+        then="it.progress().total == 30",
+    ),
+    Hint(
+        hint="computing 2 rows again; stale=\"keep\" keeps them",
+        before="queue.map(report, df)\ndef report(day, origin):\n    return 2\n",
+        mistake="queue.map(report, df, stale='keep')\nqueue.map(report, df)",
+        follow="queue.map(report, df, «stale=\"keep\"»)",
+    ),
+)
+PLANS = (
+    Hint(
+        hint="call fan_out with a new iterator and without dry_run=True",
+        before=PAUSED + "plan = queue.fan_out(iter([df]), url=url, «dry_run=True»)\n".replace("«", "").replace("»", ""),
+        mistake="plan.submit()",
+        follow="queue.fan_out(iter([df]), url=url)",
+        then="it.progress().total == 2",
+    ),
+    Hint(
+        hint="plan a few rows in a DataFrame: queue.fan_out(df, ..., dry_run=True).try_one()",
+        before=SERVED + "plan = queue.fan_out(iter([df]), url=handler, dry_run=True)\n",
+        mistake="plan.try_one()",
+        follow="«queue.fan_out(df, »url=handler«, dry_run=True).try_one()»",
+        then="it.result == 'JFK on 2013-01-01'",
+    ),
+    Hint(
+        hint="the first is plan.try_one(row=0)",
+        before=SERVED + "plan = queue.fan_out(df, url=handler, dry_run=True)\n",
+        mistake="plan.try_one(row=-1)",
+        follow="«plan.try_one(row=0)»",
+        then="it.result == 'JFK on 2013-01-01'",
+    ),
+    Hint(
+        hint="plan.try_one(row=0)",
+        before=SERVED + "plan = queue.fan_out(df, url=handler, dry_run=True)\n",
+        mistake="plan.try_one(row=7)",
+        follow="«plan.try_one(row=0)»",
+        then="it.result == 'JFK on 2013-01-01'",
+    ),
+    Hint(
+        hint="failures=0.05 for a twentieth of the attempts",
+        before=PAUSED + "plan = queue.fan_out(df, url=url, dry_run=True)\n",
+        mistake="plan.simulate(failures=5)",
+        follow="plan.simulate(«failures=0.05»)",
+    ),
+    Hint(
+        hint="seed=1 draws other attempts than seed=0",
+        before=PAUSED + "plan = queue.fan_out(df, url=url, dry_run=True)\n",
+        mistake="plan.simulate(seed=-1)",
+        follow="plan.simulate(«seed=1»)\nplan.simulate(«seed=0»)",
+    ),
+)
+CONNECTION = (
+    Hint(
+        hint='tasks.queue("reports", create=True, …) or tasks.queue("reports").update(…)',
+        mistake="tasks.queue('reports', rate=5)",
+        follow="«tasks.queue(\"reports\", create=True, »rate=5«)»\n«tasks.queue(\"reports\").update(»rate=6«)»",
+        then="tasks.queues()['rate'].item() == 6",
+    ),
+    Hint(
+        hint='tasks.queue("reports")',
+        mistake="tasks.queue(7)",
+        follow="«tasks.queue(\"reports\")»",
+        then="it.id == 'reports'",
+    ),
+    Hint(
+        hint="rehearse with tasks = ct.local(); elsewhere queue.run(frame) dispatches tasks now",
+        before=GOOGLE,
+        mistake="tasks.clock.advance('1h')",
+        follow="«tasks = ct.local()»\ntasks.clock.advance('1h')\n"
+        "queue = tasks.queue('b', create=True).pause()\nhandler = ct.serve(report)\n"
+        "queue.enqueue(handler, {'day': '2013-01-01'})\nframe = queue.tasks()\n«queue.run(frame)»",
+        then="it['ok'].all()",
+    ),
+    Hint(
+        hint="2 tasks waiting, the queue is paused: queue.resume()",
+        before=WAITING,
+        mistake="tasks.clock.advance('1h')",
+        follow="«queue.resume()»\nbatch.wait()",
+        then="it.succeeded == 2",
+    ),
+    Hint(
+        hint='name a folder, ct.local("folder"), or leave it out, ct.local(): then nothing is kept',
+        mistake="ct.local('')",
+        follow="«ct.local(\"folder\")».close()\n«ct.local()»",
+        then="it.queues() is not None",
+    ),
+    Hint(
+        hint="give workers= where it was made, or the function itself: queue.map(fn, …)",
+        before=SERVED + "fn = report\n",
+        mistake="queue.map(handler, df, workers=2)",
+        follow="«queue.map(fn, »df, workers=2«)»",
+        then="it.iloc[:, -1].tolist() != []",
+    ),
+    Hint(
+        hint='queue.map(lambda value: add(value), …, name="add")',
+        before="def add(*values):\n    return sum(values)\n",
+        mistake="queue.map(add, [1, 2])",
+        follow="«queue.map(lambda value: add(value), »[1, 2]«, name=\"add\")»",
+        then="[*it] == [1, 2]",
+    ),
+    Hint(
+        hint="batch.attempts() reads its attempts",
+        before=DONE + "other = tasks.queue('other', create=True)\n",
+        mistake="other.attempts(batch=batch)",
+        follow="«batch.attempts()»",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint='the batch, its id or its name: queue.attempts(batch="a91f03c2")',
+        before=DONE,
+        mistake="queue.attempts(batch=7)",
+        follow="«queue.attempts(batch=»batch.id«)»".replace("«)»", ")"),
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint='add an offset: since="2030-01-02 06:00:00+00:00"; or give a duration back from now: since="2h"',
+        before=DONE,
+        mistake="queue.attempts(since='2030-01-02 06:00')",
+        follow="queue.attempts(«since=\"2030-01-02 06:00:00+00:00\"»)\nqueue.attempts(«since=\"2h\"»)",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint="give a frame of queue.tasks() or a list of task ids",
+        before=WAITING,
+        mistake="queue.delete_tasks(7)",
+        follow="queue.delete_tasks(«queue.tasks()»)",
+        then="queue.tasks().empty",
+    ),
+    Hint(
+        hint="give a frame of queue.tasks(), batch.tasks() or attempts()",
+        before=WAITING,
+        mistake="queue.delete_tasks(df)",
+        follow="queue.delete_tasks(«queue.tasks()».head(1))\nqueue.delete_tasks(«batch.tasks()»)",
+        then="queue.tasks().empty",
+    ),
+    Hint(
+        hint='tasks.queue("reports") has the verbs for it',
+        before=WAITING + "other = tasks.queue('other', create=True)\n",
+        mistake="other.delete_tasks(queue.tasks())",
+        follow="«tasks.queue(\"reports\")».delete_tasks(queue.tasks())",
+        then="queue.tasks().empty",
+    ),
+    Hint(
+        hint="the tasks stay in the queue: queue.wait(…) waits longer, queue.tasks() lists them",
+        before=WAITING + "listed = queue.tasks()\n",
+        mistake="queue.wait(listed, timeout='1ms')",
+        follow="«queue.tasks()»\nqueue.resume()\n«queue.wait(»listed«)»",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint='tasks.queue("nowhere", create=True) creates it; tasks.queues() lists the queues',
+        mistake="tasks.queue('nowhere').tasks()",
+        follow="«tasks.queue(\"nowhere\", create=True)»\n«tasks.queues()»",
+        then="sorted(it.index) == ['nowhere', 'reports']",
+    ),
+    Hint(
+        hint='use another name, tasks.queue("reports-2", create=True); tasks.clock.advance("3d") moves the emulator past '
+        "that; tasks.queues() lists the queues",
+        before="queue.delete()\n",
+        mistake="queue.tasks()",
+        follow="«tasks.queue(\"reports-2\", create=True)»\n«tasks.clock.advance(\"3d\")»\n"
+        "tasks.queue('reports', create=True)\n«tasks.queues()»",
+        then="sorted(it.index) == ['reports', 'reports-2']",
+    ),
+    Hint(
+        hint="a task is deleted when it succeeds or has no attempts left: queue.attempts() shows which",
+        before=DONE + "task = batch.tasks()['task'].iloc[0]\n",
+        mistake="queue.task(task)",
+        follow="«queue.attempts()»",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint="make a new one: ct.connect() or ct.local()",
+        before="tasks.close()\n",
+        mistake="queue.tasks()",
+        follow="monkeypatch.setenv('CLOUD_TASKS_EMULATOR_HOST', ct.local().endpoint)\n"
+        "«ct.local()».queues()\n«ct.connect()».queues()",
+        then="len(it) == 1",
+    ),
+)
+
+HINTS = ARGUMENTS + BATCHES + PLANS + CONNECTION
