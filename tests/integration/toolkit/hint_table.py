@@ -31,6 +31,7 @@ url = "http://127.0.0.1:9/run"
 PAUSED = "queue.pause()\n"
 SERVED = "handler = ct.serve(report)\n"
 WAITING = PAUSED + SERVED + "batch = queue.fan_out(df, url=handler)\n"
+SENT = WAITING + "from tests.integration.fanout.conftest import sent\nsent(batch)\n"
 DONE = SERVED + "batch = queue.fan_out(df, url=handler)\nbatch.wait('240s')\n"
 FAILED = SERVED + "batch = queue.fan_out(df.replace('2013-01-01', 'never'), url=handler)\nbatch.wait('240s')\n"
 #: A connection to Google; nothing is called.
@@ -365,8 +366,9 @@ BATCHES = (
     ),
     Hint(
         hint='name another queue: batch.on_complete(url, queue="notices")',
-        before=WAITING + "queue.update(url='https://other.example')\n",
-        mistake="batch.on_complete(url)",
+        before=WAITING + "queue = tasks.queue('other', create=True)\n"
+        "from google.cloud.tasks_v2beta3 import types\nREROUTE\n",
+        mistake="batch.on_complete(url, queue=queue)",
         follow="tasks.queue('notices', create=True)\n«batch.on_complete(url, queue=\"notices\")»",
     ),
     Hint(
@@ -391,14 +393,14 @@ BATCHES = (
         then="batch.tasks()['try'].tolist() == [2, 1]",
     ),
     Hint(
-        hint="the failed rows have KeyError: … 1: batch.errors()",
+        hint="the failed rows have KeyError: 'never' 1: batch.errors()",
         before=FAILED,
         mistake="batch.retry_failed('ValueError')",
         follow="batch.retry_failed(«batch.errors()»)\nbatch.wait()",
         then="batch.tasks()['try'].tolist() == [2, 1]",
     ),
     Hint(
-        hint="1 failed (KeyError: … 1) → batch.retry_failed()",
+        hint="1 failed (KeyError: 'never' 1) → batch.retry_failed()",
         before=FAILED,
         mistake="batch.status()",
         follow="«batch.retry_failed()»\nbatch.wait()",
@@ -406,9 +408,9 @@ BATCHES = (
     ),
     Hint(
         hint="1 rejected → batch.tasks().query(\"state == 'rejected'\")",
-        before=SERVED + "df.loc[0, 'day'] = None\n"
-        "batch = queue.fan_out(df, url=handler, body={'day': '{day}'}, errors='skip')\nbatch.wait()\n",
-        mistake="batch.status()",
+        before=SERVED + "df['origin'] = ['JFK', float('inf')]\n"
+        "batch = queue.fan_out(df, url=handler, errors='skip')\nbatch.wait()\n",
+        mistake="batch",
         follow="«batch.tasks().query(\"state == '§'\")»",
         then="len(it) == 1",
     ),
@@ -449,15 +451,15 @@ BATCHES = (
     ),
     Hint(
         hint="queue.fan_out(df, url=handler), with what ct.serve or ct.deploy returned, says which one is wanted",
-        before=DONE + "batch = ct.local().batch(batch.id)\n",
+        before=SERVED + "batch = queue.fan_out(df, url=handler.url)\nbatch.wait()\n",
         mistake="batch.stale()",
-        follow="batch = «queue.fan_out(df, url=handler)»\nbatch.stale()",
+        follow="batch = «queue.fan_out(df, url=handler)»\nbatch.wait()\nbatch.stale()",
         then="it.empty",
     ),
     Hint(
         hint='tasks.batch("a") shows it, any new name sends all',
         before=PAUSED + "queue.fan_out(df, url=url, name='a')\n",
-        mistake="queue.fan_out(df, url=url, name='b', key='day')\nqueue.fan_out(df, url=url)",
+        mistake="queue.fan_out(df, url=url)",
         follow="«tasks.batch(\"a\")»",
         then="it.progress().total == 2",
     ),
@@ -486,9 +488,10 @@ BATCHES = (
     ),
     Hint(
         hint="computing 2 rows again; stale=\"keep\" keeps them",
-        before="queue.map(report, df)\ndef report(day, origin):\n    return 2\n",
-        mistake="queue.map(report, df, stale='keep')\nqueue.map(report, df)",
-        follow="queue.map(report, df, «stale=\"keep\"»)",
+        before="queue.map(report, df)\n",
+        mistake="def report(day, origin):\n    return 2\nqueue.map(report, df)",
+        follow="def report(day, origin):\n    return 3\nqueue.map(report, df, «stale=\"keep\"»)",
+        then="it['result'].tolist() == [2, 2]",
     ),
 )
 PLANS = (
@@ -580,7 +583,7 @@ CONNECTION = (
         before="def add(*values):\n    return sum(values)\n",
         mistake="queue.map(add, [1, 2])",
         follow="«queue.map(lambda value: add(value), »[1, 2]«, name=\"add\")»",
-        then="[*it] == [1, 2]",
+        then="it['result'].tolist() == [1, 2]",
     ),
     Hint(
         hint="batch.attempts() reads its attempts",
@@ -605,28 +608,28 @@ CONNECTION = (
     ),
     Hint(
         hint="give a frame of queue.tasks() or a list of task ids",
-        before=WAITING,
+        before=SENT,
         mistake="queue.delete_tasks(7)",
         follow="queue.delete_tasks(«queue.tasks()»)",
         then="queue.tasks().empty",
     ),
     Hint(
         hint="give a frame of queue.tasks(), batch.tasks() or attempts()",
-        before=WAITING,
+        before=SENT,
         mistake="queue.delete_tasks(df)",
         follow="queue.delete_tasks(«queue.tasks()».head(1))\nqueue.delete_tasks(«batch.tasks()»)",
         then="queue.tasks().empty",
     ),
     Hint(
         hint='tasks.queue("reports") has the verbs for it',
-        before=WAITING + "other = tasks.queue('other', create=True)\n",
+        before=SENT + "other = tasks.queue('other', create=True)\n",
         mistake="other.delete_tasks(queue.tasks())",
         follow="«tasks.queue(\"reports\")».delete_tasks(queue.tasks())",
         then="queue.tasks().empty",
     ),
     Hint(
         hint="the tasks stay in the queue: queue.wait(…) waits longer, queue.tasks() lists them",
-        before=WAITING + "listed = queue.tasks()\n",
+        before=SENT + "listed = queue.tasks()\n",
         mistake="queue.wait(listed, timeout='1ms')",
         follow="«queue.tasks()»\nqueue.resume()\n«queue.wait(»listed«)»",
         then="len(it) == 2",
@@ -649,7 +652,7 @@ CONNECTION = (
     Hint(
         hint="a task is deleted when it succeeds or has no attempts left: queue.attempts() shows which",
         before=DONE + "task = batch.tasks()['task'].iloc[0]\n",
-        mistake="queue.task(task)",
+        mistake="queue.tasks(task)",
         follow="«queue.attempts()»",
         then="len(it) == 2",
     ),
@@ -657,10 +660,327 @@ CONNECTION = (
         hint="make a new one: ct.connect() or ct.local()",
         before="tasks.close()\n",
         mistake="queue.tasks()",
-        follow="monkeypatch.setenv('CLOUD_TASKS_EMULATOR_HOST', ct.local().endpoint)\n"
-        "«ct.local()».queues()\n«ct.connect()».queues()",
+        follow="tasks = «ct.connect()»\ntasks = «ct.local()»",
+        then="len(tasks.queues()) == 1",
+    ),
+)
+
+DEPLOYING = """
+monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "my-project")
+monkeypatch.setenv("CLOUDTASKS_NB_LOCATION", "europe-west1")
+monkeypatch.setenv("CLOUDTASKS_NB_STORE", "gs://team/tasks")
+"""
+GCLOUD = (
+    DEPLOYING
+    + """
+from tests import gcloud
+(tmp_path / "bin").mkdir()
+state = gcloud.install(tmp_path / "bin", url="https://report-abc123.a.run.app")
+monkeypatch.setenv("GCLOUD_STATE", str(state))
+"""
+)
+HANDLERS = (
+    Hint(
+        hint="give the function itself, ct.serve(report), not what a call of it returns",
+        mistake="ct.serve(report('2013-01-01'))",
+        follow="queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'})\nqueue.wait(it)",
+        then="it['result'].tolist() == ['JFK on 2013-01-01']",
+    ),
+    Hint(
+        hint="serve a function that exhausts it, such as: def run(**row): return list(report(**row))",
+        before="def report(day, origin):\n    yield day\n",
+        mistake="ct.serve(report)",
+        follow="«def run(**row): return list(report(**row))»\nbatch = queue.fan_out(df, url=ct.serve(run))\nbatch.wait()\n"
+        "batch.results()",
+        then="it['result'].tolist() == [['2013-01-01'], ['2013-01-02']]",
+    ),
+    Hint(
+        hint="ct.serve(report) serves it again",
+        before=SERVED + "handler.close()\n",
+        mistake="handler",
+        follow="queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'})\nqueue.wait(it)",
+        then="it['result'].tolist() == ['JFK on 2013-01-01']",
+    ),
+    Hint(
+        hint='its tasks will reach no other handler; ct.serve(fn, name="report") has an address that stays',
+        before="fn = lambda day: day\nhandler = ct.serve(fn)\nhandler.close()\n",
+        mistake="handler",
+        follow="handler = «ct.serve(fn, name=\"report\")»\nhandler.close()\nct.serve(fn, name='report')",
+        then="it.url == handler.url",
+    ),
+    Hint(
+        hint="handler.calls()",
+        before=DONE,
+        mistake="print(handler._repr_mimebundle_()['text/plain'])",
+        follow="«handler.calls()»",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint="queue.enqueue(handler, {...})",
+        before="handler = ct.serve(int, name='int')\n",
+        mistake="print(handler._repr_mimebundle_()['text/plain'])",
+        follow="«queue.enqueue(handler, {»'x': 7«})»",
+    ),
+    Hint(
+        hint='queue.enqueue(handler, {"day": ...})',
+        before=SERVED,
+        mistake="print(handler._repr_mimebundle_()['text/plain'])",
+        follow="«queue.enqueue(handler, {\"day\": »'2013-01-01'«})»\nqueue.wait(it)",
+        then="it['result'].tolist() == ['JFK on 2013-01-01']",
+    ),
+    Hint(
+        hint="batch.results() has the results of all rows",
+        before="df = pd.DataFrame({'n': range(300)})\ndef big(n):\n    return 'x' * 100_000\nhandler = ct.serve(big)\n"
+        "batch = queue.fan_out(df, url=handler)\nbatch.wait()\n",
+        mistake="print(handler._repr_mimebundle_()['text/plain'])",
+        follow="«batch.results()»",
+        then="it['result'].notna().all() and len(it) == 300",
+    ),
+    Hint(
+        hint='a function without a name of its own: § is new, tasks that were sent before will not reach it; name="..." '
+        "gives it a URL that stays",
+        mistake="ct.serve(lambda day: day)",
+        follow="ct.serve(lambda day: day, «name=\"»weekday«\"»)",
+        then="'weekday' in it.url",
+    ),
+    Hint(
+        hint='use a word: name="report"',
+        mistake="ct.serve(report, name='a/b')",
+        follow="ct.serve(report, «name=\"report\"»)",
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint="make one before, tasks = ct.local(), or give one: ct.serve(fn, service_account=..., tasks=tasks)",
+        before="tasks.close(); fn = report; account = 'caller@demo.iam.gserviceaccount.com'\n",
+        mistake="ct.serve(fn, service_account=account)",
+        follow="«tasks = ct.local()»\nct.serve(fn, service_account=account)\n"
+        "«ct.serve(fn, service_account=»account«, tasks=tasks)»",
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint="give what ct.local() or ct.connect() returned",
+        before="account = 'caller@demo.iam.gserviceaccount.com'\n",
+        mistake="ct.serve(report, service_account=account, tasks=queue)",
+        follow="ct.serve(report, service_account=account, tasks=«ct.local()»)\n"
+        "ct.serve(report, service_account=account, tasks=«ct.connect()»)",
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint="give_up_on=(KeyError, ValueError): the classes themselves, without quotes",
+        mistake="ct.serve(report, give_up_on='KeyError')",
+        follow="ct.serve(report, «give_up_on=(KeyError, ValueError)»)",
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint='app(fn, audience="https://my-service.run.app", service_account="sa@my-project.iam.gserviceaccount.com")',
+        before="from cloudtasks_nb.handlers import app\nfn = report\n",
+        mistake="app(fn)",
+        follow='«app(fn, audience="https://my-service.run.app", service_account="sa@my-project.iam.gserviceaccount.com")»',
+        then="callable(it)",
+    ),
+    Hint(
+        hint='app({"/run": report}, …)',
+        before="from cloudtasks_nb.handlers import app\naccount = 'caller@demo.iam.gserviceaccount.com'\n",
+        mistake="app({}, audience='https://a.example', service_account=account)",
+        follow='«app({"/run": report}, »audience="https://a.example", service_account=account«)»',
+        then="callable(it)",
+    ),
+    Hint(
+        hint="private=True or CLOUDTASKS_NB_PRIVATE=1 if it is, else neither",
+        before="from cloudtasks_nb.handlers import app\naccount = 'caller@demo.iam.gserviceaccount.com'\n",
+        mistake="app(report, audience='https://a.example', service_account=account, private='yes')",
+        follow="app(report, audience='https://a.example', service_account=account, «private=True»)",
+        then="callable(it)",
+    ),
+    Hint(
+        hint='variables of the service would be lost: gcloud=["--update-env-vars=NAME=VALUE"] adds one',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, gcloud=['--set-env-vars=A=1'])",
+        follow='ct.deploy(report, «gcloud=["--update-env-vars=NAME=VALUE"]»)',
+        then="'NAME=VALUE' in ' '.join(it.commands)",
+    ),
+    Hint(
+        hint="ct.deploy(report, …, run=True), or type what service.commands lists",
+        before=GCLOUD.replace("url=\"https://report-abc123.a.run.app\"", "") + "service = ct.deploy(report)\n",
+        mistake="service.url",
+        follow="«ct.deploy(report, »service='report'«, run=True)»",
+        then="service.commands",
+    ),
+    Hint(
+        hint='requirements=["pandas>=2", "pyarrow"]',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, requirements='pandas')",
+        follow='ct.deploy(report, «requirements=["pandas>=2", "pyarrow"]»)',
+        then="'pyarrow' in (it.folder / 'requirements.txt').read_text()",
+    ),
+    Hint(
+        hint='names of variables, keys, parameters or attributes: public=("MODEL_ID",)',
+        before=DEPLOYING + "MODEL_ID = '7'\n",
+        mistake="ct.deploy(report, public='MODEL_ID')",
+        follow='ct.deploy(report, «public=("MODEL_ID",)»)',
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint='gcloud=["--memory=2Gi", "--max-instances=20"]',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, gcloud='--memory=2Gi')",
+        follow='ct.deploy(report, «gcloud=["--memory=2Gi", "--max-instances=20"]»)',
+        then="'--memory=2Gi' in ' '.join(it.commands)",
+    ),
+    Hint(
+        hint='at most 49 lower-case letters, digits and hyphens, a letter first: service="daily-report"',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, service='7')",
+        follow='ct.deploy(report, «service="daily-report"»)',
+        then="it.name == 'daily-report'",
+    ),
+    Hint(
+        hint='store="gs://bucket/prefix", the same as in ct.connect(…, store=…)',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, store='results')",
+        follow='service = ct.deploy(report, «store="gs://bucket/prefix"»)\n'
+        '«ct.connect(»"my-project", "us-central1"«, store=»service.store«)»',
+        then="service.store == 'gs://bucket/prefix'",
+    ),
+    Hint(
+        hint='store="gs://bucket/prefix"',
+        before=DEPLOYING,
+        mistake="ct.deploy(report, store='gs://')",
+        follow='ct.deploy(report, «store="gs://bucket/prefix"»)',
+        then="it.store == 'gs://bucket/prefix'",
+    ),
+    Hint(
+        hint='move it away, or name another service: ct.deploy(…, service="other")',
+        before=DEPLOYING + "folder = ct.deploy(report).folder\n(folder / 'main.py').write_text('mine')\n",
+        mistake="ct.deploy(report)",
+        follow='«ct.deploy(»report«, service="other")»',
+        then="(folder / 'main.py').read_text() == 'mine'",
+    ),
+    Hint(
+        hint='move what is there away, or name another service: service="other"',
+        before=DEPLOYING + "folder = ct.deploy(report).folder\nimport shutil\nshutil.rmtree(folder)\nfolder.write_text('')\n",
+        mistake="ct.deploy(report)",
+        follow='ct.deploy(report, «service="other"»)',
+        then="it.name == 'other'",
+    ),
+    Hint(
+        hint="mend it and call ct.deploy(…, run=True) again: commands that were run before do no harm",
+        before=GCLOUD + "import json\nfacts = json.loads(state.read_text())\n"
+        "state.write_text(json.dumps(facts | {'fails': 'services enable', 'failures': 1}))\n",
+        mistake="ct.deploy(report, run=True)",
+        follow="«ct.deploy(»report«, run=True)»",
+        then="it.url == 'https://report-abc123.a.run.app'",
+    ),
+    Hint(
+        hint='install it here; or name it: ct.deploy(…, requirements=["homemade"])',
+        before=DEPLOYING + "import sys, types\nhomemade = types.ModuleType('homemade')\n"
+        "monkeypatch.setitem(sys.modules, 'homemade', homemade)\ndef report(day):\n    import homemade\n    return homemade\n",
+        mistake="ct.deploy(report)",
+        follow='«ct.deploy(»report«, requirements=["homemade"])»',
+        then="'homemade' in (it.folder / 'requirements.txt').read_text()",
+    ),
+    Hint(
+        hint='import it before; or name it: ct.deploy(…, requirements=["google-auth"])',
+        before=DEPLOYING + "def report(day):\n    import google.nowhere\n    return google.nowhere\n",
+        mistake="ct.deploy(report)",
+        follow='«ct.deploy(»report«, requirements=["§"])»',
+        then="it.name == 'report'",
+    ),
+    Hint(
+        hint='name where it can be had: ct.deploy(…, requirements=["cloudtasks-nb @ git+https://…"])',
+        before=DEPLOYING + "import pandas\ndef report(day):\n    return pandas.Timestamp(day)\n"
+        "from cloudtasks_nb.handlers import requirements\n"
+        "monkeypatch.setattr(requirements.metadata.Distribution, 'read_text', lambda *_: '{\"dir_info\": {}}')\n",
+        mistake="ct.deploy(report)",
+        follow='«ct.deploy(»report«, requirements=["pandas @ git+https://»example.com/pandas«"])»',
+        then="'git+https' in (it.folder / 'requirements.txt').read_text()",
+    ),
+    Hint(
+        hint='read it inside the function, os.environ["PASSWORD"], and give it to the service: '
+        'ct.deploy(…, gcloud=["--set-secrets=PASSWORD=my-secret:latest"])',
+        before=DEPLOYING + "def report(day):\n    password = 'swordfish7Kq'\n    return password\n",
+        mistake="ct.deploy(report)",
+        follow="def report(day):\n    import os\n    return «os.environ[\"PASSWORD\"]»\n"
+        '«ct.deploy(»report«, gcloud=["--set-secrets=PASSWORD=my-secret:latest"])»',
+        then="'--set-secrets' in ' '.join(it.commands)",
+    ),
+    Hint(
+        hint='If it is no secret: public=("password",)',
+        before=DEPLOYING + "def report(day):\n    password = 'swordfish7Kq'\n    return password\n",
+        mistake="ct.deploy(report)",
+        follow='ct.deploy(report, «public=("password",)»)',
+        then="'swordfish7Kq' in (it.folder / 'main.py').read_text()",
+    ),
+    Hint(
+        hint='If it is no secret: a variable, NAME = …, and public=("NAME",)',
+        before=DEPLOYING + "def report(day):\n    return 'https://example.com/?token=swordfish7Kq9Zx'\n",
+        mistake="ct.deploy(report)",
+        follow="«NAME = »'https://example.com/?token=swordfish7Kq9Zx'\ndef report(day):\n    return NAME\n"
+        'ct.deploy(report, «public=("NAME",)»)',
+        then="'swordfish7Kq9Zx' in (it.folder / 'main.py').read_text()",
+    ),
+    Hint(
+        hint="return ends the function, and raise ct.GiveUp(…) the row",
+        before=DEPLOYING + "def report(day):\n    exit()\n",
+        mistake="ct.deploy(report)",
+        follow="def report(day):\n    «raise ct.GiveUp(»'no such day'«)»\nct.deploy(report)",
+        then="it.name == 'report'",
+    ),
+)
+GOOGLE_ITSELF = (
+    Hint(
+        hint="service = ct.deploy(report, …, run=True) makes a service of it: queue.map(service, …)",
+        before=GCLOUD + GOOGLE,
+        mistake="queue.map(report, df)",
+        follow="«service = ct.deploy(report, »service='report'«, run=True)»",
+        then="service.url",
+    ),
+    Hint(
+        hint="ct.deploy(fn) makes a service for Cloud Run of the function; or rehearse with ct.local()",
+        before=DEPLOYING + GOOGLE + "fn = report\n",
+        mistake="queue.enqueue(url)",
+        follow="«ct.deploy(fn)»\nqueue = «ct.local()».queue('reports')\nqueue.pause().enqueue(url)",
+        then="len(queue.tasks()) == 1",
+    ),
+    Hint(
+        hint='ct.connect("my-project", "us-central1"), or set GOOGLE_CLOUD_PROJECT',
+        before="monkeypatch.setenv('GOOGLE_APPLICATION_CREDENTIALS', str(tmp_path / 'none.json'))\n",
+        mistake="ct.connect(location='us-central1').queue('reports')",
+        follow='«ct.connect("my-project", "us-central1")».queue("reports")',
+        then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
+    ),
+    Hint(
+        hint='ct.connect("my-project", "us-central1"), or set CLOUDTASKS_NB_LOCATION',
+        mistake="ct.connect('my-project').queue('reports')",
+        follow='«ct.connect("my-project", "us-central1")».queue("reports")',
+        then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
+    ),
+    Hint(
+        hint='use a region: ct.connect("my-project", "us-central1")',
+        mistake="ct.connect('my-project', 'global')",
+        follow='«ct.connect("my-project", "us-central1")».queue("reports")',
+        then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
+    ),
+    Hint(
+        hint='impersonate="name@project.iam.gserviceaccount.com"; gcloud iam service-accounts list',
+        mistake="ct.connect('my-project', 'us-central1', impersonate='me')",
+        follow='ct.connect("my-project", "us-central1", «impersonate="name@project.iam.gserviceaccount.com"»)',
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint="(or work without an account: ct.local())",
+        before=GOOGLE + "monkeypatch.setattr('google.auth.default', gone)\n",
+        mistake="tasks.queues()",
+        follow="«ct.local()».queues()",
+    ),
+    Hint(
+        hint="is the emulator running there? ct.local() starts one",
+        before="tasks = ct.connect(endpoint='127.0.0.1:9')\ntasks._connection.transport.connect_timeout = 0.3\n",
+        mistake="tasks.queues()",
+        follow="«ct.local()».queues()",
         then="len(it) == 1",
     ),
 )
 
-HINTS = ARGUMENTS + BATCHES + PLANS + CONNECTION
+HINTS = ARGUMENTS + BATCHES + PLANS + CONNECTION + HANDLERS + GOOGLE_ITSELF

@@ -1,7 +1,6 @@
 """Every hint that is a line of code works when it is followed."""
 
 import ast
-import linecache
 import re
 import sys
 from collections.abc import Callable
@@ -36,8 +35,8 @@ def run(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run(code: str) -> Any:
         cells.append(code)
-        path = f"{tmp_path}/cell_{len(cells)}.py"
-        linecache.cache[path] = (len(code), None, code.splitlines(keepends=True), path)
+        path = tmp_path / f"cell_{len(cells)}.py"
+        path.write_text(code, errors="surrogateescape")
         lines = ast.parse(code).body
         last = lines.pop() if lines and isinstance(lines[-1], ast.Expr) else None
         exec(compile(ast.Module(lines, []), path, "exec"), names)  # noqa: S102 - our own code
