@@ -684,7 +684,7 @@ HANDLERS = (
     Hint(
         hint="give the function itself, ct.serve(report), not what a call of it returns",
         mistake="ct.serve(report('2013-01-01'))",
-        follow="queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'})\nqueue.wait(it)",
+        follow="queue.wait(queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'}))",
         then="it['result'].tolist() == ['JFK on 2013-01-01']",
     ),
     Hint(
@@ -699,7 +699,7 @@ HANDLERS = (
         hint="ct.serve(report) serves it again",
         before=SERVED + "handler.close()\n",
         mistake="handler",
-        follow="queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'})\nqueue.wait(it)",
+        follow="queue.wait(queue.enqueue(«ct.serve(report)», {'day': '2013-01-01'}))",
         then="it['result'].tolist() == ['JFK on 2013-01-01']",
     ),
     Hint(
@@ -726,7 +726,7 @@ HANDLERS = (
         hint='queue.enqueue(handler, {"day": ...})',
         before=SERVED,
         mistake="print(handler._repr_mimebundle_()['text/plain'])",
-        follow="«queue.enqueue(handler, {\"day\": »'2013-01-01'«})»\nqueue.wait(it)",
+        follow="task = «queue.enqueue(handler, {\"day\": »'2013-01-01'«})»\nqueue.wait(task)",
         then="it['result'].tolist() == ['JFK on 2013-01-01']",
     ),
     Hint(
@@ -945,7 +945,6 @@ GOOGLE_ITSELF = (
     ),
     Hint(
         hint='ct.connect("my-project", "us-central1"), or set GOOGLE_CLOUD_PROJECT',
-        before="monkeypatch.setenv('GOOGLE_APPLICATION_CREDENTIALS', str(tmp_path / 'none.json'))\n",
         mistake="ct.connect(location='us-central1').queue('reports')",
         follow='«ct.connect("my-project", "us-central1")».queue("reports")',
         then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
@@ -970,7 +969,7 @@ GOOGLE_ITSELF = (
     ),
     Hint(
         hint="(or work without an account: ct.local())",
-        before=GOOGLE + "monkeypatch.setattr('google.auth.default', gone)\n",
+        before=GOOGLE,
         mistake="tasks.queues()",
         follow="«ct.local()».queues()",
     ),

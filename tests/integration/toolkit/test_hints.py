@@ -27,8 +27,8 @@ def pattern(text: str) -> str:
 @pytest.fixture
 def run(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run lines as cells of one notebook."""
-    notebook = ModuleType("notebook")
-    monkeypatch.setitem(sys.modules, "notebook", notebook)
+    notebook = ModuleType("cells_of_a_test")
+    monkeypatch.setitem(sys.modules, "cells_of_a_test", notebook)
     names = vars(notebook)
     names |= {"tmp_path": tmp_path, "monkeypatch": monkeypatch}
     cells: list[str] = []
@@ -50,7 +50,8 @@ def run(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.mark.parametrize("hint", FOLLOWED, ids=lambda one: one.hint)
 def test_a_hint_that_is_followed(hint: Hint, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """The mistake shows it, its lines run as they stand there, and what they promise is so."""
-    run(START + hint.before)
+    run(START)
+    run(hint.before)
     capsys.readouterr()
     try:
         shown = f"{run(hint.mistake)!r}"
