@@ -3,7 +3,8 @@
 import ast
 import re
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,16 +13,28 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError
+from tests.cases import cases
+from tests.hint_source import CODE, HintSource
 from tests.integration.toolkit.hint_table import HINTS, START, Hint
 
 #: Runs lines, and returns the value of the last one.
 Run = Callable[[str], Any]
 FOLLOWED = [one for one in HINTS if one.follow]
+PACKAGE = Path(ct.__file__).parent
 
 
 def pattern(text: str) -> str:
     """Return the pattern of a text in which § stands for anything."""
     return ".*?".join(map(re.escape, text.split("§"))) + ("$" if text.endswith("§") else "")
+
+
+def by_hint(table: Iterable[Hint]) -> dict[str, str]:
+    """Return what is followed of each hint, in all its rows."""
+    found = defaultdict[str, str](str)
+    for one in table:
+        found[one.hint] += one.unfollowed and one.hint
+        found[one.hint] += " ".join(re.findall("«(.*?)»", one.follow))
+    return found
 
 
 @pytest.fixture
@@ -30,7 +43,7 @@ def run(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     notebook = ModuleType("cells_of_a_test")
     monkeypatch.setitem(sys.modules, "cells_of_a_test", notebook)
     names = vars(notebook)
-    names |= {"tmp_path": tmp_path, "monkeypatch": monkeypatch}
+    names |= {"__file__": str(tmp_path / "notebook.py"), "tmp_path": tmp_path, "monkeypatch": monkeypatch}
     cells: list[str] = []
 
     def run(code: str) -> Any:
@@ -68,3 +81,31 @@ def test_a_hint_that_is_followed(hint: Hint, run: Run, capsys: pytest.CaptureFix
 
     run(re.sub("«(.*?)»", copied, hint.follow))
     assert run(hint.then)
+
+
+def test_every_hint_with_code_is_in_the_table() -> None:
+    """A hint of the package that is a line of Python stands in the table, which follows it."""
+    table = [one.hint for one in HINTS]
+    source = HintSource(path.read_text() for path in PACKAGE.rglob("*.py"))
+    assert [text for text in sorted(source.hints()) if not any(re.search(pattern(text), one) for one in table)] == []
+
+
+def test_every_line_of_a_hint_is_followed() -> None:
+    """The rows of a hint leave out none of its lines."""
+    rows = by_hint(HINTS).items()
+    assert [code[0] for hint, followed in rows for code in CODE.finditer(hint) if code[0] not in followed] == []
+
+
+@cases(
+    'raise Error("no", hint="queue.resume() goes on")',
+    'raise Error("no", hint=f"{name}.tasks() has them; queue.resume() goes on")',
+    '_NEXT = "queue.resume() goes on"\nraise Error("no", hint=_NEXT)',
+    'def run():\n    what, hint = "no", "queue." + "wait() or " + "queue.resume() goes on"\n    raise Error(what, hint=hint)',
+    'def next_step():\n    return "queue.resume() goes on"\nprint(Status(action=next_step()))',
+    'def error(text, hint): ...\nraise error("no", "queue.resume() goes on")',
+    'print(f"{text} → queue.resume() goes on")',
+)
+def test_a_hint_is_found_in_the_source(source: str) -> None:
+    """However it comes into the error; a text that is no hint is not found."""
+    assert any("queue.resume() goes on" in one for one in HintSource([source]).hints())
+    assert HintSource(["print('queue.resume() goes on')"]).hints() == set()
