@@ -81,7 +81,8 @@ class HintSource:
             case ast.Constant() | ast.JoinedStr() if "→ " in hint_text(node) and "\n\n" not in hint_text(node):
                 self._shown.append(node)
         for child in ast.iter_child_nodes(node):
-            self._visit(child, scopes)
+            if not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
+                self._visit(child, scopes)
 
     def _assign(self, target: ast.AST, value: ast.AST, scopes: tuple[ast.AST, ...]) -> None:
         if isinstance(target, ast.Tuple):

@@ -58,7 +58,7 @@ queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
         then="len(it.tasks()) == 1",
     ),
     Hint(
-        hint="it is a setting of the queue: queue.update(rate=5)",
+        hint="; it is a setting of the queue: queue.update(rate=5)",
         mistake="queue.fan_out(df, url=url, rate=5)",
         follow="«queue.update(rate=5)»",
         then="tasks.queues()['rate'].item() == 5",
@@ -138,7 +138,8 @@ queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
         then="it.progress().total == 2",
     ),
     Hint(
-        hint='body=["day"] sends {"day": its cell}, body="{day}" the cell alone; if the word is meant',
+        hint='body=["day"] sends {"day": its cell}, body="{day}" the cell alone; if the word is meant, '
+        'rename the column',
         before=PAUSED,
         mistake='queue.fan_out(df, url=url, body="day", key="day")',
         follow='queue.fan_out(df, url=url, key="day", name="a", «body=["day"]»)\n'
@@ -174,7 +175,8 @@ queue.enqueue(url, at=at, «tz="Europe/Zurich"»)
         then="it.progress().total == 2",
     ),
     Hint(
-        hint="give a DataFrame (pd.DataFrame(data) of a dictionary of columns), an iterable of DataFrames, an Arrow",
+        hint="give a DataFrame (pd.DataFrame(data) of a dictionary of columns), an iterable of DataFrames, an Arrow "
+        "table, a Series, a list of dictionaries, or the path of a CSV or Parquet file",
         before=PAUSED + 'data = {"n": [1, 2]}\n',
         mistake="queue.fan_out(data, url=url)",
         follow="queue.fan_out(«pd.DataFrame(data)», url=url)",
@@ -238,7 +240,7 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
         then="it.progress().total == 2",
     ),
     Hint(
-        hint="leave them out first: df.dropna(subset=['day']); or errors=\"skip\" sends the other rows",
+        hint="leave them out first: df.dropna(subset=['day']); or errors=\"skip\" sends the other rows and lists these as rejected",
         before=PAUSED + "df.loc[1, 'day'] = None\n",
         mistake="queue.fan_out(df, url=url + '/{day}')",
         follow="queue.fan_out(«df.dropna(subset=['day'])», url=url + '/{day}', name='a')\n"
@@ -254,7 +256,8 @@ queue.fan_out(«pd.DataFrame({"n": values})», url=url, name="c")
         then="len(tasks.batches()) == 2",
     ),
     Hint(
-        hint='tasks.queue("reports").update(rate=0.002), or send_rate=0.001: rows wait here then',
+        hint='tasks.queue("reports").update(rate=0.002), or send_rate=0.001: rows wait here then, and are sent as fast as '
+        "the queue dispatches them",
         before="queue.update(rate=0.001); queue.pause(); df = pd.DataFrame({'n': range(3_000)})\n",
         mistake="queue.fan_out(df, url=url)",
         follow="plan = queue.fan_out(df, url=url, dry_run=True, «send_rate=0.001»)\n"
@@ -385,7 +388,8 @@ BATCHES = (
         then="tasks.batches().empty",
     ),
     Hint(
-        hint='give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), its exception ("KeyError")',
+        hint='give a status ("UNAVAILABLE", 503, "5xx"), a cause of batch.errors(), its exception ("KeyError"), '
+        "a list of these, or a frame of rows",
         before=FAILED,
         mistake="batch.retry_failed(7.5)",
         follow="batch.retry_failed(«batch.errors()»['cause'][0])\nbatch.wait()",
@@ -470,7 +474,8 @@ BATCHES = (
         then="it.progress().total == 2",
     ),
     Hint(
-        hint="data.iloc[[1]] with a new name sends what has changed, any new name sends all, and key=[...] may name",
+        hint="data.iloc[[1]] with a new name sends what has changed, any new name sends all, "
+        "and key=[...] may name more columns that distinguish rows",
         before=PAUSED + "data = df.assign(n=[1, 2])\nqueue.fan_out(data, url=url, key='day', name='a')\ndata.loc[1, 'n'] = 3\n",
         mistake="queue.fan_out(data, url=url, key='day', name='a')",
         follow="queue.fan_out(«data.iloc[[1]]», url=url, key='day', name='b')\n"
@@ -897,7 +902,9 @@ HANDLERS = (
     ),
     Hint(
         hint='read it inside the function, os.environ["PASSWORD"], and give it to the service: '
-        'ct.deploy(…, gcloud=["--set-secrets=PASSWORD=my-secret:latest"])',
+        'ct.deploy(…, gcloud=["--set-secrets=PASSWORD=my-secret:latest"]); the account that it runs as needs '
+        "gcloud secrets add-iam-policy-binding my-secret --member=serviceAccount:… "
+        "--role=roles/secretmanager.secretAccessor --condition=None. If it is no secret: ",
         before=DEPLOYING + "def report(day):\n    password = 'swordfish7Kq'\n    return password\n",
         mistake="ct.deploy(report)",
         follow="def report(day):\n    import os\n    return «os.environ[\"PASSWORD\"]»\n"
@@ -935,7 +942,7 @@ GOOGLE_ITSELF = (
         before=SERVED + GCLOUD.replace('"https://report-abc123.a.run.app"', "handler.url") + GOOGLE,
         mistake="queue.map(report, df)",
         follow="«service = ct.deploy(report, »store='gs://team/tasks'«, run=True)»\n"
-        "queue = ct.local().queue('reports')\n«queue.map(service, »df«)»",
+        "queue = ct.local(store='results').queue('reports')\n«queue.map(service, »df«)»",
         then="it['state'].tolist() == ['succeeded', 'succeeded']",
     ),
     Hint(
@@ -946,7 +953,7 @@ GOOGLE_ITSELF = (
         then="len(queue.tasks()) == 1",
     ),
     Hint(
-        hint='ct.connect("my-project", "us-central1"), or set GOOGLE_CLOUD_PROJECT',
+        hint='ct.connect("my-project", "us-central1"), or set GOOGLE_CLOUD_PROJECT, or run: gcloud config set project MY-PROJECT',
         before="from google.auth.credentials import AnonymousCredentials\n"
         "monkeypatch.setattr('google.auth.default', lambda **_: (AnonymousCredentials(), None))\n",
         mistake="ct.connect(location='us-central1').queue('reports')",
@@ -954,13 +961,13 @@ GOOGLE_ITSELF = (
         then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
     ),
     Hint(
-        hint='ct.connect("my-project", "us-central1"), or set CLOUDTASKS_NB_LOCATION',
+        hint='ct.connect("my-project", "us-central1"), or set CLOUDTASKS_NB_LOCATION; gcloud tasks locations list shows them',
         mistake="ct.connect('my-project').queue('reports')",
         follow='«ct.connect("my-project", "us-central1")».queue("reports")',
         then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
     ),
     Hint(
-        hint='use a region: ct.connect("my-project", "us-central1")',
+        hint='use a region: ct.connect("my-project", "us-central1"); gcloud tasks locations list shows them',
         mistake="ct.connect('my-project', 'global')",
         follow='«ct.connect("my-project", "us-central1")».queue("reports")',
         then="it.name == 'projects/my-project/locations/us-central1/queues/reports'",
@@ -972,13 +979,13 @@ GOOGLE_ITSELF = (
         then="it.queue('reports')",
     ),
     Hint(
-        hint="(or work without an account: ct.local())",
+        hint="run: gcloud auth application-default login   (or work without an account: ct.local())",
         before=GOOGLE,
         mistake="tasks.queues()",
         follow="«ct.local()».queues()",
     ),
     Hint(
-        hint="is the emulator running there? ct.local() starts one",
+        hint="is the emulator running there? ct.local() starts one; cloudtasks-nb emulator --port 8123 too",
         before="tasks = ct.connect(endpoint='127.0.0.1:9')\ntasks._connection.transport.connect_timeout = 0.3\n",
         mistake="tasks.queues()",
         follow="«ct.local()».queues()",
@@ -986,4 +993,334 @@ GOOGLE_ITSELF = (
     ),
 )
 
-HINTS = ARGUMENTS + BATCHES + PLANS + CONNECTION + HANDLERS + GOOGLE_ITSELF
+#: Errors of the service that no emulator answers with.
+REFUSED = """
+from types import SimpleNamespace
+import grpc
+from cloudtasks_nb.errors import UnavailableError
+from cloudtasks_nb.service.refusal import lost_answer, service_error
+from cloudtasks_nb.service.rpcs import METHODS
+def refuse(code, reason=None, message="no"):
+    said = SimpleNamespace(grpc_status_code=grpc.StatusCode[code], message=message, metadata={}, reason=reason)
+    raise service_error(said, method=METHODS["GetQueue"], resource=queue.name, endpoint=tasks._connection.endpoint)
+def lose(rpc):
+    raise lost_answer(UnavailableError("lost"), method=METHODS[rpc], request=SimpleNamespace(task=queue))
+"""
+ANONYMOUS = "from google.auth.credentials import AnonymousCredentials\n"
+QUICK = "tasks._connection.transport.connect_timeout = 0.3\n"
+#: A server that does not answer, or that closes each connection.
+SILENT = "import socket\nserver = socket.create_server(('127.0.0.1', 0))\nport = server.getsockname()[1]\n"
+CLOSING = """
+import socketserver, threading
+server = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+port = server.server_address[1]
+thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+thread.start()
+"""
+TELLING = """
+from tests.integration.conftest import Answer, Target
+target = Target()
+"""
+SERVICE = (
+    Hint(
+        hint="check the network; tasks.doctor() checks the rest",
+        before=ANONYMOUS
+        + "tasks = ct.connect('p', 'l', endpoint='https://127.0.0.1:9', credentials=AnonymousCredentials())\n"
+        + QUICK,
+        mistake="tasks.queues()",
+        follow="«tasks.doctor()»",
+        then="not it['ok'].all()",
+    ),
+    Hint(
+        hint='ct.connect(…, transport="rest") needs no HTTP/2; tasks.doctor() checks the rest',
+        before=ANONYMOUS
+        + SILENT
+        + "given = {'endpoint': f'https://127.0.0.1:{port}', 'credentials': AnonymousCredentials()}\n"
+        + "tasks = ct.connect('p', 'l', **given)\n"
+        + QUICK,
+        mistake="tasks.queues()",
+        follow="server.close()\n«ct.connect(»'p', 'l', **given, «transport=\"rest\")»\n«tasks.doctor()»",
+        then="not it['ok'].all()",
+    ),
+    Hint(
+        hint='an emulator without TLS is called by endpoint="host:port", without https://',
+        before=ANONYMOUS
+        + "own = ct.local('folder')\nurl = f'https://{own.endpoint}'\n"
+        + "tasks = ct.connect(endpoint=url, credentials=AnonymousCredentials())\n"
+        + QUICK,
+        mistake="tasks.queues()",
+        follow="ct.connect(«endpoint=\"»127.0.0.1:\" + own.endpoint.rpartition(':')[2]).queues()",
+        then="it.empty",
+    ),
+    Hint(
+        hint='if it speaks TLS: endpoint="https://127.0.0.1:§"',
+        before=CLOSING + "tasks = ct.connect('p', 'l', endpoint=f'127.0.0.1:{port}')\n" + QUICK,
+        mistake="tasks.queues()",
+        follow="server.shutdown()\nserver.server_close()\nthread.join()\nct.connect('p', 'l', «endpoint=\"https://127.0.0.1:§\"»)",
+        then="it.endpoint == f'127.0.0.1:{port}'",
+    ),
+    Hint(
+        hint="ct.local('§') starts the emulator again",
+        before="import os, signal, json\nfrom pathlib import Path\ntasks = ct.local('folder')\ntasks.queue('kept', create=True)\n"
+        "pid = json.loads(Path('folder/endpoint.json').read_text())['pid']\n"
+        + QUICK
+        + "os.kill(pid, signal.SIGKILL)\nfrom cloudtasks_nb.service.absent_handlers import has_ended\n"
+        "while not has_ended(tasks.endpoint): continue\n",
+        mistake="tasks.queues()",
+        follow="«ct.local('§')».queues()",
+        then="it.index.tolist() == ['kept']",
+    ),
+    Hint(
+        hint='connect by its folder, ct.local("folder"), or with the CLOUDTASKS_NB_HOME of the kernel that started it',
+        before="own = ct.local('folder')\nmonkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\n",
+        mistake="ct.connect(endpoint=own.endpoint).queues()",
+        follow="«ct.local(\"folder\")».queues()",
+        then="it.empty",
+    ),
+    Hint(
+        hint="or name another one: ct.connect(…, quota_project=…)",
+        before=GOOGLE + REFUSED + ANONYMOUS,
+        mistake="refuse('PERMISSION_DENIED', 'USER_PROJECT_DENIED')",
+        follow="«ct.connect(»'my-project', 'us-central1', «quota_project=»'mine'«)»",
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint="set-quota-project my-project; or ct.connect(…, quota_project='my-project')",
+        before=GOOGLE + REFUSED,
+        mistake="refuse('PERMISSION_DENIED', message='the API requires a quota project')",
+        follow="«ct.connect(»'my-project', 'us-central1', «quota_project='my-project')»",
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint='shows those that you may see; ct.connect("my-project", …) names another one',
+        before=GOOGLE + REFUSED,
+        mistake="refuse('PERMISSION_DENIED', 'CONSUMER_INVALID')",
+        follow="«ct.connect(\"my-project\", »'us-central1'«)»",
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint="try again; if the error persists, tasks.doctor() finds the cause",
+        before=REFUSED,
+        mistake="refuse('UNAVAILABLE')",
+        follow="«tasks.doctor()»",
+        then="it['ok'].all()",
+    ),
+    Hint(
+        hint="tasks.queues() shows it; the same call again does no harm",
+        before=REFUSED,
+        mistake="lose('PauseQueue')",
+        follow="queue.pause()\n«tasks.queues()»",
+        then="it['state'].tolist() == ['paused']",
+    ),
+    Hint(
+        hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
+        before=REFUSED,
+        mistake="lose('PurgeQueue')",
+        follow="«queue.tasks()»",
+        then="it.empty",
+    ),
+    Hint(
+        hint="queue.attempts() shows its attempts; another run() may dispatch it twice",
+        before=REFUSED + DONE,
+        mistake="lose('RunTask')",
+        follow="«queue.attempts()»",
+        then="len(it) == 2",
+    ),
+    Hint(
+        hint="queue.tasks() and queue.attempts() show it; with the same task_id= it is created once",
+        before=REFUSED + PAUSED,
+        mistake="lose('CreateTask')",
+        follow="queue.enqueue(url, task_id='a')\n«queue.attempts()»\n«queue.tasks()»",
+        then="len(it) == 1",
+    ),
+    Hint(
+        hint="queue.tasks() shows them",
+        before=REFUSED + PAUSED + "queue.enqueue(url)\n",
+        mistake="lose('BatchCreateTasks')",
+        follow="«queue.tasks()»",
+        then="len(it) == 1",
+    ),
+    Hint(
+        hint="queue.tasks() shows what is left; the same call again does no harm",
+        before=REFUSED,
+        mistake="lose('BatchDeleteTasks')",
+        follow="«queue.tasks()»",
+        then="it.empty",
+    ),
+    Hint(
+        hint="check the network, HTTPS_PROXY and NO_PROXY; tasks.doctor() finds the cause",
+        before="from google.auth.exceptions import TransportError\nfrom cloudtasks_nb.service.auth_errors import refresh_error\n",
+        mistake="raise refresh_error(TransportError('no route'), None)",
+        follow="«tasks.doctor()»",
+        then="it['ok'].all()",
+    ),
+    Hint(
+        hint="run: gcloud auth application-default login; then connect with new credentials: ct.connect(credentials=...)",
+        before=ANONYMOUS
+        + "from google.auth.exceptions import RefreshError\nfrom cloudtasks_nb.service.auth_errors import refresh_error\n",
+        mistake="raise refresh_error(RefreshError('Reauthentication is needed'), AnonymousCredentials(), given=True)",
+        follow="«ct.connect(credentials=»AnonymousCredentials()«)»",
+        then="it.endpoint",
+    ),
+    Hint(
+        hint='start it anew: multiprocessing.get_context("spawn"), or connect only after the fork',
+        before="import multiprocessing\nfrom cloudtasks_nb.service import transport\n"
+        "tasks.queues()\nmonkeypatch.setitem(transport._used_in, 'pid', 1)\n",
+        mistake="tasks.queues()",
+        follow="«multiprocessing.get_context(\"spawn\")»",
+        then="it.get_start_method() == 'spawn'",
+    ),
+    Hint(
+        hint='fork before the first use of the bucket, or start it anew: multiprocessing.get_context("spawn")',
+        before="import multiprocessing\nfrom cloudtasks_nb.store import store\nmonkeypatch.setitem(store._used_in, 'pid', 1)\n",
+        mistake="store.Store('gs://bucket').read('a')",
+        follow="«multiprocessing.get_context(\"spawn\")»",
+        then="it.get_start_method() == 'spawn'",
+    ),
+    Hint(
+        hint="import cloudtasks_nb as ct; tasks = ct.local(), or tasks = ct.connect(…)",
+        before="from IPython.core.interactiveshell import InteractiveShell\nfrom cloudtasks_nb.magics import CloudTasksMagics\n"
+        "from traitlets.config import Config\ntasks.close()\n"
+        "shell = InteractiveShell(config=Config({'HistoryManager': {'enabled': False}}))\nmagics = CloudTasksMagics(shell)\n",
+        mistake="magics.ct('queues')",
+        follow="«import cloudtasks_nb as ct; tasks = ct.local()»\n«tasks = ct.connect(»'my-project'«)»\ntasks = ct.local()\n"
+        "shell.user_ns['tasks'] = tasks\nmagics.ct('queues')",
+        then="it.index.tolist() == ['reports']",
+    ),
+    Hint(
+        hint='tasks.batch("a91f03c2") is one batch',
+        before="from IPython.core.interactiveshell import InteractiveShell\nfrom cloudtasks_nb.magics import CloudTasksMagics\n"
+        "from traitlets.config import Config\nqueue.pause().fan_out(df, url=url, name='a91f03c2')\n"
+        "shell = InteractiveShell(config=Config({'HistoryManager': {'enabled': False}}), user_ns={'tasks': tasks})\n"
+        "magics = CloudTasksMagics(shell)\n",
+        mistake="magics.ct('batches a91f03c2')",
+        follow="«tasks.batch(\"a91f03c2\")»",
+        then="it.name == 'a91f03c2'",
+    ),
+    Hint(
+        hint='tasks.queue("reports").panel() is the widget of one queue',
+        before="from IPython.core.interactiveshell import InteractiveShell\nfrom cloudtasks_nb.magics import CloudTasksMagics\n"
+        "from traitlets.config import Config\n"
+        "shell = InteractiveShell(config=Config({'HistoryManager': {'enabled': False}}), user_ns={'tasks': tasks})\n"
+        "magics = CloudTasksMagics(shell)\n",
+        mistake="magics.ct('panel reports')",
+        follow="panel = «tasks.queue(\"reports\").panel()»\npanel.close()",
+    ),
+    Hint(
+        hint="§This is a function that waits for tasks of Google Cloud Tasks.\nIt answers § with its arguments as a JSON "
+        "object, for example from: queue.enqueue(handler, {...})\n",
+        before=SERVED + "import urllib.request\n",
+        mistake="print(urllib.request.urlopen(handler.url).read().decode())",
+        follow="task = «queue.enqueue(handler, {»'day': '2013-01-01'«})»\nqueue.wait(task)",
+        then="it['result'].tolist() == ['JFK on 2013-01-01']",
+    ),
+    Hint(
+        hint="they reach that kernel; handler.close() there, then ct.serve here gets the old URL",
+        before=SERVED + "from cloudtasks_nb.handlers import serving\nserving._served.clear()\n",
+        mistake="other = ct.serve(report)",
+        follow="«handler.close()»\nother.close()",
+        then="ct.serve(report).url == handler.url",
+    ),
+)
+CHECKS = (
+    Hint(
+        hint='tasks.queue("reports", create=True)',
+        before="queue.delete(); tasks = ct.local()\n",
+        mistake="print(tasks.doctor()['fix']['queues'])",
+        follow="tasks.clock.advance('3d')\n«tasks.queue(\"reports\", create=True)»\ntasks.doctor()",
+        then="it.detail['queues'] == '1 queue: reports'",
+    ),
+    Hint(
+        hint='tasks.queue("reports").resume()',
+        before=PAUSED,
+        mistake="print(tasks.doctor()['fix']['queues'])",
+        follow="«tasks.queue(\"reports\").resume()»\ntasks.doctor()",
+        then="it['ok'].all()",
+    ),
+    Hint(
+        hint='tasks.queue("reports").update(log_sampling_ratio=1.0)',
+        before="queue.update(log_sampling_ratio=0)\n",
+        mistake="print(tasks.doctor()['fix']['log'])",
+        follow="«tasks.queue(\"reports\").update(log_sampling_ratio=1.0)»\ntasks.doctor()",
+        then="it['ok'].all()",
+    ),
+    Hint(
+        hint='service_account="NAME@local.iam.gserviceaccount.com" sends one',
+        before="handler = ct.serve(report, service_account='NAME@local.iam.gserviceaccount.com')\n" + TELLING
+        + "target.script(403)\n",
+        mistake="print(tasks.doctor(target.url)['fix']['target'])",
+        follow="tasks.doctor(target.url, «service_account=\"NAME@local.iam.gserviceaccount.com\"»)\n",
+        then="[it['ok'].all(), target.__exit__()][0]",
+    ),
+    Hint(
+        hint='audience="…", with the URL that gcloud run services describe SERVICE § shows, or that of handlers.app',
+        before=TELLING + "target.script(401)\naccount = 'caller@local.iam.gserviceaccount.com'\n",
+        mistake="print(tasks.doctor(target.url, service_account=account)['fix']['target'])",
+        follow="tasks.doctor(target.url, service_account=account, «audience=\"»https://a.example\")\n",
+        then="[it['ok'].all(), target.__exit__()][0]",
+    ),
+    Hint(
+        hint='ct.connect(…, store="gs://team/tasks"), or the same store= in ct.deploy',
+        before=SERVED + GCLOUD.replace('"https://report-abc123.a.run.app"', "handler.url")
+        + "service = ct.deploy(report, run=True)\n",
+        mistake="print(tasks.doctor(service)['fix']['store'])",
+        follow="«ct.connect(»'my-project', 'us-central1', «store=\"gs://team/tasks\")»",
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint='ct.connect("my-project", …) or: gcloud config set project MY-PROJECT',
+        before=ANONYMOUS + "monkeypatch.setattr('google.auth.default', lambda **_: (AnonymousCredentials(), None))\n"
+        "monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')\ntasks = ct.connect()\n",
+        mistake="print(tasks.doctor()['fix']['project'])",
+        follow="«ct.connect(\"my-project\", »'us-central1'«)»",
+        then="it.queue('reports')",
+    ),
+    Hint(
+        hint='tasks.queue("reports") shows what waits; try again later',
+        before=TELLING + "target.script(target.hold())\nmonkeypatch.setattr('cloudtasks_nb.client.checks.target._PATIENCE', 0.0)\n",
+        mistake="print(tasks.doctor(target.url)['fix']['target'])",
+        follow="«tasks.queue(\"reports\")»._repr_mimebundle_()",
+        then="[it, target.__exit__()][0]",
+    ),
+    Hint(
+        hint='url="§" if that is right, and check that it can be reached',
+        unfollowed="only the App Engine of Google follows a redirect, which fails in its network",
+    ),
+)
+SHARED = (
+    Hint(
+        hint='others cannot see batch § yet: the bucket does not answer\n  → tasks.batch("§") writes it again',
+        before="from cloudtasks_nb.errors import StoreError\nfrom cloudtasks_nb.fanout.batch import sharing\n"
+        "def fail(*_):\n    raise StoreError('the bucket does not answer')\n"
+        "write = sharing.write_batch\nmonkeypatch.setattr(sharing, 'write_batch', fail)\n"
+        "handler = ct.serve(report, store='shared')\ntasks = ct.local(store='shared')\nqueue = tasks.queue('reports')\n",
+        mistake="queue.fan_out(df, url=handler).wait()",
+        follow="monkeypatch.setattr(sharing, 'write_batch', write)\n«tasks.batch(\"§\")»\n"
+        "monkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\nct.local(store='shared').batches()",
+        then="len(it) == 1",
+    ),
+    Hint(
+        hint='tasks.batch("§").delete(others=True) deletes all of it; tasks.delete_batches() deletes old batches of other '
+        "homes here only",
+        before="handler = ct.serve(report, store='shared')\ntasks = ct.local(store='shared')\n"
+        "tasks.queue('reports').fan_out(df, url=handler, name='a').wait()\n"
+        "monkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\ntasks = ct.local(store='shared')\n"
+        "batch = tasks.batch('a')\n",
+        mistake="batch.delete()",
+        follow="«tasks.delete_batches()»\n«tasks.batch(\"§\").delete(others=True)»",
+        then="tasks.batches().empty",
+    ),
+    Hint(
+        hint="batch.delete() removes it; any new name sends all",
+        before="handler = ct.serve(report, store='shared')\ntasks = ct.local(store='shared')\nqueue = tasks.queue('reports')\n"
+        "batch = queue.fan_out(df, url=handler, name='a')\nbatch.wait()\n"
+        "from pathlib import Path\nfrom cloudtasks_nb.fanout.batch import claims\n"
+        "monkeypatch.setattr(claims, 'read_claim', lambda *_: b'damaged')\n"
+        "monkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\ntasks = ct.local(store='shared')\n",
+        mistake="tasks.queue('reports').fan_out(df, url=handler, name='a').wait()",
+        follow="«batch.delete()»",
+        then="tasks.batches().empty",
+    ),
+)
+
+HINTS = ARGUMENTS + BATCHES + PLANS + CONNECTION + HANDLERS + GOOGLE_ITSELF + SERVICE + CHECKS + SHARED
