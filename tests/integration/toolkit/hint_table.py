@@ -1001,7 +1001,7 @@ from cloudtasks_nb.errors import UnavailableError
 from cloudtasks_nb.service.refusal import lost_answer, service_error
 from cloudtasks_nb.service.rpcs import METHODS
 def refuse(code, reason=None, message="no"):
-    said = SimpleNamespace(grpc_status_code=grpc.StatusCode[code], message=message, metadata={}, reason=reason)
+    said = SimpleNamespace(grpc_status_code=grpc.StatusCode[code], message=message, metadata={}, reason=reason, details=())
     raise service_error(said, method=METHODS["GetQueue"], resource=queue.name, endpoint=tasks._connection.endpoint)
 def lose(rpc):
     raise lost_answer(UnavailableError("lost"), method=METHODS[rpc], request=SimpleNamespace(task=queue))
@@ -1046,7 +1046,7 @@ SERVICE = (
         hint='an emulator without TLS is called by endpoint="host:port", without https://',
         before=ANONYMOUS
         + "own = ct.local('folder')\nurl = f'https://{own.endpoint}'\n"
-        + "tasks = ct.connect(endpoint=url, credentials=AnonymousCredentials())\n"
+        + "tasks = ct.connect('local', 'us-central1', endpoint=url, credentials=AnonymousCredentials())\n"
         + QUICK,
         mistake="tasks.queues()",
         follow="ct.connect(«endpoint=\"»127.0.0.1:\" + own.endpoint.rpartition(':')[2]).queues()",
@@ -1078,21 +1078,25 @@ SERVICE = (
         then="it.empty",
     ),
     Hint(
-        hint="or name another one: ct.connect(…, quota_project=…)",
+        hint="calls are counted for the quota project §, which you may not use: gcloud projects add-iam-policy-binding § "
+        "--member=§ --role=roles/serviceusage.serviceUsageConsumer --condition=None; or name another one: "
+        "ct.connect(…, quota_project=…) or gcloud auth application-default set-quota-project PROJECT",
         before=GOOGLE + REFUSED + ANONYMOUS,
         mistake="refuse('PERMISSION_DENIED', 'USER_PROJECT_DENIED')",
         follow="«ct.connect(»'my-project', 'us-central1', «quota_project=»'mine'«)»",
         then="it.queue('reports')",
     ),
     Hint(
-        hint="set-quota-project my-project; or ct.connect(…, quota_project='my-project')",
+        hint="the login names no project whose quota its calls use: run: gcloud auth application-default "
+        "set-quota-project my-project; or ct.connect(…, quota_project='my-project')",
         before=GOOGLE + REFUSED,
         mistake="refuse('PERMISSION_DENIED', message='the API requires a quota project')",
         follow="«ct.connect(»'my-project', 'us-central1', «quota_project='my-project')»",
         then="it.queue('reports')",
     ),
     Hint(
-        hint='shows those that you may see; ct.connect("my-project", …) names another one',
+        hint='does project § exist, and is it spelled right? gcloud projects list shows those that you may see; '
+        ' ct.connect("my-project", …) names another one',
         before=GOOGLE + REFUSED,
         mistake="refuse('PERMISSION_DENIED', 'CONSUMER_INVALID')",
         follow="«ct.connect(\"my-project\", »'us-central1'«)»",
@@ -1110,7 +1114,7 @@ SERVICE = (
         before=REFUSED,
         mistake="lose('PauseQueue')",
         follow="queue.pause()\n«tasks.queues()»",
-        then="it['state'].tolist() == ['paused']",
+        then="it['state'].str.lower().tolist() == ['paused']",
     ),
     Hint(
         hint="queue.tasks() shows what is in it; another purge also deletes the tasks that were created since",
@@ -1173,7 +1177,7 @@ SERVICE = (
     Hint(
         hint='fork before the first use of the bucket, or start it anew: multiprocessing.get_context("spawn")',
         before="import multiprocessing\nfrom cloudtasks_nb.store import store\nmonkeypatch.setitem(store._used_in, 'pid', 1)\n",
-        mistake="store.Store('gs://bucket').read('a')",
+        mistake="ct.local(store='gs://bucket').doctor()['fix']['store']",
         follow="«multiprocessing.get_context(\"spawn\")»",
         then="it.get_start_method() == 'spawn'",
     ),
@@ -1210,7 +1214,7 @@ SERVICE = (
         hint="§This is a function that waits for tasks of Google Cloud Tasks.\nIt answers § with its arguments as a JSON "
         "object, for example from: queue.enqueue(handler, {...})\n",
         before=SERVED + "import urllib.request\n",
-        mistake="print(urllib.request.urlopen(handler.url).read().decode())",
+        mistake="try:\n    urllib.request.urlopen(handler.url)\nexcept OSError as error:\n    print(error.read().decode())",
         follow="task = «queue.enqueue(handler, {»'day': '2013-01-01'«})»\nqueue.wait(task)",
         then="it['result'].tolist() == ['JFK on 2013-01-01']",
     ),
@@ -1269,7 +1273,7 @@ CHECKS = (
     ),
     Hint(
         hint='ct.connect("my-project", …) or: gcloud config set project MY-PROJECT',
-        before=ANONYMOUS + "monkeypatch.setattr('google.auth.default', lambda **_: (AnonymousCredentials(), None))\n"
+        before="from google.oauth2.credentials import Credentials\nmonkeypatch.setattr('google.auth.default', lambda **_: (Credentials('token'), None))\n"
         "monkeypatch.setenv('HTTPS_PROXY', 'http://127.0.0.1:9')\ntasks = ct.connect()\n",
         mistake="print(tasks.doctor()['fix']['project'])",
         follow="«ct.connect(\"my-project\", »'us-central1'«)»",
@@ -1300,14 +1304,14 @@ SHARED = (
         then="len(it) == 1",
     ),
     Hint(
-        hint='tasks.batch("§").delete(others=True) deletes all of it; tasks.delete_batches() deletes old batches of other '
-        "homes here only",
+        hint='tasks.batch("§").delete(others=True) deletes all of it; tasks.delete_batches("30d") deletes old batches of '
+        "other homes here only",
         before="handler = ct.serve(report, store='shared')\ntasks = ct.local(store='shared')\n"
         "tasks.queue('reports').fan_out(df, url=handler, name='a').wait()\n"
         "monkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\ntasks = ct.local(store='shared')\n"
         "batch = tasks.batch('a')\n",
         mistake="batch.delete()",
-        follow="«tasks.delete_batches()»\n«tasks.batch(\"§\").delete(others=True)»",
+        follow="«tasks.delete_batches(\"30d\")»\n«tasks.batch(\"§\").delete(others=True)»",
         then="tasks.batches().empty",
     ),
     Hint(
@@ -1317,7 +1321,7 @@ SHARED = (
         "from pathlib import Path\nfrom cloudtasks_nb.fanout.batch import claims\n"
         "monkeypatch.setattr(claims, 'read_claim', lambda *_: b'damaged')\n"
         "monkeypatch.setenv('CLOUDTASKS_NB_HOME', str(tmp_path / 'other'))\ntasks = ct.local(store='shared')\n",
-        mistake="tasks.queue('reports').fan_out(df, url=handler, name='a').wait()",
+        mistake="batch = tasks.queue('reports').fan_out(df.assign(day='2014-01-01'), url=handler, name='a')\nbatch.wait()",
         follow="«batch.delete()»",
         then="tasks.batches().empty",
     ),
