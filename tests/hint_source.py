@@ -13,6 +13,7 @@ from cloudtasks_nb import handlers
 NEXT_STEPS = {"hint", "action", "fix"}
 #: Names in hints that stand for objects of this package and of pandas.
 OBJECTS = "batch|clock|ct|data|df|handler|pd|plan|queue|service|task|tasks|text|base64|multiprocessing"
+_FIELD = re.compile(r"\{\w+(!r)?\}")  # of a text that is formatted later
 #: Functions that return one of the texts that they get, or a part of a text: what they are given is looked at.
 _PLAIN = {"format", "get", "join", "removeprefix", "replace"}
 
@@ -37,7 +38,7 @@ def hint_text(node: ast.AST) -> str:
     if isinstance(node, ast.JoinedStr):
         return "".join(hint_text(part) or "§" for part in node.values)
     found = node.value if isinstance(node, ast.Constant) else ""
-    return re.sub(r"\{\w+(!r)?\}", "§", found) if isinstance(found, str) else ""
+    return _FIELD.sub("§", found) if isinstance(found, str) else ""
 
 
 class HintSource:
@@ -48,6 +49,7 @@ class HintSource:
 
     def __init__(self, sources: Iterable[str]) -> None:
         self._functions = defaultdict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]](list)
+        self._returned = defaultdict[str, list[ast.AST]](list)
         self._assigned = defaultdict[tuple[int, str], list[ast.AST]](list)
         self._globals = defaultdict[str, list[ast.AST]](list)
         self._scopes: dict[int, tuple[ast.AST, ...]] = {}
@@ -69,6 +71,8 @@ class HintSource:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 self._functions[node.name].append(node)
                 scopes = (node, *scopes)
+            case ast.Return(value=ast.AST() as value) if isinstance(scopes[0], ast.FunctionDef | ast.AsyncFunctionDef):
+                self._returned[scopes[0].name].append(value)
             case ast.keyword(arg=name) if name in NEXT_STEPS:
                 self._shown.append(node.value)
             case ast.Call():
@@ -78,7 +82,7 @@ class HintSource:
                     self._assign(target, node.value, scopes)
             case ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr() if node.value is not None:
                 self._assign(node.target, node.value, scopes)
-            case ast.Constant() | ast.JoinedStr() if "→ " in hint_text(node) and "\n\n" not in hint_text(node):
+            case ast.Constant() | ast.JoinedStr() if "→ " in (text := hint_text(node)) and "\n\n" not in text:
                 self._shown.append(node)
         for child in ast.iter_child_nodes(node):
             if not (isinstance(node, ast.JoinedStr) and isinstance(child, ast.Constant)):
@@ -86,7 +90,11 @@ class HintSource:
 
     def _assign(self, target: ast.AST, value: ast.AST, scopes: tuple[ast.AST, ...]) -> None:
         if isinstance(target, ast.Tuple):
-            values = value.elts if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts) else [value] * len(target.elts)
+            values = (
+                value.elts
+                if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts)
+                else [value] * len(target.elts)
+            )
             for one, its in zip(target.elts, values, strict=True):
                 self._assign(one, its, scopes)
         elif isinstance(target, ast.Name):
@@ -112,8 +120,7 @@ class HintSource:
             own = (self._assigned[id(scope), node.id] for scope in self._scopes[id(node)])
             sources = next(filter(None, own), self._globals[node.id])
         elif isinstance(node, ast.Call) and _name(node) not in _PLAIN:
-            returns = (one for function in self._functions[_name(node)] for one in ast.walk(function))
-            sources += [one.value for one in returns if isinstance(one, ast.Return) and one.value is not None]
+            sources += self._returned[_name(node)]
         for one in sources:
             yield from self._texts(one, seen)
 
