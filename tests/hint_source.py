@@ -77,11 +77,9 @@ class HintSource:
                 self._shown.append(node.value)
             case ast.Call():
                 self._calls.append(node)
-            case ast.Assign():
-                for target in node.targets:
+            case ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr() if node.value is not None:
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                     self._assign(target, node.value, scopes)
-            case ast.AugAssign() | ast.AnnAssign() | ast.NamedExpr() if node.value is not None:
-                self._assign(node.target, node.value, scopes)
             case ast.Constant() | ast.JoinedStr() if "→ " in (text := hint_text(node)) and "\n\n" not in text:
                 self._shown.append(node)
         for child in ast.iter_child_nodes(node):
@@ -90,12 +88,8 @@ class HintSource:
 
     def _assign(self, target: ast.AST, value: ast.AST, scopes: tuple[ast.AST, ...]) -> None:
         if isinstance(target, ast.Tuple):
-            values = (
-                value.elts
-                if isinstance(value, ast.Tuple) and len(value.elts) == len(target.elts)
-                else [value] * len(target.elts)
-            )
-            for one, its in zip(target.elts, values, strict=True):
+            values = value.elts if isinstance(value, ast.Tuple) else [value] * len(target.elts)
+            for one, its in zip(target.elts, values, strict=False):
                 self._assign(one, its, scopes)
         elif isinstance(target, ast.Name):
             self._assigned[id(scopes[0]), target.id].append(value)
