@@ -59,8 +59,8 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "
             f"batch {record.id} is not deleted: {counted(theirs, 'rows')} of it are of other homes, which would lose "
             "them and their results too",
             resource=record.id,
-            hint=f'tasks.batch("{record.id}").delete(others=True) deletes all of it; tasks.delete_batches() deletes '
-            "old batches of other homes here only",
+            hint=f'tasks.batch("{record.id}").delete(others=True) deletes all of it; tasks.delete_batches("30d") '
+            "deletes old batches of other homes here only",
         )
     if not theirs or others == "delete":
         with suppress(StoreError):  # what cannot be read, as by a damaged claim, is deleted without being counted
