@@ -23,6 +23,7 @@ __all__ = [
     "ALL",
     "AMONG",
     "CAUSE",
+    "FAILING",
     "MESSAGE",
     "REASON",
     "ROWS",
@@ -74,6 +75,9 @@ SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 # The message is not of an earlier attempt that ended otherwise.
 _CURRENT = "(said = coalesce(attempts, 0) OR code IS status)"
 
+#: Rows that failed, or whose last attempt did.
+FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for state in OPEN)}) AND status > 0))"
+
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
 CAUSE = f"coalesce(iif({_CURRENT}, cause, NULL), status, '')"
 
@@ -85,8 +89,7 @@ REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
 # What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
 # row that is gone has left its queue.
-_COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
-    WHEN state IN ({", ".join(f"{state:d}" for state in OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
+_COUNTED = f"CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN {FAILING} THEN {CAUSE} ELSE '' END"
 
 
 @contextmanager
