@@ -14,7 +14,7 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
@@ -131,10 +131,7 @@ class Cancellation:
         """Say that another connection has begun the cancel, and has not carried it out."""
         own = wish is not None and not takes_up({CANCELLING: wish})
         if wish is not None and own and wish.get("by", self.cancels.name) != self.cancels.name:
-            line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
-            if wish.get("paused"):
-                line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
-            notify(line)
+            notify(f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now")
 
     async def _cancel(self, wish: Mapping[str, Any]) -> CloudTasksError | None:
         """Stop sending, delete the tasks in the queue, and record which were deleted.
@@ -146,10 +143,10 @@ class Cancellation:
             (Scope(self.batch, number, rows), name) for number, rows, name in wish.get(INPUTS, ())
         ]
         whole = (self.batch, None if ELSEWHERE in wish else self.cancels.name_of(wish, self.batch))
-        errors = [await self._cancel_rows(rows, name, wish) for rows, name in parts or [whole]]
+        errors = [await self._cancel_rows(rows, name) for rows, name in parts or [whole]]
         return next(filter(None, errors), None)
 
-    async def _cancel_rows(self, rows: str, name: str | None, wish: Mapping[str, Any]) -> CloudTasksError | None:
+    async def _cancel_rows(self, rows: str, name: str | None) -> CloudTasksError | None:
         """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
         pages = self.outbox.deletions(rows)
         if name is not None:
@@ -160,19 +157,15 @@ class Cancellation:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request of the batch is sent again
-        paused = name is not None and not isinstance(rows, Scope) and await self._prepare(wish)
-        try:
-            while more:
-                self.sending.changed()  # a sending that waits for the canary ends with the last of them
-                more = await self.outbox.run(next, steps, 0)
-            error = await self._join(rows)
-            if error is None and name is None:
-                await self.outbox.run(pages.leave)
-            elif error is None:
-                error = await self._delete_tasks(pages, rows)
-        finally:
-            refusal = await self._resume() if paused else None
-        return error or refusal
+        while more:
+            self.sending.changed()  # a sending that waits for the canary ends with the last of them
+            more = await self.outbox.run(next, steps, 0)
+        if error := await self._join(rows):
+            return error
+        if name is not None:
+            return await self._delete_tasks(pages, rows)
+        await self.outbox.run(pages.leave)
+        return None
 
     async def _join(self, rows: str) -> CloudTasksError | None:
         """Wait for the results of the requests that are under way: their tasks have to be deleted too.
@@ -196,56 +189,6 @@ class Cancellation:
             while await self.outbox.run(next, steps, 0):
                 self.sending.changed()
         return None
-
-    async def _prepare(self, wish: Mapping[str, Any]) -> bool:
-        """Pause the queue if that is useful, and store that before; return whether it is paused.
-
-        In a queue that has other tasks too, the tasks are deleted in the order of their dispatch.
-        """
-        if not (wish.get("paused") or await self._is_alone()):
-            return False
-        await self._store_paused(paused=True)
-        try:
-            await self.connection.transport.call("PauseQueue", name=str(self.queue))
-        except CloudTasksError as error:
-            if wish.get("paused") or isinstance(error, UnavailableError):
-                return True  # it is paused, or may be
-            # Such as a missing permission: tasks may run before they are deleted.
-            await self._store_paused(paused=False)
-            return False
-        return True
-
-    async def _resume(self) -> CloudTasksError | None:
-        """Resume the queue that was paused for the deletion; return the error if that was not possible."""
-        try:
-            await self.connection.transport.call("ResumeQueue", name=str(self.queue))
-        except CloudTasksError as error:
-            notify(
-                f"queue {self.queue.queue} stays paused: it was paused to cancel batch {self.batch}, and could not "
-                f'be resumed: {error.message}; tasks.batch("{self.batch}") or queue.resume() resumes it'
-            )
-            return error
-        await self._store_paused(paused=False)
-        return None
-
-    async def _store_paused(self, *, paused: bool) -> None:
-        def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
-            return {CANCELLING: {**record.settings.get(CANCELLING, {}), "paused": paused}}, None
-
-        await self.outbox.run(self.outbox.batches.decide, self.batch, change)
-
-    async def _is_alone(self) -> bool:
-        """Return whether the queue runs, and has many tasks of this batch and no others."""
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-        ours = counts[State.SENT] + counts[State.UNSENT]
-        if ours <= _DELETED_TOGETHER:
-            return False
-        try:
-            values = await self.connection.watcher.read_queue(self.queue)
-        except CloudTasksError:
-            return False
-        tasks = values.get("tasks")
-        return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
 
     async def _delete_tasks(self, pages: DeletionQueue, rows: str) -> CloudTasksError | None:
         """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""

@@ -124,8 +124,7 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
     if not record.done and outbox.requests.has_sender(record.id):  # at the end a sender leaves in a moment
         return "it is being sent"
-    wish = record.settings.get(CANCELLING)
-    if wish is not None and (wish.get("paused") or not record.done):
+    if CANCELLING in record.settings and not record.done:
         return "it is being cancelled"
     pending = record.counts[State.SENT]
     if pending and not _queue_has_ended(record):

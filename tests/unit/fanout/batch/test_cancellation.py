@@ -1,10 +1,10 @@
-"""A wish to cancel is carried out in the end, and leaves the queue as it was."""
+"""A wish to cancel is carried out in the end."""
 
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError, UnavailableError
+from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -15,8 +15,8 @@ from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import chunks, put, refs, spool, take
 
 ROWS = 250
-LOST, QUOTA, DENIED = UnavailableError("lost"), QuotaError("too many calls"), PermissionDeniedError("no right")
-PAUSED = {"at": 0, "paused": True}
+QUOTA, DENIED = QuotaError("too many calls"), PermissionDeniedError("no right")
+WISH = {"at": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +26,18 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cases(
-    ({}, "PauseQueue BatchDeleteTasks ResumeQueue"),
-    ({"PauseQueue": [LOST]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # it may be paused
-    ({"PauseQueue": [DENIED]}, "PauseQueue BatchDeleteTasks ResumeQueue"),  # another process has paused it
-    ({"BatchDeleteTasks": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue BatchDeleteTasks"),
-    ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, "PauseQueue BatchDeleteTasks ResumeQueue"),
-    ({"ResumeQueue": [QUOTA]}, "PauseQueue BatchDeleteTasks ResumeQueue PauseQueue ResumeQueue"),
+    ({}, 1),
+    ({"BatchDeleteTasks": [QUOTA]}, 2),
+    ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, 1),
 )
-async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: str) -> None:
-    """Every end of it leaves no wish, and a queue that runs."""
+async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: int) -> None:
+    """Every end of it leaves no wish."""
     await tracked.send()
     tracked.connection.errors = {rpc: [*raised] for rpc, raised in errors.items()}
-    outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
+    outbox.batches.set_setting(tracked.batch, CANCELLING, WISH)
     await tracked.tracker.cancel()
     await tracked.until(lambda: not tracked.tracker.sending)
-    assert " ".join(tracked.connection.called) == calls
+    assert tracked.connection.called == ["BatchDeleteTasks"] * calls
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
 
 
@@ -60,28 +57,14 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
 
 
-async def test_a_queue_that_may_not_be_resumed_is_not_asked_for_ever(tracked: Tracked, outbox: Outbox) -> None:
-    """The wish stays, so that another connection resumes it."""
-    await tracked.send()
-    tracked.publish()
-    await tracked.tracker.finished()
-    tracked.connection.errors = {"ResumeQueue": [DENIED] * 99}
-    outbox.batches.set_setting(tracked.batch, CANCELLING, PAUSED)
-    for _ in range(5):
-        await tracked.tracker.start(sending=False)
-        await tracked.until(lambda: not tracked.tracker.sending)
-    assert tracked.connection.called == ["PauseQueue", "ResumeQueue"]
-    assert outbox.batches.settings(tracked.batch)[CANCELLING] == PAUSED
-
-
 def test_the_limit_of_failures_keeps_a_wish_that_there_is(outbox: Outbox) -> None:
-    """It tells that the queue was paused for it."""
+    """It may name the rows of an input."""
     batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"stop_after_failures": 9}}).batch
-    outbox.batches.set_setting(batch, CANCELLING, PAUSED)
+    outbox.batches.set_setting(batch, CANCELLING, WISH)
     put(outbox, batch, refs(outbox, batch)[:9], State.FAILED)
     record, gate = read_batch(outbox, batch)
     assert gate.stopped
-    assert record.settings[CANCELLING] == outbox.batches.settings(batch)[CANCELLING] == PAUSED
+    assert record.settings[CANCELLING] == outbox.batches.settings(batch)[CANCELLING] == WISH
 
 
 async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
