@@ -34,9 +34,11 @@ __all__ = [
 #: The setting of a batch with the lasting options of a later `fan_out`; those of the first are in its description.
 LASTING = "options"
 
-_LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
+_LASTING = ("send_rate", "canary", "pause_at")
 _NO_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # ends of lines, and what changes how other characters are shown
 _JOINERS = "\u200c\u200d"  # which are parts of words and of emoji
+_CANARY = 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows'
+_PAUSE_AT = 'pause_at=10 holds the other rows back when 10 have failed, pause_at="5%" when more than 5 % have'
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -58,7 +60,6 @@ class _BatchKeywords(TypedDict, total=False):
     name: str | None
     errors: Literal["raise", "skip"]
     send_rate: float | None
-    stop_after_failures: float | None
     canary: float | str | None
     pause_at: float | str | None
     progress: bool
@@ -79,9 +80,8 @@ class BatchOptions:
     name: str | None = None
     errors: Literal["raise", "skip"] = "raise"  #: what to do with rows that cannot become tasks
     send_rate: float | None = None  #: tasks created a second
-    stop_after_failures: float | None = None  #: failed rows, or below 1 a share of all rows
     canary: float | str | None = None  #: rows that are sent first, or a share of all rows, also as "1%"
-    pause_at: float | str | None = None  #: share of failures above which the sending pauses, also as "5%"
+    pause_at: float | str | None = None  #: failed rows that pause the sending, or a share, also as "5%"
     progress: bool = True  #: show a bar while planning
 
     @property
@@ -98,14 +98,8 @@ class BatchOptions:
                 "queue.update(rate=5)"
             )
             raise wrong_argument("send_rate", self.send_rate, "is not a number of tasks created a second", hint)
-        limit = self.stop_after_failures
-        if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
-            hint = "stop_after_failures=10, or 0.05 for a twentieth of all rows"
-            raise wrong_argument("stop_after_failures", limit, "is neither a number of rows nor a share of them", hint)
-        _check_canary(self.canary)
-        if self.pause_at is not None and not _is_share(share_of(self.pause_at)):
-            hint = 'pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures'
-            raise wrong_argument("pause_at", self.pause_at, "is not a share of failures", hint)
+        _check_limit("canary", self.canary, _CANARY)
+        _check_limit("pause_at", self.pause_at, _PAUSE_AT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +138,9 @@ def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOu
     options = BatchOptions(**{name: given[name] for name in _BatchKeywords.__annotations__ if name in given})
     recipe = compile_recipe(given)
     rows = read_input(data)
-    _check_canary(options.canary, length(rows) or 0)
+    count = length(rows) or 0
+    if not isinstance(options.canary, str) and 0 < count <= (options.canary or 0):
+        raise wrong_argument("canary", options.canary, f"leaves no row for later: there are {count:,}", _CANARY)
     function = given["url"] if hasattr(given["url"], "uncovered") else None
     return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options, function=function)
 
@@ -219,20 +215,12 @@ def _check_name(name: str | None) -> None:
         )
 
 
-def _check_canary(canary: float | str | None, rows: int = 0) -> None:
-    """Check the option; with a number of rows also that it is below that."""
-    if canary is None or _is_share(share_of(canary)):
+def _check_limit(name: str, limit: Any, hint: str) -> None:
+    """Check an option that is a whole number of rows, or a share below 1, also in percent."""
+    share = share_of(limit)
+    if limit is None or (_is_positive(share) and share < 1) or (_is_positive(limit) and limit == int(limit)):
         return
-    why = "is neither a number of rows nor a share of them"
-    if _is_positive(canary) and canary == int(canary):
-        if not rows or int(canary) < rows:
-            return
-        why = f"leaves no row for later: there are {rows:,}"
-    raise wrong_argument("canary", canary, why, 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows')
-
-
-def _is_share(value: Any) -> bool:
-    return _is_positive(value) and value < 1
+    raise wrong_argument(name, limit, "is neither a number of rows nor a share of them", hint)
 
 
 def _is_positive(value: Any) -> bool:

@@ -163,7 +163,7 @@ class Tracker:
         """Return other notes on the batch, a sentence each."""
         ratio = self.queue_values().get("log_sampling_ratio", 1)
         notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
-        more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
+        more = (self.connection.clock.warning, self.gate.note)
         return [*notes, *filter(None, more)]
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:

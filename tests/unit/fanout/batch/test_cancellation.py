@@ -6,13 +6,12 @@ import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
-from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import chunks, put, refs, spool, take
+from tests.unit.fanout.conftest import chunks, spool, take
 
 ROWS = 250
 QUOTA, DENIED = QuotaError("too many calls"), PermissionDeniedError("no right")
@@ -55,16 +54,6 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     tracked.publish()
     assert (await tracked.tracker.finished()).succeeded == ROWS
     assert CANCELLING not in outbox.batches.settings(tracked.batch)
-
-
-def test_the_limit_of_failures_keeps_a_wish_that_there_is(outbox: Outbox) -> None:
-    """It may name the rows of an input."""
-    batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"stop_after_failures": 9}}).batch
-    outbox.batches.set_setting(batch, CANCELLING, WISH)
-    put(outbox, batch, refs(outbox, batch)[:9], State.FAILED)
-    record, gate = read_batch(outbox, batch)
-    assert gate.stopped
-    assert record.settings[CANCELLING] == outbox.batches.settings(batch)[CANCELLING] == WISH
 
 
 async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:

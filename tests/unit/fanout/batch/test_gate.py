@@ -11,7 +11,6 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
@@ -43,6 +42,7 @@ def canary(**rows: int) -> Gate:
         None,
         "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
     ),
+    (Gate(pause_at=5, paused=(5, 60), unsent=30), None, "paused: 5 of 60 rows failed (KeyError: …), pause_at=5"),
 )
 def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None:
     """While the canary runs it has a note; what is held back has a reason."""
@@ -65,6 +65,12 @@ def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | N
     assert gate.after(counts(**rows)) == gate
     later = Gate(pause_at=0.05, failed=100, ended=300)
     assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later
+
+
+@cases((1, {"failed": 1}, True), (5, {"failed": 4, "succeeded": 1}, False), (5, {"failed": 5, "succeeded": 900}, True))
+def test_a_number_of_failures(limit: int, rows: dict[str, int], *, paused: bool) -> None:
+    """However many rows have ended."""
+    assert Gate(pause_at=limit, unsent=1).after(counts(unsent=1, **rows)).held is paused
 
 
 def test_a_pause_holds_rows_in_doubt_back(outbox: Outbox) -> None:
@@ -237,27 +243,3 @@ def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
     outbox.outcomes.new_try(batch)
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
-
-
-def test_the_limit_of_failures_counts_with_the_pause(make: Make, outbox: Outbox) -> None:
-    """Both count the same failures: those since the round began, or since the batch was resumed."""
-    batch = make(pause_at=0.1, stop_after_failures=25).batch
-    put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
-    gate = read_batch(outbox, batch)[1]
-    assert (gate.paused, gate.stopped) == ((20, 20), False)
-    lift_gate(outbox, batch)
-    put(outbox, batch, refs(outbox, batch)[:44], State.FAILED)
-    assert not read_batch(outbox, batch)[1].stopped
-    put(outbox, batch, refs(outbox, batch)[:45], State.FAILED)
-    record, gate = read_batch(outbox, batch)
-    assert gate.stopped
-    assert CANCELLING in record.settings
-    outbox.batches.set_setting(batch, CANCELLING, None)
-    record, gate = read_batch(outbox, batch)
-    assert gate.stopped  # once a round
-    assert CANCELLING not in record.settings
-    outbox.outcomes.new_try(batch)
-    assert not read_batch(outbox, batch)[1].stopped
-    put(outbox, batch, refs(outbox, batch)[:25], State.FAILED)
-    record, gate = read_batch(outbox, batch)
-    assert (gate.stopped, CANCELLING in record.settings) == (True, True)

@@ -99,7 +99,6 @@ SITUATIONS = {
     "cancelled from elsewhere": Situation(
         "cancelling", "60 rows are left to cancel", {"sent": 60, "cancelled": 40}, SEEN, settings={"cancelling": {}}
     ),
-    "stopped by failures": Situation("cancelling", "70 rows are", {"failed": 30}, SEEN, {"stop_after_failures": 10}),
     "read long ago": Situation("running", "last read 3 h ago", ALL_SENT, {"at": dt.timedelta(hours=3)}),
     "not read yet": Situation(None, NOT_READ, ALL_SENT),
     "only in the store": Situation(None, NOT_READ, imported=True),
