@@ -25,7 +25,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, is_cloud_run, log_bytes, operations
+from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, log_bytes, operations
 from cloudtasks_nb.fanout.plan.queue_model import QueueModel
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
@@ -268,8 +268,6 @@ class Plan:
         ``queue log``
             Three entries a task, as large as measured on the emulator's log, at the queue's ``log_sampling_ratio``; 50
             GiB of all logs a month are free (https://cloud.google.com/stackdriver/pricing).
-        ``request log``
-            An entry of about 1,200 bytes for each call of a URL in ``run.app``, which Cloud Run writes by itself.
         ``writing results``
             If the connection's store is in ``gs://``: an object for the results of 8 calls, which is as many as a
             service of `ct.deploy` answers at once (https://cloud.google.com/storage/pricing, class A). Fewer calls
@@ -277,8 +275,8 @@ class Plan:
         ``reading results``
             Once, by listing and reading these objects (class B). What was read is kept.
 
-        What else the project uses in the month comes on top: retries, the time of the service, tasks that are listed,
-        and one call a second while a batch is watched.
+        What else the project uses in the month comes on top: retries, the time of the service and its log of requests,
+        tasks that are listed, and one call a second while a batch is watched.
 
         Examples
         --------
@@ -385,7 +383,7 @@ class _Summary:
         self.hosts: dict[str, str] = {}  #: host -> the first URL of a valid row with it
         self._sizes = array("q")
         self._dues = array("q")
-        self._operations = self._targets = self._requests = 0  # of valid rows; characters of URLs, calls of Cloud Run
+        self._operations = self._targets = 0  # of valid rows; characters of URLs
         self._kept: list[tuple[str | None, bytes, int | None]] = []
         self.keys: list[bytes] = []  #: of the kept rows
         self.rows = self.rejected = 0
@@ -401,7 +399,6 @@ class _Summary:
                 self._dues.append(due or 0)
                 self._operations += operations(len(task))
                 self._targets += len(url)
-                self._requests += is_cloud_run(url)
                 if (self._leads or not self.hosts) and (host := _HOST.match(url)):
                     self.hosts.setdefault(host[1].lower(), url)
             else:
@@ -425,7 +422,6 @@ class _Summary:
             operations=round(share * self._operations),
             log_bytes=sendable * log_ratio * log_bytes(queue, target),
             log_ratio=log_ratio,
-            requests=round(share * self._requests),
             results=sendable if stored else 0,
         )
 
