@@ -7,19 +7,17 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
@@ -63,17 +61,16 @@ class Cancellation:
 
     async def wish(self, rows: str) -> bool:
         """Store that the batch, or rows of it, are to be cancelled, and begin; return whether it is the batch."""
-        wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
+        at = self.connection.clock.micros()
 
-        def change(record: BatchRecord) -> tuple[dict[str, Any], bool]:
-            every = isinstance(rows, Scope) and rows.rows == record.total
-            made = self.cancels.wished(record, self.batch if every else rows, wish)
-            return {CANCELLING: made}, INPUTS not in made
+        def change(facts: BatchFacts) -> BatchFacts:
+            every = isinstance(rows, Scope) and rows.rows == self.outbox.batches.get(self.batch).total
+            return replace(facts, cancel=self.cancels.wished(facts.cancel, self.batch if every else rows, at))
 
-        every = await self.outbox.run(self.outbox.batches.decide, self.batch, change)
+        _, facts = await self.outbox.run(self.outbox.batches.change, self.batch, change)
         self._refused = None
         self.begin()
-        return every
+        return facts.cancels_all
 
     def begin(self) -> None:
         """Cancel the batch in the background; if that is running and pauses after an error, it goes on at once."""
@@ -82,15 +79,12 @@ class Cancellation:
 
     def take_up(self, record: BatchRecord) -> None:
         """Cancel the batch if that is wished, by whatever process, and this connection may."""
-        wish = record.settings.get(CANCELLING)
+        wish = record.facts.cancel
         # What is left of a cancel that was refused may be possible at the end: then there is no task to be deleted.
         refused = self._refused is not None and (self._refused or not record.done)
         if wish is None or self.active or refused:
             return
-        if (
-            wish.get("by", self.cancels.name) == self.cancels.name
-            or abs(self.connection.clock.micros() - wish["at"]) > _OURS
-        ):
+        if wish.by == self.cancels.name or abs(self.connection.clock.micros() - wish.at) > _OURS:
             self._refused = None
             self.begin()
 
@@ -104,7 +98,7 @@ class Cancellation:
             while (wish := await self._wish()) is not None and self._refused is None:
                 error = await self._cancel(wish)
                 if error is None or isinstance(error, QueueNotFoundError):  # which has taken its tasks along
-                    await self.outbox.run(self.outbox.batches.decide, self.batch, lambda record: _done(record, wish))
+                    await self.outbox.run(self.outbox.batches.change, self.batch, partial(_without, wish))
                 elif isinstance(error, PermissionDeniedError):
                     self._refused = (await self.outbox.run(self.outbox.batches.get, self.batch)).done
                 else:
@@ -123,26 +117,25 @@ class Cancellation:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
 
-    async def _wish(self) -> Mapping[str, Any] | None:
+    async def _wish(self) -> Cancel | None:
         """Return the stored wish; None if there is none."""
-        return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(CANCELLING)
+        return (await self.outbox.run(self.outbox.batches.facts, self.batch)).cancel
 
-    def _tell(self, wish: Mapping[str, Any] | None) -> None:
+    def _tell(self, wish: Cancel | None) -> None:
         """Say that another connection has begun the cancel, and has not carried it out."""
-        own = wish is not None and not takes_up({CANCELLING: wish})
-        if wish is not None and own and wish.get("by", self.cancels.name) != self.cancels.name:
+        if wish is not None and not wish.has_remote and wish.by != self.cancels.name:
             notify(f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now")
 
-    async def _cancel(self, wish: Mapping[str, Any]) -> CloudTasksError | None:
+    async def _cancel(self, wish: Cancel) -> CloudTasksError | None:
         """Stop sending, delete the tasks in the queue, and record which were deleted.
 
         Return the error because of which something is left to do.
         """
         self.trouble = None
         parts: list[tuple[str, str | None]] = [
-            (Scope(self.batch, number, rows), name) for number, rows, name in wish.get(INPUTS, ())
+            (Scope(self.batch, number, rows), name) for number, rows, name in wish.parts
         ]
-        whole = (self.batch, None if ELSEWHERE in wish else self.cancels.name_of(wish, self.batch))
+        whole = (self.batch, None if wish.remote else self.cancels.name_of(wish, self.batch))
         errors = [await self._cancel_rows(rows, name) for rows, name in parts or [whole]]
         return next(filter(None, errors), None)
 
@@ -213,7 +206,6 @@ class Cancellation:
             results = [True if error is None else failed for error in errors]
 
 
-def _done(record: BatchRecord, wish: Mapping[str, Any]) -> tuple[dict[str, Any], None]:
+def _without(wish: Cancel, facts: BatchFacts) -> BatchFacts:
     """Remove the wish that was carried out; a later one stays."""
-    later = record.settings.get(CANCELLING, {}).get("at") != wish.get("at")
-    return ({} if later else {CANCELLING: None}), None
+    return facts if facts.cancel is None or facts.cancel.at != wish.at else replace(facts, cancel=None)

@@ -12,21 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.batch.request import lasting_options, share_of
+from cloudtasks_nb.fanout.batch.request import share_of
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, StoredGate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["Gate", "ask", "gate_of", "lift_gate", "read_batch", "was_asked"]
+__all__ = ["Gate", "gate_of", "lift_gate", "read_batch"]
 
-_SETTING = "gate"  #: of the batch
-#: What is stored of a new batch: the canary's option and its last row (0: the other rows may be sent); the round in
-#: which failures count, what had failed and ended before, and what had when the sending paused.
-_NEW = {"canary": None, "last": 0, "round": 1, "failed": 0, "ended": 0, "paused": None}
-_ASKED = "elsewhere"  # setting of a batch: who may have sent its rows; empty after `Batch.resume`
 _LEAST_ENDED = 20  # rows; of fewer, a single failure would be more than most shares
 _ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEEDED, State.FAILED})
 
@@ -35,7 +30,7 @@ _ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEED
 class Gate:
     """What holds rows of a batch back."""
 
-    asked: str = ""  #: who may have sent the unsent rows in another home, of which nothing tells; empty: nobody
+    held_for: str = ""  #: who may have sent the unsent rows in another home, of which nothing tells; empty: nobody
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
     untrusted: int = 0  #: unsent rows of the canary that another home has rendered, and nobody trusts
@@ -49,19 +44,19 @@ class Gate:
     @property
     def until(self) -> int | None:
         """The ref of the last row that may be sent now; None: all rows, 0: none."""
-        return 0 if self.paused or self.asked else self.last or None
+        return 0 if self.paused or self.held_for else self.last or None
 
     @property
     def waiting(self) -> int:
         """Unsent rows that are held back."""
-        if self.paused or self.asked:
+        if self.paused or self.held_for:
             return self.unsent
         return self.unsent - self.rows[State.UNSENT] if self.last else 0
 
     @property
     def running(self) -> bool:
         """Whether rows wait for the end of the canary."""
-        closed = self.paused or self.asked
+        closed = self.paused or self.held_for
         return not closed and self.waiting + self.doubtful > 0 and self._done + self.untrusted < self._size
 
     @property
@@ -87,9 +82,9 @@ class Gate:
         causes : str
             Why rows failed; empty if none did.
         """
-        if self.asked:
+        if self.held_for:
             rows, are = counted(self.waiting, "rows"), "it is" if self.waiting == 1 else "they are"
-            return f"{rows} may have been sent by {self.asked}, and neither log nor results tell: {are} not sent"
+            return f"{rows} may have been sent by {self.held_for}, and neither log nor results tell: {are} not sent"
         failed = f"failed ({causes})" if causes else "failed"
         rest = f"{counted(self.waiting, 'rows')} {'is' if self.waiting == 1 else 'are'} not sent"
         if self.paused:
@@ -141,7 +136,9 @@ def read_batch(outbox: Outbox, batch: str) -> tuple[BatchRecord, Gate]:
         If it was deleted.
     """
     record = outbox.batches.get(batch)
-    return _change(outbox, batch, lambda _record, _gate: {}) if _limited(record) else (record, _open(record))
+    return (
+        _change(outbox, batch, lambda _record, _gate, stored: stored) if _limited(record) else (record, _open(record))
+    )
 
 
 def gate_of(outbox: Outbox, record: BatchRecord) -> Gate:
@@ -154,80 +151,71 @@ def lift_gate(outbox: Outbox, batch: str) -> None:
 
     The canary of a batch that no process sends goes on: its process was killed.
     """
-    outbox.batches.decide(batch, lambda record: ({_ASKED: ""} if record.settings.get(_ASKED) else {}, None))
+    outbox.batches.change(batch, lambda facts: replace(facts, held_for="") if facts.held_for else facts)
     sending = outbox.requests.has_sender(batch)
 
-    def lift(record: BatchRecord, gate: Gate) -> dict[str, Any]:
-        opened = {"last": 0} if gate.last and (not gate.running or sending) else {}
-        return opened | (_anew(record.counts) if gate.paused else {})
+    def lift(record: BatchRecord, gate: Gate, stored: StoredGate) -> StoredGate:
+        opened = replace(stored, last=0) if gate.last and (not gate.running or sending) else stored
+        return _anew(opened, record.counts) if gate.paused else opened
 
     _change(outbox, batch, lift)
 
 
-def ask(outbox: Outbox, batch: str, who: str) -> None:
-    """Hold the unsent rows of a batch, which somebody in another home may have sent, unless that was answered."""
-    outbox.batches.decide(batch, lambda record: ({_ASKED: record.settings.get(_ASKED, who)}, None))
-
-
-def was_asked(record: BatchRecord) -> bool:
-    """Return whether that was asked before."""
-    return _ASKED in record.settings
-
-
 def _limited(record: BatchRecord) -> bool:
-    options = lasting_options(record)
-    return options["canary"] is not None or options["pause_at"] is not None
+    return any(record.facts.options.get(name) is not None for name in ("canary", "pause_at"))
 
 
 def _open(record: BatchRecord) -> Gate:
-    asked = record.settings.get(_ASKED, "")
-    return Gate(asked=asked, unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
+    held_for = record.facts.held_for or ""
+    return Gate(held_for=held_for, unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
 
 
 def _change(
-    outbox: Outbox, batch: str, change: Callable[[BatchRecord, Gate], dict[str, Any]]
+    outbox: Outbox, batch: str, change: Callable[[BatchRecord, Gate, StoredGate], StoredGate]
 ) -> tuple[BatchRecord, Gate]:
     """Decide by the rows of a batch, and store the gate with some changes; return both as they were decided."""
+    decided = list[tuple[BatchRecord, Gate]]()
 
-    def decide(record: BatchRecord) -> tuple[dict[str, Any], tuple[BatchRecord, Gate]]:
+    def decide(facts: BatchFacts) -> BatchFacts:
+        record = outbox.batches.get(batch)
         stored, gate = _decide(outbox, record)
-        return {_SETTING: stored | change(record, gate)}, (record, gate)
+        decided.append((record, gate))
+        return replace(facts, gate=change(record, gate, stored))
 
-    return outbox.batches.decide(batch, decide)
+    outbox.batches.change(batch, decide)
+    return decided[0]
 
 
-def _decide(outbox: Outbox, record: BatchRecord) -> tuple[dict[str, Any], Gate]:
+def _decide(outbox: Outbox, record: BatchRecord) -> tuple[StoredGate, Gate]:
     """Return what is to be stored of the gate of a batch, and the gate."""
-    options, stored = lasting_options(record), {**_NEW, **record.settings.get(_SETTING, {})}
-    canary, pause_at = options["canary"], share_of(options["pause_at"])
-    if canary is not None and canary != stored["canary"]:
+    stored = record.facts.gate
+    canary, pause_at = record.facts.options.get("canary"), share_of(record.facts.options.get("pause_at"))
+    if canary is not None and canary != stored.canary:
         share = share_of(canary) or 0
         count = math.ceil(round(share * record.total, 6)) if share < 1 else int(share)
-        stored |= {"canary": canary, "last": outbox.rows.last_of_first(record.id, count)}
-    if record.round != stored["round"]:
-        stored |= {"round": record.round, **_anew(record.counts)}
-    last = 0 if canary is None else stored["last"]
+        stored = replace(stored, canary=canary, last=outbox.rows.last_of_first(record.id, count))
+    if record.round != stored.round:
+        stored = _anew(replace(stored, round=record.round), record.counts)
+    last = 0 if canary is None else stored.last
     rows, untrusted = outbox.rows.counts_until(record.id, last)
     gate = Gate(
-        asked=record.settings.get(_ASKED, ""),
+        held_for=record.facts.held_for or "",
         last=last,
         rows=rows,
         untrusted=untrusted,
         unsent=record.counts[State.UNSENT],
         doubtful=record.doubtful,
         pause_at=pause_at,
-        paused=tuple(stored["paused"]) if stored["paused"] and pause_at is not None else None,
-        failed=stored["failed"],
-        ended=stored["ended"],
+        paused=None if pause_at is None else stored.paused,
+        failed=stored.failed,
+        ended=stored.ended,
     ).after(record.counts)
-    if last:
-        stored["last"] = gate.last
-    return stored | {"paused": gate.paused or stored["paused"]}, gate
+    return replace(stored, last=gate.last if last else stored.last, paused=gate.paused or stored.paused), gate
 
 
-def _anew(counts: Mapping[State, int]) -> dict[str, Any]:
+def _anew(stored: StoredGate, counts: Mapping[State, int]) -> StoredGate:
     """Return what is stored when failures begin to count."""
-    return {"failed": counts[State.FAILED], "ended": _ended(counts), "paused": None}
+    return replace(stored, failed=counts[State.FAILED], ended=_ended(counts), paused=None)
 
 
 def _ended(counts: Mapping[State, int]) -> int:

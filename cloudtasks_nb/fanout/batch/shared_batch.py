@@ -14,6 +14,7 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
+from cloudtasks_nb.fanout.outbox.facts import facts_from
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
@@ -56,6 +57,7 @@ def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> byte
             "name": record.name,
             "recipe": record.recipe.hex(),
             "description": {name: value for name, value in first.description.items() if name != IMPORTED},
+            "options": first.facts.options,
             "created": first.created.timestamp(),
             "rows": record.total,
         }
@@ -95,6 +97,7 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
+            facts=facts_from({"options": found["options"]}),
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
@@ -107,6 +110,7 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
         recipe=record.recipe,
         name=record.name,
         description=record.description,
+        facts=record.facts,
         skip=True,
         origin=record,
     )

@@ -98,7 +98,8 @@ _TABLES = (
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
-    "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
+    # What is known of a batch as a whole, as JSON: see `facts.py`.
+    "CREATE TABLE facts (num INTEGER, name TEXT, value TEXT, PRIMARY KEY (num, name)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.

@@ -19,6 +19,7 @@ import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -50,6 +51,7 @@ class BatchSpec:
     recipe: bytes  #: digest of the templates; all rows of a batch have the same one
     name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too

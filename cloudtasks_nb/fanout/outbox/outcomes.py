@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cloudtasks_nb.fanout.causes import kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts
 from cloudtasks_nb.fanout.outbox.records import Choice
 from cloudtasks_nb.fanout.outbox.rows import locate, located
 from cloudtasks_nb.fanout.outbox.tallies import (
@@ -67,21 +68,21 @@ class Outcomes(Repository):
     def record(self, connection: sqlite3.Connection, batch: str, evidence: Iterable[Evidence]) -> Recorded:
         """Add evidence of tasks to what is stored of their rows, as `fold` decides.
 
-        Rows that were final and are corrected by the log are counted in the setting `corrected`. That rows were sent by
-        another home is the setting `adopted`.
+        Rows that were final and are corrected by the log are counted in `BatchFacts.corrected`; that rows were sent by
+        another home is stored in `BatchFacts.sent_by_others`.
         """
         num, recorded, corrected = number_of(connection, batch), Recorded(), 0
         for page in paged(evidence, _PAGE):
             corrected += _record_page(connection, batch, num, page, recorded)
-        if corrected:
-            connection.execute(
-                """INSERT INTO settings VALUES (?, 'corrected', ?)
-                   ON CONFLICT DO UPDATE SET value = value + excluded.value""",
-                (num, corrected),
-            )
         begun = number(connection, "SELECT begun FROM batches WHERE num = ?", num)
-        if recorded.newer or (recorded.unsent and not begun):  # else this home has sent them
-            connection.execute("INSERT OR REPLACE INTO settings VALUES (?, 'adopted', 'true')", (num,))
+        others = recorded.newer > 0 or (recorded.unsent > 0 and not begun)  # else this home has sent them
+        if corrected or others:
+
+            def change(facts: BatchFacts) -> BatchFacts:
+                sent_by_others = facts.sent_by_others or others
+                return replace(facts, corrected=facts.corrected + corrected, sent_by_others=sent_by_others)
+
+            change_facts(connection, num, change)
         touch(connection, num)
         return recorded
 

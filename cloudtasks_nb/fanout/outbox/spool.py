@@ -23,6 +23,7 @@ from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
+from cloudtasks_nb.fanout.outbox.facts import change_facts
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
 from cloudtasks_nb.fanout.outbox.inputs import Span, find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
@@ -279,6 +280,7 @@ class Spool(Incoming):
             "changed": now,
         }
         connection.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+        change_facts(connection, self._part, lambda _: spec.facts)
         return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
 
     def _leave_known(self, connection: sqlite3.Connection, target: FoundBatch) -> dict[State, int]:

@@ -36,6 +36,7 @@ __all__ = [
     "causes",
     "counted",
     "counts",
+    "not_found",
     "number",
     "number_of",
     "paged",
@@ -161,11 +162,15 @@ def number_of(connection: sqlite3.Connection, batch: str) -> int:
     """
     found = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
     if found is None:
-        raise BatchNotFoundError(
-            f'there is no batch "{batch}" in this outbox', resource=batch, hint="tasks.batches() lists those there are"
-        )
+        raise not_found(batch)
     number: int = found[0]
     return number
+
+
+def not_found(batch: str) -> BatchNotFoundError:
+    """Return the error for the id of a batch that is not there."""
+    hint = "tasks.batches() lists those there are"
+    return BatchNotFoundError(f'there is no batch "{batch}" in this outbox', resource=batch, hint=hint)
 
 
 def scope_of(connection: sqlite3.Connection, batch: str) -> int:

@@ -7,11 +7,10 @@ import pytest
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import chunks, spool, take
+from tests.unit.fanout.conftest import chunks, put_facts, spool, take
 
 ROWS = 250
 QUOTA, DENIED = QuotaError("too many calls"), PermissionDeniedError("no right")
@@ -33,11 +32,11 @@ async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, error
     """Every end of it leaves no wish."""
     await tracked.send()
     tracked.connection.errors = {rpc: [*raised] for rpc, raised in errors.items()}
-    outbox.batches.set_setting(tracked.batch, CANCELLING, WISH)
+    put_facts(outbox, tracked.batch, cancel=WISH)
     await tracked.tracker.cancel()
     await tracked.until(lambda: not tracked.tracker.sending)
     assert tracked.connection.called == ["BatchDeleteTasks"] * calls
-    assert CANCELLING not in outbox.batches.settings(tracked.batch)
+    assert outbox.batches.facts(tracked.batch).cancel is None
 
 
 async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Tracked, outbox: Outbox) -> None:
@@ -53,7 +52,7 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     assert tracked.tracker.progress.reason == "250 tasks are not deleted: no right"
     tracked.publish()
     assert (await tracked.tracker.finished()).succeeded == ROWS
-    assert CANCELLING not in outbox.batches.settings(tracked.batch)
+    assert outbox.batches.facts(tracked.batch).cancel is None
 
 
 async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
@@ -72,7 +71,7 @@ async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     assert not tracked.service.created
     found = outbox.batches.counts(part), outbox.batches.counts(str(part))
     assert [(counts[State.CANCELLED], counts[State.UNSENT]) for counts in found] == [(150, 0), (150, 150)]
-    assert CANCELLING not in outbox.batches.settings(part)
+    assert outbox.batches.facts(part).cancel is None
     await tracked.tracker.close()
 
 
@@ -91,7 +90,7 @@ async def test_a_part_whose_requests_may_not_be_looked_up(outbox: Outbox) -> Non
     await tracked.tracker.cancel(part)
     await tracked.until(lambda: not tracked.tracker._cancellation.active)
     assert len(called) <= 100
-    assert CANCELLING in outbox.batches.settings(part)
+    assert outbox.batches.facts(part).cancel is not None
     await tracked.tracker.close()
 
 
@@ -102,14 +101,15 @@ async def test_wishes_for_several_parts(outbox: Outbox) -> None:
     wish = tracked.tracker._cancellation.wish
 
     def stored() -> Any:
-        return outbox.batches.settings(tracked.batch)[CANCELLING].get("inputs")
+        found = outbox.batches.facts(tracked.batch).cancel
+        return found and found.parts
 
     tracked.tracker._cancellation.begin = lambda: None  # type: ignore[method-assign]  # so that the wish stays
     for part in (made[0], made[1], made[0]):
         await wish(part)
-    assert sorted(one[:2] for one in stored()) == [[made[0].input, 9], [made[1].input, 9]]
+    assert sorted(one[:2] for one in stored()) == [(made[0].input, 9), (made[1].input, 9)]
     await wish(tracked.batch)
-    assert stored() is None
+    assert stored() == ()
     await wish(made[1])
-    assert stored() is None
+    assert stored() == ()
     await tracked.tracker.close()

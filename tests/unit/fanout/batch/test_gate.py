@@ -10,12 +10,13 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.batch.conftest import Tracked, counts
-from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+from tests.unit.fanout.conftest import NOW, chunks, put, put_facts, refs, spool
 
 ROWS, FIRST = 250, 20
 REST = ROWS - FIRST
@@ -75,7 +76,7 @@ def test_a_number_of_failures(limit: int, rows: dict[str, int], *, paused: bool)
 
 def test_a_pause_holds_rows_in_doubt_back(outbox: Outbox) -> None:
     """A killed sender had taken all rows: those of which no task is known are not sent before `resume`."""
-    batch = spool(outbox, chunks(range(ROWS)), name="n", description={"_options": {"pause_at": "5%"}}).batch
+    batch = spool(outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options={"pause_at": "5%"})).batch
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
     put(outbox, batch, refs(outbox, batch)[:20], State.FAILED)
@@ -92,7 +93,12 @@ def make(outbox: Outbox) -> Iterator[Make]:
     made: list[Tracked] = []
 
     def track(batch: str = "", **options: Any) -> Tracked:
-        batch = batch or spool(outbox, chunks(range(ROWS)), name="n", description={"_options": options}).batch
+        batch = (
+            batch
+            or spool(
+                outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options=cast("LastingOptions", options))
+            ).batch
+        )
         made.append(Tracked(outbox, batch))
         return made[-1]
 
@@ -177,9 +183,9 @@ def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outb
     assert read_batch(outbox, batch)[1].until is None
     assert spool(outbox, chunks(range(ROWS, ROWS + 9)), name="n").batch == batch
     assert read_batch(outbox, batch)[1].until is None
-    outbox.batches.set_setting(batch, "options", {"canary": 2})
+    put_facts(outbox, batch, options={"canary": 2})
     assert read_batch(outbox, batch)[1].until == known[1]
-    outbox.batches.set_setting(batch, "options", {"canary": None})
+    put_facts(outbox, batch, options={"canary": None})
     assert read_batch(outbox, batch)[1].until is None
 
 
