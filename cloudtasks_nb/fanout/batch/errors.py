@@ -111,8 +111,8 @@ def choose(where: Any, outbox: Outbox, batch: str) -> Choice:
     """
     causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
-        texts = map(str, [where["cause"]] if isinstance(where, pd.Series) else where["cause"])
-        keys = [_named(text, causes) or outbox.causes.of_message(batch, text) for text in texts]
+        given = [where["cause"]] if isinstance(where, pd.Series) else where["cause"]
+        keys = [_named(text, causes) or outbox.causes.of_message(batch, text) for text in map(str, given)]
         return Choice(causes=frozenset(map(stored_key, chain(*keys))))
     choice, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()

@@ -89,9 +89,9 @@ class Gate:
         rest = f"{counted(self.waiting, 'rows')} {'is' if self.waiting == 1 else 'are'} not sent"
         if self.paused:
             limit = self.pause_at or 0
-            words = f"more than {100 * limit:.6g} %" if limit < 1 else f"pause_at={limit:.0f}"
+            allowed = f"more than {100 * limit:.6g} %" if limit < 1 else f"pause_at={limit:.0f}"
             doubt = f"; {counted(self.doubtful, 'rows')} may have been sent" if self.doubtful else ""
-            return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {words}: the other {rest}{doubt}"
+            return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {allowed}: the other {rest}{doubt}"
         words = {State.FAILED: failed, State.UNSENT: "not rendered in this home"}
         words |= {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
         first, *more = [(self.rows[state], text) for state, text in words.items() if self.rows[state]]

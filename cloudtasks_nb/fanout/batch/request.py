@@ -196,7 +196,7 @@ def _check_name(name: str | None) -> None:
 
 def _check_limit(name: str, limit: Any, hint: str) -> None:
     """Check an option that is a whole number of rows, or a share below 1, also in percent."""
-    share = share_of(limit)
+    share: Any = share_of(limit)
     if limit is None or (_is_positive(share) and share < 1) or (_is_positive(limit) and limit == int(limit)):
         return
     raise wrong_argument(name, limit, "is neither a number of rows nor a share of them", hint)

@@ -10,7 +10,7 @@ Prices are those of the first tier, and in us-central1 where regions differ, as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloudtasks_nb._names import QueueName
@@ -78,19 +78,6 @@ class Costs:
             yield Item("writing results", objects * _DOLLARS_PER_WRITE, why)
             reading = -(-objects // _LISTED) * _DOLLARS_PER_WRITE + objects * _DOLLARS_PER_READ
             yield Item("reading results", reading, "once; what leaves the region of the bucket is $0.12 a GiB on top")
-
-    def after(self, attempts: int, tasks: int) -> Costs:
-        """Return what these tasks, of which these are the costs with one attempt each, cost with so many in all.
-
-        An attempt is one of the two operations of a task, has two of its three entries in the log, and its own result.
-        """
-        times = attempts / max(tasks, 1)
-        return replace(
-            self,
-            operations=round(self.operations * (1 + times) / 2),
-            log_bytes=self.log_bytes * (1 + 2 * times) / 3,
-            results=round(self.results * times),
-        )
 
 
 def operations(size: int) -> int:
