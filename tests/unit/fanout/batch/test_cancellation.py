@@ -6,6 +6,7 @@ import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
+from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -14,7 +15,7 @@ from tests.unit.fanout.conftest import chunks, put_facts, spool, take
 
 ROWS = 250
 QUOTA, DENIED = QuotaError("too many calls"), PermissionDeniedError("no right")
-WISH = {"at": 0}
+WISH = Cancel(at=0, by="another")
 
 
 @pytest.fixture(autouse=True)

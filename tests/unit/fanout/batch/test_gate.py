@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -92,13 +92,8 @@ def make(outbox: Outbox) -> Iterator[Make]:
     """Track a batch with these lasting options, or one that there is."""
     made: list[Tracked] = []
 
-    def track(batch: str = "", **options: Any) -> Tracked:
-        batch = (
-            batch
-            or spool(
-                outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options=cast("LastingOptions", options))
-            ).batch
-        )
+    def track(batch: str = "", **options: Unpack[LastingOptions]) -> Tracked:
+        batch = batch or spool(outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options=options)).batch
         made.append(Tracked(outbox, batch))
         return made[-1]
 

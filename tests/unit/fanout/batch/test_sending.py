@@ -92,7 +92,7 @@ class Nothing:
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
 
-    async def ask(self) -> None:
+    async def hold_for_answer(self) -> None:
         """Ask nothing."""
 
 
