@@ -234,7 +234,7 @@ class RequestQueue(Repository):
 
         Rows that may be sent, rows that may not, and rows that are cancelled are in requests of their own.
         """
-        connection, (number, rows, attempt, started) = turn.connection, flight
+        connection, (number, rows, attempt, _) = turn.connection, flight
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
@@ -250,11 +250,10 @@ class RequestQueue(Repository):
         borders = (
             (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
         )
-        seq: int | None = number
         for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
-            yield self._depart(turn, contents, attempt, started, seq=seq, void=part[0] in void, tried=True)
-            seq = None
+            yield self._depart(turn, contents, flight, void=part[0] in void)
+            flight = (0, *flight[1:])
 
     def _fresh(self, turn: _Turn, want: int, size: int, now: float) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
@@ -264,7 +263,7 @@ class RequestQueue(Repository):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, contents[0][0] - 1)
                     break
-                requests.append(self._depart(turn, contents, attempt, now))
+                requests.append(self._depart(turn, contents, (0, [], attempt, now)))
                 self._last = max(self._last, contents[0][-1])
         if requests:
             turn.connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (turn.num,))
@@ -306,23 +305,18 @@ class RequestQueue(Repository):
             at = end
         return keys, tasks
 
-    def _depart(
-        self,
-        turn: _Turn,
-        contents: _Contents,
-        attempt: int,
-        started: float,
-        *,
-        seq: int | None = None,
-        void: bool = False,
-        tried: bool = False,
-    ) -> Request:
-        """Store that rows may be sent from now on, and return their request; without `seq` it gets a number."""
-        refs, keys, wire = contents
-        values = (seq, turn.num, as_json(refs), attempt, started, void)
+    def _depart(self, turn: _Turn, contents: _Contents, flight: _Flight, *, void: bool = False) -> Request:
+        """Store that rows may be sent from now on, and return their request.
+
+        `flight` is that of an earlier sender with these rows, or one without rows; the number 0 stands for a new one.
+        """
+        (number, earlier, attempt, started), (refs, keys, wire) = flight, contents
+        values = (number or None, turn.num, as_json(refs), attempt, started, void)
         seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
         tasks = task_ids(self.batch, keys, attempt)
-        return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
+        return Request(
+            seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=bool(earlier)
+        )
 
 
 def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:

@@ -184,14 +184,8 @@ class Spool:
         left = {state: n for state, n in counts(self._connection, scope).items() if n}
         if State.REJECTED in left and not spec.skip:  # they were left out before, and are an error now
             return None
-        return Spooled(
-            batch=batch,
-            created=False,
-            known=sum(left.values()),
-            left=left,
-            scope=scope,
-            by_id=self._needs_id(num, scope),
-        )
+        known, by_id = sum(left.values()), self._needs_id(num, scope)
+        return Spooled(batch=batch, created=False, known=known, left=left, scope=scope, by_id=by_id)
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
         self._incoming.decide()
