@@ -186,7 +186,8 @@ def _key(stored: int | str) -> str:
 
 def _texts(connection: sqlite3.Connection, batch: str, stored: Iterable[int | str]) -> dict[int | str, str]:
     """Return how causes are shown, each if no other one has the same text."""
-    query = f"SELECT {MESSAGE} FROM {ROWS} AND {FAILING} AND {CAUSE} = ? ORDER BY first, ref LIMIT 1"
+    failing = f"{FAILING} AND cause IS NOT NULL AND {CAUSE} = ?"  # as the index `causes` has them
+    query = f"SELECT {MESSAGE} FROM {ROWS} AND {failing} ORDER BY first, ref LIMIT 1"
     scope, texts = scope_of(connection, batch), dict[int | str, str]()
     for one in stored:
         texts[one] = _key(one)

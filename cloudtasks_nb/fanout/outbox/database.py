@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
-from cloudtasks_nb.fanout.outbox.tallies import CAUSE, FAILING
+from cloudtasks_nb.fanout.outbox.tallies import CAUSE
 from cloudtasks_nb.fanout.states import State
 
 __all__ = [
@@ -74,7 +74,7 @@ _TABLES = (
         maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `trust.py`""",
     "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
-    f"CREATE INDEX failing ON rows ({CAUSE}) WHERE {FAILING}",
+    f"CREATE INDEX causes ON rows ({CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
     """CREATE TABLE keys (
