@@ -14,7 +14,7 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
-from cloudtasks_nb.fanout.outbox.facts import facts_from
+from cloudtasks_nb.fanout.outbox.facts import LastingOptions, facts_from
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
@@ -97,7 +97,9 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
-            facts=facts_from({"options": found["options"]}),
+            facts=facts_from(
+                {"options": {name: found["options"].get(name) for name in LastingOptions.__annotations__}}
+            ),
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
