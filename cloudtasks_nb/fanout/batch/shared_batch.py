@@ -86,6 +86,7 @@ def unpack_record(data: bytes) -> BatchRecord:
         given = found["id"] if identity == named_identity(place, found["id"]) else None  # the name was an id
         if not known or found["id"] not in islice(batch_ids(identity, given), _IDS):
             raise ValueError("its id is not that of its name and place")
+        options = {name: found["options"].get(name) for name in LastingOptions.__annotations__}
         return BatchRecord(
             id=found["id"],
             identity=identity,
