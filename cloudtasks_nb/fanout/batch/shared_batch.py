@@ -98,9 +98,7 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
-            facts=facts_from(
-                {"options": {name: found["options"].get(name) for name in LastingOptions.__annotations__}}
-            ),
+            facts=facts_from({"options": options}),
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
