@@ -127,7 +127,7 @@ ATTEMPTS = {
 
 #: One row for each cause of errors of a batch.
 ERRORS = {
-    "cause": _TEXT,  #: the message, with … for what differs between rows
+    "cause": _TEXT,  #: the message of the first row, else what the messages have in common, with … for values
     "rows": _COUNT,  #: sum of the next two
     "failed": _COUNT,  #: rows that have failed
     "retrying": _COUNT,  #: rows that are tried again

@@ -379,13 +379,14 @@ class Batch:
         Returns
         -------
         pandas.DataFrame
-            One row a cause, the most frequent first. `cause` is the message, with "…" in place of what differs between
-            its rows; it is the status if there is no message. `rows` is the sum of `failed` and `retrying`; `first` and
-            `last` are times of last attempts; `row` is the first row of the input that has the cause, `error` its
-            traceback or message. `where` is function and line: of a cell ``report, cell [1] line 12``, of a module
-            ``report, etl.py line 12``. `common` has up to two values of the input's columns that most rows of the cause
-            have and few others: ``shop=berlin 100 %``. It is from a sample of 100 rows of the cause, for the 50 most
-            frequent causes, and missing if there is no such value, or if it may be chance, as in two rows of four.
+            One row a cause, the most frequent first. `cause` is the message of its first row; where no traceback is
+            known, it has "…" in place of what differs between rows, and is the status if there is no message. `rows` is
+            the sum of `failed` and `retrying`; `first` and `last` are times of last attempts; `row` is the first row of
+            the input that has the cause, `error` its traceback or message. `where` is function and line: of a cell
+            ``report, cell [1] line 12``, of a module ``report, etl.py line 12``. `common` has up to two values of the
+            input's columns that most rows of the cause have and few others: ``shop=berlin 100 %``. It is from a sample
+            of 100 rows of the cause, for the 50 most frequent causes, and missing if there is no such value, or if it
+            may be chance, as in two rows of four.
 
         Examples
         --------
@@ -625,8 +626,7 @@ class Batch:
         return self._go(sending=False)
 
     def _new_tries(self, *, trust: bool) -> NewTries:
-        now = self._view.now()
-        return NewTries(outbox=self._outbox, batch=self._rows, tasks=self.tasks, trust=trust, now=now)
+        return NewTries(outbox=self._outbox, batch=self._rows, tasks=self.tasks, trust=trust)
 
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))

@@ -19,10 +19,7 @@ from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, o
 from cloudtasks_nb.fanout.plan.preview import preview_names
 from cloudtasks_nb.fanout.states import RETRYING, State
 
-__all__ = ["ASKED", "PeriodStates", "upcoming"]
-
-#: Setting of a batch: first and last moment of what was asked for, as ISO text.
-ASKED = "asked"
+__all__ = ["PeriodStates", "upcoming"]
 
 _RELAX = 20  # a drawing is shown so many times longer than it took
 _WEEK = dt.timedelta(days=7)
@@ -150,7 +147,7 @@ class PeriodStates:
     def _line(self, count: int, read: _Places) -> str:
         whole, zone, notes = read.whole, self._zone or dt.UTC, list[str]()
         total = sum(self._outbox.batches.counts(str(self._batch)).values())
-        asked = self._outbox.batches.settings(self._batch).get(ASKED)
+        asked = self._outbox.batches.facts(self._batch).periods
         if asked is not None and len(read.rows) == total:  # it was asked for all rows
             first, last = (pd.Timestamp(moment).tz_convert(zone) for moment in asked)
             notes = replace(whole, requested=(first, last)).notes

@@ -13,10 +13,7 @@ from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout import states
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["FINAL", "PENDING", "SNAPSHOT", "Pace", "Progress", "Status", "unpack"]
-
-#: The setting of a batch that is its progress, as the process saw it that watched the batch last.
-SNAPSHOT = "progress"
+__all__ = ["FINAL", "PENDING", "Pace", "Progress", "Status", "unpack"]
 
 _WINDOW = 30  # seconds that a rate looks back
 _GAP = 5  # seconds in which no row ends, after which a rate begins anew
@@ -263,7 +260,7 @@ class Pace:
 
 
 def unpack(stored: Mapping[str, Any]) -> Progress:
-    """Return a progress that is stored as a setting, by its JSON values."""
+    """Return a progress that is stored, by its JSON values."""
     moments = {name: stored[name] and dt.datetime.fromisoformat(stored[name]) for name in ("eta", "at", "since")}
     sources = {name: dt.datetime.fromisoformat(at) for name, at in stored["sources"].items()}
     return Progress(**{**stored, **moments, "sources": sources})

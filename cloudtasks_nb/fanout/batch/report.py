@@ -13,6 +13,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.outbox.causes import LIKE_IT
 
 __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
 
@@ -20,7 +21,7 @@ __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_te
 RESUME = "batch.resume()"
 
 _WIDTH = 40  # characters of the bar in text
-_CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
+_CAUSES, _CAUSE_WIDTH = 3, 160  # causes in a line, and characters of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,8 +165,11 @@ def endings(
 
 
 def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
-    """Return the most frequent causes with their counts; long ones are cut."""
-    shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
+    """Return the most frequent causes with their counts, if they do not say these by themselves; long ones are cut."""
+    shown = [
+        ("{}" if LIKE_IT.search(cause) else text).format(_cut(mask_text(cause)), count)
+        for cause, count in list(causes.items())[:most]
+    ]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 

@@ -33,7 +33,6 @@ class NewTries:
     batch: str  #: its id, or those of its rows that are meant
     tasks: Callable[[], pd.DataFrame]  #: `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks
     trust: bool  #: also for rows that this home did not render
-    now: int  #: as for `Outcomes.new_try`
 
     def retry_failed(self, where: Any) -> bool:
         """Open one for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
@@ -48,15 +47,14 @@ class NewTries:
         if isinstance(where, pd.DataFrame) and ("cause" not in where or {"task", "state"} & {*where}):
             self._open(self._with_tasks(where, "retry_failed"), {State.FAILED}, _RETRY)
             return True
-        causes = [cause for cause in self.outbox.causes.found(self.batch) if cause.failed]
-        if not causes:
+        if not self.outbox.batches.counts(self.batch)[State.FAILED]:
             notify(f"nothing is sent again: no row of batch {self.batch} is in state failed")
             return False
-        choice = None if where is None else choose(where, causes, self.batch)
+        choice = None if where is None else choose(where, self.outbox, self.batch)
         if choice is not None:
             self._check_choice(choice, where)
         self._check_trust({State.FAILED}, _RETRY, choice)
-        self.outbox.outcomes.new_try(self.batch, choice, {State.FAILED}, self.now)
+        self.outbox.outcomes.new_try(self.batch, choice)
         return True
 
     def resend(self, df: Any) -> None:
@@ -79,7 +77,7 @@ class NewTries:
         count = self.outbox.causes.matching(self.batch, choice)
         if not count:
             shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
-            hint = causes_hint(self.outbox.causes.failed(self.batch))
+            hint = causes_hint(self.outbox, self.batch)
             raise InvalidInputError(f"no failed row of batch {self.batch} has {shown}", resource=self.batch, hint=hint)
         assumed = count - self.outbox.causes.matching(self.batch, replace(choice, assumed=frozenset()))
         if assumed:
@@ -108,7 +106,7 @@ class NewTries:
             )
         rows = [(ref, task) for task, ref in found.items()]
         self._check_trust(allowed, again, rows)
-        opened = self.outbox.outcomes.new_try(self.batch, rows, allowed, now=self.now)
+        opened = self.outbox.outcomes.new_try(self.batch, rows, allowed)
         if opened < len(df):
             reasons = [
                 (len(wanted) - len(found), "has", "have", "a newer try"),

@@ -12,12 +12,11 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
-from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
+from cloudtasks_nb.fanout.batch.progress import PENDING, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import cancels_all
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["NOT_READ", "Facts", "is_newest", "progress_of_part", "read_facts", "status_of", "stored_progress"]
@@ -132,7 +131,7 @@ def progress_of_part(
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
     """Return how a batch is by what is stored on this machine; `now` is the time of the service."""
-    stored = record.settings.get(SNAPSHOT)
+    stored = record.facts.progress
     earlier = None if stored is None else unpack(stored)
     same = earlier is not None and earlier.pending == record.counts[State.SENT]
     facts = Facts(
@@ -150,7 +149,7 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
 
 def is_newest(record: BatchRecord, progress: Progress) -> bool:
     """Return whether no process has stored what it saw of the service later than this progress."""
-    stored = record.settings.get(SNAPSHOT)
+    stored = record.facts.progress
     at = None if stored is None else unpack(stored).at
     return at is None or (progress.at is not None and progress.at >= at)
 
@@ -164,8 +163,8 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
-        "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
-        "unread": has_others(record) and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
+        "cancelling": record.facts.cancels_all or cancelled_by(record) is not None,
+        "unread": has_others(record) and waits and record.facts.log_read is None and record.facts.log_error is None,
         "causes": causes.failed(record.id) if counts[State.FAILED] else {},
         "retried": causes.retrying(record.id) if counts[State.SENT] else {},
         "lost": causes.lost(record.id) if counts[State.GONE] else {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
@@ -16,8 +17,6 @@ from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["advise", "failed_advice", "give_function", "notify_versions", "stale_rows"]
-
-_FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
 
 #: How to compute rows of an earlier version again, and rows that failed; ``{}`` becomes "it" or "them". Empty: no note
 #: about rows of an earlier version, no advice about those that failed.
@@ -45,8 +44,8 @@ def failed_advice(count: int) -> str:
 def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     """Note which function a batch was given with some rows; say if known rows were computed by another version."""
     tracker.function = function
-    value = {"name": function.name, "version": function.version}
-    tracker.outbox.batches.set_setting(tracker.batch, _FUNCTION, value)
+    value = (function.name, function.version)
+    tracker.outbox.batches.change(tracker.batch, lambda facts: replace(facts, function=value))
     if not any(rows.left.get(state) for state in FINAL):
         return
     try:
@@ -107,6 +106,5 @@ def _given(tracker: Tracker) -> tuple[str, str] | None:
     if tracker.function is not None:  # its handler may have another version by now
         name, version = tracker.function.name, tracker.function.version
     else:
-        found = tracker.outbox.batches.settings(tracker.batch).get(_FUNCTION, {})
-        name, version = found.get("name"), found.get("version")
+        name, version = tracker.outbox.batches.facts(tracker.batch).function or ("", None)
     return None if version is None else (name, version)

@@ -104,7 +104,7 @@ class BatchView:
         tracker.connection.transport.check_open()
         chosen = list(self.reader.each(query)) if refs is None else refs
         check_trusted(self._outbox, self.foreign(FINAL, chosen), RESEND, trust=False)
-        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL, now=self.now())
+        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL)
         _loop.run(tracker.start(sending=True))
         return opened
 

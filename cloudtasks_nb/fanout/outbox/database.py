@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
+from cloudtasks_nb.fanout.outbox.tallies import CAUSE
 from cloudtasks_nb.fanout.states import State
 
 __all__ = [
@@ -73,10 +74,9 @@ _TABLES = (
         maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `trust.py`""",
     "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
+    f"CREATE INDEX causes ON rows ({CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
-    # What the messages have in common that have told of a cause, of those whose traceback is known: see `wording.py`.
-    "CREATE TABLE wordings (num INTEGER, cause TEXT, words TEXT NOT NULL, PRIMARY KEY (num, cause)) WITHOUT ROWID",
     """CREATE TABLE keys (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
@@ -98,15 +98,12 @@ _TABLES = (
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
-    # What the rows no longer tell, since each has its last attempt only: see `outcomes.py`.
-    """CREATE TABLE past (
-        num INTEGER, second INTEGER, kind INTEGER, n INTEGER NOT NULL,
-        PRIMARY KEY (num, second, kind)) WITHOUT ROWID""",
-    "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
+    # What is known of a batch as a whole, as JSON: see `facts.py`.
+    "CREATE TABLE facts (num INTEGER, name TEXT, value TEXT, PRIMARY KEY (num, name)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 17
+VERSION = 19
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {

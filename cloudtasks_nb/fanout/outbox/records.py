@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.plan.identity import Place, named_identity
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -77,7 +78,7 @@ class BatchRecord:
     counts: Mapping[State, int]  #: every state, also those with no row; rows in doubt count as sent
     round: int  #: grows with every new try and every added row; one notification a round
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
-    settings: Mapping[str, Any] = field(default_factory=dict)  #: what later calls and the tracking have stored
+    facts: BatchFacts = field(default_factory=BatchFacts)
 
     @property
     def given_name(self) -> str | None:

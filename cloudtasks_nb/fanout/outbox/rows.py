@@ -17,7 +17,6 @@ import orjson
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, keys_of
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, transaction
-from cloudtasks_nb.fanout.outbox.inputs import find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -29,11 +28,14 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     SHOWN_STATE,
     TALLIES,
     as_json,
+    find_input,
     number,
     number_of,
     paged,
     ranges,
     scope_of,
+    spans_of,
+    store_input,
     within,
 )
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of

@@ -231,6 +231,14 @@ def test_the_panel_of_a_part(both: tuple[ct.Batch, ct.Batch]) -> None:
     panel.close()
 
 
+def test_the_chart_of_a_part_counts_attempts_on_its_rows(both: tuple[ct.Batch, ct.Batch]) -> None:
+    """Whatever became of the other rows of the batch before."""
+    both[0].retry_failed().wait("240s")
+    summary, _ = batch_view(both[1]).summary()
+    assert summary is not None
+    assert (sum(summary.throughput.succeeded), sum(summary.throughput.failed)) == (5, 1)
+
+
 def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None:
     """The tasks of the others stay, and rows that are not sent yet are sent; every kernel knows."""
     january, february = (paused.fan_out(month(number, 30), url=URL, name="march") for number in (1, 2))

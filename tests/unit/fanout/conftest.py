@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -102,6 +102,11 @@ def spool(
         return spooling.commit()
 
 
+def put_facts(outbox: Outbox, batch: str, **facts: Any) -> None:
+    """Store facts of a batch, whatever they were before."""
+    outbox.batches.change(batch, lambda before: replace(before, **facts))
+
+
 def tables(path: Path) -> dict[str, int]:
     """Count what the tables that grow hold."""
     with closing(sqlite3.connect(path)) as connection:
@@ -110,7 +115,7 @@ def tables(path: Path) -> dict[str, int]:
 
 #: The tables that grow.
 TABLES = (
-    *("batches", "settings", "hidden", "blocks", "rows", "keys", "tallies"),
+    *("batches", "facts", "hidden", "blocks", "rows", "keys", "tallies"),
     *("spans", "inputs", "labels", "results", "objects"),
 )
 #: What `tables` gives for an outbox without anything in it.

@@ -150,8 +150,8 @@ class FakeConnection:
         return []
 
     async def _call(self, rpc: str, **_: Any) -> Any:
-        """Pause or resume the queue, or delete tasks; fail as the test wants."""
-        assert rpc in {"BatchDeleteTasks", "PauseQueue", "ResumeQueue"}
+        """Delete tasks; fail as the test wants."""
+        assert rpc == "BatchDeleteTasks"
         self.called.append(rpc)
         if errors := self.errors.get(rpc):
             raise errors.pop(0)

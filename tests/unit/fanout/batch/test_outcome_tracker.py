@@ -349,7 +349,7 @@ def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
     world.put(world.tasks[3], 3, "refused")
     asyncio.run(world.restart().tracker.recheck())
     assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
-    assert world.outbox.batches.settings(world.batch)["corrected"] == 2
+    assert world.outbox.batches.facts(world.batch).corrected == 2
 
 
 @pytest.mark.parametrize("ahead", [360, 40 * 86_400])
@@ -375,7 +375,7 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
     monkeypatch.setattr(world.outbox.outcomes, "record", record_second)
     world.restart().apply(found)
     assert world.counts() == {"gone": 4, "succeeded": 1}
-    assert world.outbox.batches.settings(world.batch)["corrected"] == 1
+    assert world.outbox.batches.facts(world.batch).corrected == 1
 
 
 def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) -> None:
@@ -384,7 +384,7 @@ def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) ->
     world.apply(snapshot(entries=(second,)), snapshot(entries=(first, second)), snapshot(entries=(first,)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
     assert world.tracker.retry_note(0) is None
-    assert "corrected" not in world.outbox.batches.settings(world.batch)
+    assert not world.outbox.batches.facts(world.batch).corrected
 
 
 def test_a_later_try_corrects_nothing(world: World) -> None:
@@ -393,7 +393,7 @@ def test_a_later_try_corrects_nothing(world: World) -> None:
     first, second = entry(world.tasks[0], status="OK"), entry(later)
     world.apply(snapshot(entries=(first,)), snapshot(entries=(second,)))
     assert world.counts() == {"sent": 5}
-    assert "corrected" not in world.outbox.batches.settings(world.batch)
+    assert not world.outbox.batches.facts(world.batch).corrected
 
 
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

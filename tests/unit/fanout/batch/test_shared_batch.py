@@ -8,6 +8,7 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled
 from cloudtasks_nb.fanout.states import State
@@ -129,6 +130,16 @@ def test_damaged_bytes_are_an_error(outbox: Outbox, batch: str, data: bytes) -> 
         unpack_block(data, outbox.batches.get(batch))
     with pytest.raises(OutboxError, match="damaged"):
         unpack_record(data)
+
+
+def test_lasting_options_go_along(outbox: Outbox) -> None:
+    """Whoever goes on elsewhere keeps the brakes; what is no option is left behind, and no mapping is damaged."""
+    made = spool(outbox, chunks(range(3)), facts=BatchFacts(options={"canary": "1%"}))
+    record = orjson.loads(pack_record(outbox.batches.get(made.batch)))
+    found = unpack_record(orjson.dumps({**record, "options": {"canary": "1%", "other": 1}})).facts.options
+    assert found == {"send_rate": None, "canary": "1%", "pause_at": None}
+    with pytest.raises(OutboxError, match="damaged"):
+        unpack_record(orjson.dumps({**record, "options": ["canary"]}))
 
 
 def test_keys_without_named_columns_are_computed(outbox: Outbox, batch: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from tests.raising import raises
-from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool, take
+from tests.unit.fanout.conftest import all_rows, chunks, put_facts, send_all, spool, take
 
 
 def change(outbox: Outbox, statement: str, *values: Any) -> None:
@@ -86,7 +86,7 @@ def test_a_file_that_can_be_written_again_is_written(
         fresh._database._writer = None
         monkeypatch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(OutboxError, match="cannot be written"):
-            fresh.batches.set_setting(batch, "a", 1)
+            put_facts(fresh, batch, corrected=1)
         monkeypatch.setattr(sqlite3, "connect", connect)
-        fresh.batches.set_setting(batch, "a", 1)
-        assert fresh.batches.settings(batch) == {"a": 1}
+        put_facts(fresh, batch, corrected=1)
+        assert fresh.batches.facts(batch).corrected == 1

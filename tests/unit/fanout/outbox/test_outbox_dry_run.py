@@ -109,7 +109,7 @@ def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
         dry_run.add(chunk(range(3)))
         assert dry_run.forecast([digest(str(row)) for row in range(3)]).sendable == 3
     assert tables(outbox.path) == stored
-    assert outbox.batches.get().id == batch
+    assert outbox.batches.find()[0].id == batch
 
 
 def test_a_damaged_outbox(outbox: Outbox) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -13,13 +15,17 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.fanout.evidence import Fact, Source
 from cloudtasks_nb.fanout.outbox import database
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Reached, StoredGate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -31,7 +37,7 @@ from tests.cases import cases
 from tests.processes import end
 from tests.raising import raises
 from tests.threads import at_once
-from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, refs, send_all, spool, tables, tell
+from tests.unit.fanout.conftest import NOW, PLACE, chunk, chunks, put_facts, refs, send_all, spool, tables, tell
 
 
 @pytest.mark.parametrize("slice_", [20_000, 1_000])
@@ -40,7 +46,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
 ) -> None:
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
-    outbox.batches.set_setting(old, "a", 1)
+    put_facts(outbox, old, corrected=1)
     monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
@@ -50,7 +56,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
     assert [record.id for record in outbox.batches.find()] == [used]
-    left = {"rows": 3_000, "keys": 3_000, "hidden": 0, "settings": 0}
+    left = {"rows": 3_000, "keys": 3_000, "hidden": 0, "facts": 0}
     assert left.items() <= tables(outbox.path).items()
     assert len(refs(outbox, used)) == 3_000
 
@@ -58,7 +64,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
 def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Removing takes no longer than it may; what is left is invisible and goes later."""
     spool(outbox, chunks(range(3_000)))
-    later = outbox.batches.get().created.timestamp() + 100 * 86_400
+    later = outbox.batches.find()[0].created.timestamp() + 100 * 86_400
     monkeypatch.setattr("time.time", lambda: later)
     with closing(sqlite3.connect(outbox.path, isolation_level=None)) as connection:
         assert sweep(connection, outbox.path, now=later, limit=-1.0) == 0
@@ -69,7 +75,7 @@ def test_a_large_sweep_goes_on_the_next_time(outbox: Outbox, monkeypatch: pytest
 def test_what_a_batch_has_used_is_given_back_to_the_disk(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a batch is removed no page of the file stays free."""
     spool(outbox, chunks(range(3_000)))
-    later = outbox.batches.get().created.timestamp() + 100 * 86_400
+    later = outbox.batches.find()[0].created.timestamp() + 100 * 86_400
     monkeypatch.setattr("time.time", lambda: later)
     with closing(sqlite3.connect(outbox.path)) as connection:
         (before,) = connection.execute("PRAGMA page_count").fetchone()
@@ -89,7 +95,7 @@ def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.Mo
     (folder / "spool-7.lock").touch()
     outbox.sweep()
     assert len(list(folder.iterdir())) == 2
-    later = outbox.batches.get().created.timestamp() + 86_400
+    later = outbox.batches.find()[0].created.timestamp() + 86_400
     monkeypatch.setattr("time.time", lambda: later)
     outbox.sweep()
     assert [file.name for file in folder.iterdir()] == [f"{batch}-send.lock"], "it is held"
@@ -163,6 +169,16 @@ def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.Monk
     assert len(slept) == 3
     with pytest.raises(sqlite3.OperationalError):
         database._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
+
+
+def test_another_format_has_another_version() -> None:
+    """Whoever changes tables, stored numbers or facts raises VERSION; two who do so meet in the last line."""
+    enums = {kind.__name__: {one.name: one.value for one in kind} for kind in (State, Fact, Source)}
+    values = (BatchFacts, Cancel, Published, Reached, StoredGate)
+    facts = {kind.__name__: {one.name: str(one.type) for one in fields(kind)} for kind in values}
+    tables = [" ".join(re.sub("--.*", "", table).split()) for table in database._TABLES]
+    digest = hashlib.sha256(orjson.dumps([tables, enums, facts])).hexdigest()[:16]
+    assert (database.VERSION, digest) == (19, "cdf3a886c410feb7")
 
 
 @pytest.mark.parametrize("version", [database.VERSION - 1, database.VERSION + 1])
@@ -241,9 +257,10 @@ def test_elsewhere_there_is_nothing_to_say(outbox: Outbox) -> None:
 def test_any_thread_may_use_the_outbox(outbox: Outbox, batch: str) -> None:
     """Threads read and write at the same time."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: outbox.batches.set_setting(batch, f"{n}", n), range(50)))
+        add = outbox.batches.change
+        list(pool.map(lambda _: add(batch, lambda facts: replace(facts, corrected=facts.corrected + 1)), range(50)))
         assert set(pool.map(lambda _: outbox.batches.get(batch).total, range(50))) == {250}
-    assert len(outbox.batches.settings(batch)) == 50
+    assert outbox.batches.facts(batch).corrected == 50
 
 
 def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:

@@ -2,12 +2,26 @@
 
 import pytest
 
+from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, RequestQueue
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, put, refs, send_all, spool, take, task, tell
+from tests.unit.fanout.conftest import (
+    NOW,
+    all_rows,
+    chunks,
+    digest,
+    put,
+    put_facts,
+    refs,
+    send_all,
+    spool,
+    take,
+    task,
+    tell,
+)
 
 
 @pytest.fixture
@@ -139,7 +153,7 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str, queue: Re
 def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
     (one,) = queue.turn([], 1, now=NOW)
-    outbox.batches.set_setting(batch, CANCELLING, {})
+    put_facts(outbox, batch, cancel=Cancel(at=0, by=""))
     steps = outbox.requests.cancel(batch, 70)
     assert [next(steps), next(steps)] == [70, 70]
     queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
@@ -148,7 +162,7 @@ def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: Reques
     assert outbox.batches.counts(batch)[State.CANCELLED] == 250
     assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
     assert take(outbox, batch) == []
-    outbox.batches.set_setting(batch, CANCELLING, None)
+    put_facts(outbox, batch, cancel=None)
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
