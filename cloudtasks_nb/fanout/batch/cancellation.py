@@ -18,7 +18,7 @@ from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNo
 from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
@@ -61,13 +61,12 @@ class Cancellation:
         """Whether another process cancels the batch, and this one goes on if that ends before."""
         return self.active and not self._owner
 
-    async def wish(self, rows: str) -> bool:
+    async def wish(self, rows: Scope) -> bool:
         """Store that the batch, or rows of it, are to be cancelled, and begin; return whether it is the batch."""
         wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
 
         def change(record: BatchRecord) -> tuple[dict[str, Any], bool]:
-            every = isinstance(rows, Scope) and rows.rows == record.total
-            made = self.cancels.wished(record, self.batch if every else rows, wish)
+            made = self.cancels.wished(record, record.whole if rows.covers(record.total) else rows, wish)
             return {CANCELLING: made}, INPUTS not in made
 
         every = await self.outbox.run(self.outbox.batches.decide, self.batch, change)
@@ -142,14 +141,15 @@ class Cancellation:
         Return the error because of which something is left to do.
         """
         self.trouble = None
-        parts: list[tuple[str, str | None]] = [
+        parts: list[tuple[Scope, str | None]] = [
             (Scope(self.batch, number, rows), name) for number, rows, name in wish.get(INPUTS, ())
         ]
-        whole = (self.batch, None if ELSEWHERE in wish else self.cancels.name_of(wish, self.batch))
-        errors = [await self._cancel_rows(rows, name, wish) for rows, name in parts or [whole]]
+        rows = whole(self.batch)
+        every = (rows, None if ELSEWHERE in wish else self.cancels.name_of(wish, rows))
+        errors = [await self._cancel_rows(rows, name, wish) for rows, name in parts or [every]]
         return next(filter(None, errors), None)
 
-    async def _cancel_rows(self, rows: str, name: str | None, wish: Mapping[str, Any]) -> CloudTasksError | None:
+    async def _cancel_rows(self, rows: Scope, name: str | None, wish: Mapping[str, Any]) -> CloudTasksError | None:
         """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
         pages = self.outbox.deletions(rows)
         if name is not None:
@@ -160,7 +160,7 @@ class Cancellation:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request of the batch is sent again
-        paused = name is not None and not isinstance(rows, Scope) and await self._prepare(wish)
+        paused = name is not None and not rows.input and await self._prepare(wish)
         try:
             while more:
                 self.sending.changed()  # a sending that waits for the canary ends with the last of them
@@ -174,13 +174,13 @@ class Cancellation:
             refusal = await self._resume() if paused else None
         return error or refusal
 
-    async def _join(self, rows: str) -> CloudTasksError | None:
+    async def _join(self, rows: Scope) -> CloudTasksError | None:
         """Wait for the results of the requests that are under way: their tasks have to be deleted too.
 
         The other rows of the batch are sent meanwhile. Return the error because of which there are no results.
         """
         waiting, looked = self.outbox.requests.waiting, False
-        if not isinstance(rows, Scope):
+        if not rows.input:
             if await self.outbox.run(waiting, rows):
                 self.sending.begin()
             await self.sending.join()
@@ -236,7 +236,7 @@ class Cancellation:
 
     async def _is_alone(self) -> bool:
         """Return whether the queue runs, and has many tasks of this batch and no others."""
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, whole(self.batch))
         ours = counts[State.SENT] + counts[State.UNSENT]
         if ours <= _DELETED_TOGETHER:
             return False
@@ -247,7 +247,7 @@ class Cancellation:
         tasks = values.get("tasks")
         return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
 
-    async def _delete_tasks(self, pages: DeletionQueue, rows: str) -> CloudTasksError | None:
+    async def _delete_tasks(self, pages: DeletionQueue, rows: Scope) -> CloudTasksError | None:
         """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""
         refusals = list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))

@@ -22,7 +22,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS, cancels_all
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled
@@ -51,7 +51,7 @@ class Cancels:
         self.shared = self._sharing.active
         self.name = secrets.token_hex(4)  #: by which a wish of this connection is known
 
-    def wished(self, record: BatchRecord, rows: str, wish: Mapping[str, Any], *, own: bool = True) -> dict[str, Any]:
+    def wished(self, record: BatchRecord, rows: Scope, wish: Mapping[str, Any], *, own: bool = True) -> dict[str, Any]:
         """Return the setting `CANCELLING` of a batch with one more wish: to cancel all rows, or those of an input.
 
         Parameters
@@ -63,21 +63,21 @@ class Cancels:
         """
         stored = record.settings.get(CANCELLING, {INPUTS: []})
         made = {key: value for key, value in {**stored, **wish}.items() if key != INPUTS}
-        if isinstance(rows, Scope) and INPUTS in stored:
+        if rows.input and INPUTS in stored:
             others = (one for one in stored[INPUTS] if one[0] != rows.input)
             made[INPUTS] = [*others, [rows.input, rows.rows, self.name_of(wish, rows) if own else None]]
         elif not own:
             made[ELSEWHERE] = True
         return made
 
-    def name_of(self, wish: Mapping[str, Any], rows: str) -> str:
+    def name_of(self, wish: Mapping[str, Any], rows: Scope) -> str:
         """Return the name by which the store knows a wish of this home; later ones come behind it."""
         name = f"{wish['at']:0{_DIGITS}x}-{wish.get('by', self.name)}"
-        return f"{name}-{rows.input}" if isinstance(rows, Scope) else name
+        return f"{name}-{rows.input}" if rows.input else name
 
-    async def tell(self, name: str, rows: str) -> None:
+    async def tell(self, name: str, rows: Scope) -> None:
         """Tell other homes of a wish to cancel the batch, or rows of it, unless they know it; say so if that fails."""
-        seconds = _PATIENCE + (rows.rows / _A_SECOND if isinstance(rows, Scope) else 0)
+        seconds = _PATIENCE + rows.rows / _A_SECOND
         try:
             await answer_of(self._store, seconds, self._tell, name, rows)
         except StoreError as error:
@@ -104,10 +104,10 @@ class Cancels:
                 if await self.take():
                     changed()
 
-    def _tell(self, name: str, rows: str) -> None:
+    def _tell(self, name: str, rows: Scope) -> None:
         if not self.shared or name in self._names():
             return
-        part = isinstance(rows, Scope)
+        part = rows.input > 0
         keys = self._outbox.rows.keys(rows) if part else ()
         put_cancel(self._store, self._batch, name, orjson.dumps({"who": user(), "part": part}), keys)
         last = {} if part else {"who": user()}
@@ -122,9 +122,9 @@ class Cancels:
                 at, who, part = int(name[:_DIGITS], 16), str(found["who"]), bool(found["part"])
             except (KeyError, TypeError, ValueError):  # it is damaged
                 continue
-            rows = self._rows(name) if part else self._batch
+            rows = self._rows(name) if part else whole(self._batch)
             if self._outbox.batches.decide(self._batch, partial(self._decide, name, at, who, rows)):
-                some = f"{counted(rows.rows, 'rows')} of " if isinstance(rows, Scope) else ""
+                some = f"{counted(rows.rows, 'rows')} of " if part else ""
                 lines.append(f"{who} has cancelled {some}batch {self._batch}: nothing more of that is sent from here")
         return lines
 
@@ -141,11 +141,11 @@ class Cancels:
                 refs.add(ref)
         return stored.add_input(self._batch, name.encode(), refs)
 
-    def _decide(self, name: str, at: int, who: str, rows: str, record: BatchRecord) -> tuple[Mapping[str, Any], bool]:
+    def _decide(self, name: str, at: int, who: str, rows: Scope, record: BatchRecord) -> tuple[Mapping[str, Any], bool]:
         """Return the settings with a wish of another home, and whether there is something to cancel that is new."""
         if name in record.settings.get(_KNOWN, {}).get("names", ()):
             return {}, False
-        if isinstance(rows, Scope):
+        if rows.input:
             last, new = dict[str, Any](), rows.rows > 0
         else:
             last, new = {"who": who, "round": record.round}, True

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.fanout.wording import reads_as
@@ -40,14 +40,14 @@ _FORMS = (
 )
 
 
-def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: RowFrames) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, results: StoredResults, scope: Scope, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
-    spans = outbox.causes.spans(batch)
-    causes = [cause for cause in outbox.causes.found(batch) if cause.key in spans]
+    spans = outbox.causes.spans(scope)
+    causes = [cause for cause in outbox.causes.found(scope) if cause.key in spans]
     refs = [spans[cause.key].ref for cause in causes]
     rows = {
         ref: (task or "", attempts, message)
-        for page in outbox.rows.pages_of(batch, refs)
+        for page in outbox.rows.pages_of(scope.batch, refs)
         for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
     }
     try:
@@ -55,7 +55,7 @@ def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: Row
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    common = alike(outbox, batch, causes)
+    common = alike(outbox, scope, causes)
     columns: dict[str, list[Any]] = {
         "cause": [cause.text for cause in causes],
         "rows": [cause.failed + cause.retrying for cause in causes],

@@ -228,7 +228,7 @@ class OutcomeTracker:
         if snapshot.entries:
             await self.tell(self.witnesses.log.evidence(snapshot.entries))
             await self.explain()
-            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+            counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
             sent = min(sent, counts[State.SENT])
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)

@@ -204,7 +204,7 @@ class Reading:
             await self.turn()  # the sending may have taken it up
             await _loop.until(self.listen, lambda: not takes_up(self.record().settings))
         if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
-            await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
+            await self.outbox.run(self.outbox.deletions(record.whole).leave, deleted=True)
             await self.turn()
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:

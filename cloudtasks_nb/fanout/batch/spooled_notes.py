@@ -9,7 +9,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.versions import failed_advice
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Spooled, whole
 from cloudtasks_nb.fanout.plan.preview import difference
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -18,7 +18,7 @@ __all__ = ["difference_to", "notify_spooled"]
 
 def difference_to(outbox: Outbox, batch: str, shown: bytes, same: Collection[str]) -> str:
     """Return why a batch has none of some rows, if one column differs; the others are as for `difference`."""
-    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(batch)), "")
+    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(whole(batch))), "")
 
 
 def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:

@@ -166,9 +166,9 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "gate": gate,
         "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
         "unread": has_others(record) and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
-        "causes": causes.failed(record.id) if counts[State.FAILED] else {},
-        "retried": causes.retrying(record.id) if counts[State.SENT] else {},
-        "lost": causes.lost(record.id) if counts[State.GONE] else {},
+        "causes": causes.failed(record.whole) if counts[State.FAILED] else {},
+        "retried": causes.retrying(record.whole) if counts[State.SENT] else {},
+        "lost": causes.lost(record.whole) if counts[State.GONE] else {},
         "notification": failed_notification(record),
         "sends": waits and outbox.requests.has_sender(record.id),
     }

@@ -15,7 +15,7 @@ from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of, scope_of
 from cloudtasks_nb.fanout.states import OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
@@ -60,14 +60,14 @@ class Causes(Repository):
     """Why rows of the batches of an outbox failed."""
 
     @reading
-    def found(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
+    def found(self, connection: sqlite3.Connection, rows: Scope) -> list[Cause]:
         """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
         Reads tallies only.
         """
-        num = number_of(connection, batch)
-        failed = dict(causes(connection, batch, State.FAILED))
-        retrying = {cause: n for cause, n in causes(connection, batch, *OPEN) if cause != ""}
+        num = number_of(connection, rows.batch)
+        failed = dict(causes(connection, rows, State.FAILED))
+        retrying = {cause: n for cause, n in causes(connection, rows, *OPEN) if cause != ""}
         words = dict(connection.execute("SELECT cause, words FROM wordings WHERE num = ?", (num,)))
         texts = {stored: _text(stored, words.get(stored)) for stored in {**failed, **retrying}}
         often = Counter(texts.values())
@@ -77,33 +77,33 @@ class Causes(Repository):
         ]
         return sorted(found, key=lambda one: (-one.failed - one.retrying, one.text))
 
-    def failed(self, batch: str) -> dict[str, int]:
+    def failed(self, rows: Scope) -> dict[str, int]:
         """Return how many failed rows have which cause, the most frequent first. Reads tallies only."""
-        return _sorted({one.text: one.failed for one in self.found(batch)})
+        return _sorted({one.text: one.failed for one in self.found(rows)})
 
-    def retrying(self, batch: str) -> dict[str, int]:
+    def retrying(self, rows: Scope) -> dict[str, int]:
         """Return how many rows that are tried again have which cause, the most frequent first. Reads tallies only."""
-        return _sorted({one.text: one.retrying for one in self.found(batch)})
+        return _sorted({one.text: one.retrying for one in self.found(rows)})
 
     @reading
-    def lost(self, connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
+    def lost(self, connection: sqlite3.Connection, rows: Scope) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return {cause or None: n for cause, n in causes(connection, batch, State.GONE)}
+        return {cause or None: n for cause, n in causes(connection, rows, State.GONE)}
 
     @reading
-    def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
+    def spans(self, connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
         """Return when the rows of each cause failed, by its key. Reads all rows twice, in constant memory."""
-        return snapshot(connection, _spans, connection, batch)
+        return snapshot(connection, _spans, connection, rows)
 
     @reading
-    def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
+    def sample(self, connection: sqlite3.Connection, rows: Scope, share: float) -> list[int]:
         """Return the refs of a share of the rows, evenly spread, in input order."""
         query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
-        found = connection.execute(query, (0, ALL, scope_of(connection, batch), round(share * _MOST)))
+        found = connection.execute(query, (0, ALL, scope_of(connection, rows), round(share * _MOST)))
         return [ref for (ref,) in found]
 
     @reading
-    def samples(self, connection: sqlite3.Connection, batch: str, shares: dict[str, float]) -> dict[str, list[int]]:
+    def samples(self, connection: sqlite3.Connection, rows: Scope, shares: dict[str, float]) -> dict[str, list[int]]:
         """Return the refs of a share of the rows of some causes, by their keys, as `sample`; all rows are read once."""
         found: dict[str, list[int]] = {key: [] for key in shares}
         if not shares:
@@ -111,27 +111,27 @@ class Causes(Repository):
         bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
         bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
         query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {_FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
-        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, batch), *bounds)):
+        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, rows), *bounds)):
             found[_key(stored)].append(ref)
         return found
 
     @reading
-    def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
+    def matching(self, connection: sqlite3.Connection, rows: Scope, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
         query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
-        return number(connection, query, 0, ALL, scope_of(connection, batch), *values)
+        return number(connection, query, 0, ALL, scope_of(connection, rows), *values)
 
 
-def _spans(connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
-    rows, values = f"FROM {ROWS} AND {_FAILING} GROUP BY 1", (0, ALL, scope_of(connection, batch))
-    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {rows}"
+def _spans(connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
+    grouped, values = f"FROM {ROWS} AND {_FAILING} GROUP BY 1", (0, ALL, scope_of(connection, rows))
+    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {grouped}"
     found = connection.execute(query, values).fetchall()
     low = min((first for _, first, _, _ in found if first is not None), default=0)
     high = max((last for _, _, last, _ in found if last is not None), default=0)
     width = max((high - low) // _SPANS + 1, _SECOND)
     counts = {stored: [0] * ((high - low) // width + 1) for stored, *_ in found}
-    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {rows}, 2"
+    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {grouped}, 2"
     for stored, place, count in connection.execute(query, values):
         if place is not None:  # else nobody knows when
             counts[stored][place] = count

@@ -14,7 +14,7 @@ from cloudtasks_nb.fanout.causes import Fault, kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.rows import locate, located
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -104,7 +104,7 @@ class Outcomes(Repository):
     def new_try(
         self,
         connection: sqlite3.Connection,
-        batch: str,
+        scope: Scope,
         rows: Wanted = None,
         allowed: Collection[State] = (State.FAILED,),
         now: int | None = None,
@@ -114,7 +114,7 @@ class Outcomes(Repository):
         Parameters
         ----------
         rows : iterable of (ref, task id or None), or Choice, optional
-            All rows of the batch when left out. With a task id, a row is only taken if that is its newest task, so
+            All rows of the scope when left out. With a task id, a row is only taken if that is its newest task, so
             that the same call twice, or from two kernels, sends once.
         allowed : collection of State
             Unsent and sent rows are never taken.
@@ -122,8 +122,8 @@ class Outcomes(Repository):
             The time of the service, microseconds since 1970, for the marks in the chart of the run.
         """
         codes = as_json({*FINAL} & {*allowed})
-        num = number_of(connection, batch)
-        pages = paged(wanted_rows(connection, batch, codes, rows), _PAGE)
+        num = number_of(connection, scope.batch)
+        pages = paged(wanted_rows(connection, scope, codes, rows), _PAGE)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in pages)
         if opened and now is not None:
             connection.execute(_NOTE, (num, now // 1_000_000, Past.AGAIN, opened))
@@ -245,21 +245,21 @@ def _note_wordings(connection: sqlite3.Connection, num: int, told: Mapping[str, 
             connection.execute("INSERT OR REPLACE INTO wordings VALUES (?, ?, ?)", (num, cause, words))
 
 
-def wanted_rows(connection: sqlite3.Connection, batch: str, codes: str, rows: Wanted) -> Iterator[int]:
+def wanted_rows(connection: sqlite3.Connection, scope: Scope, codes: str, rows: Wanted) -> Iterator[int]:
     """Yield the refs of the rows that `Outcomes.new_try` means; in other states than these perhaps, if they are given.
 
     They are read a page at a time, as the caller changes them.
     """
     if rows is not None and not isinstance(rows, Choice):
         for given in paged(rows, _PAGE):
-            newest = locate(connection, batch, (task for _, task in given if task is not None))
+            newest = locate(connection, scope.batch, (task for _, task in given if task is not None))
             yield from (ref for ref, task in given if task is None or newest.get(task) == ref)
         return
     condition, values = ("TRUE", list[str]()) if rows is None else chosen(rows)
     query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
                 ORDER BY first, ref LIMIT ?"""
-    scope, after = scope_of(connection, batch), 0
-    while page := connection.execute(query, (after + 1, ALL, scope, codes, *values, _PAGE)).fetchall():
+    number, after = scope_of(connection, scope), 0
+    while page := connection.execute(query, (after + 1, ALL, number, codes, *values, _PAGE)).fetchall():
         yield from (ref for (ref,) in page)
         (after,) = page[-1]
 

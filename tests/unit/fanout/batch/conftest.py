@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.oplog import Entry, Wanted
@@ -82,7 +83,9 @@ class Traces:
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
-        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
+        return {
+            state.name.lower(): count for state, count in self.outbox.batches.counts(whole(self.batch)).items() if count
+        }
 
     def now(self) -> int:
         """Return the time of the service in microseconds since 1970."""

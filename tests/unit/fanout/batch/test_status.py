@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, status_of, stored_progress
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -151,7 +151,9 @@ def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> d
 def seen(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Progress:
     """Return how the batch is in that process."""
     status = status_of(Facts(**facts_of(outbox, batch, case, now)))
-    return Progress.of(outbox.batches.counts(batch), status, scheduled=None, ready=None, running=None, retrying=None)
+    return Progress.of(
+        outbox.batches.counts(whole(batch)), status, scheduled=None, ready=None, running=None, retrying=None
+    )
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
