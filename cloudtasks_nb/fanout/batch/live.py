@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import BY_END
 from cloudtasks_nb.display.notify import current_output, notify
 from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -131,7 +132,7 @@ class _TabProgress:
                 done=progress.done,
                 total=progress.total,
                 state=state,
-                rows=progress.counts().get("gone" if state == "unknown" else state) or 0,
+                rows=progress.counts().get(BY_END.get(state, "")) or 0,
                 detail=repr(progress),
             )
 

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Scope, whole
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, one_zone, parse_freq, partition
 from cloudtasks_nb.fanout.plan.preview import preview_names
-from cloudtasks_nb.fanout.states import RETRYING, State
+from cloudtasks_nb.fanout.states import WORDS
 
 __all__ = ["ASKED", "PeriodStates", "upcoming"]
 
@@ -30,17 +30,6 @@ _WEEK = dt.timedelta(days=7)
 _YEAR = 12  # months
 _MOST_BANDS = 12  # values of `across` that have a band each
 _MOST_CHOICES = 1_000  # values of `across` that are offered to be shown alone
-
-_STATES = {
-    State.SUCCEEDED: "succeeded",
-    State.FAILED: "failed",
-    State.REJECTED: "rejected",
-    State.CANCELLED: "cancelled",
-    State.GONE: "gone",
-    RETRYING: "retrying",
-    State.SENT: "queued",
-    State.UNSENT: "unsent",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +107,8 @@ class PeriodStates:
             rows = rows.assign(band=rows["band"].cat.set_categories(bands))
         elif len(choices) > _MOST_BANDS:
             rows, across = rows.assign(band=pd.Categorical([""]).take(np.zeros(len(rows), dtype=np.intp))), []
-        words = pd.Index(_STATES.values())
-        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, _STATES))))
+        words = pd.Index(WORDS.values())
+        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, WORDS))))
         counts = rows.groupby(["band", "start", "state"], observed=False).size().to_numpy().reshape(-1, len(words))
         starts, names = (rows[name].cat.categories for name in ("start", "band"))
         return Periods(

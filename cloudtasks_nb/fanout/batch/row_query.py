@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._frames import STATES as TASK_STATES
-from cloudtasks_nb._frames import spellings
+from cloudtasks_nb._frames import STATES as TRAITS
+from cloudtasks_nb._frames import TASK_STATES, spellings
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.results import join_results
@@ -29,17 +29,13 @@ __all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
 
 _SCANNED = 2_000  # rows that are searched together
 
-#: The states by which rows are chosen, those that need attention first.
-STATES = {
-    "failed": RowFilter(states=frozenset({State.FAILED})),
+_FILTERS = {
     "retrying": RowFilter(states=frozenset({State.UNSENT, State.SENT}), tried=True),
-    "gone": RowFilter(states=frozenset({State.GONE})),
-    "rejected": RowFilter(states=frozenset({State.REJECTED})),
     "queued": RowFilter(states=frozenset({State.SENT}), tried=False),
     "unsent": RowFilter(states=frozenset({State.UNSENT}), tried=False),
-    "succeeded": RowFilter(states=frozenset({State.SUCCEEDED})),
-    "cancelled": RowFilter(states=frozenset({State.CANCELLED})),
-}
+} | {state.word: RowFilter(states=frozenset({state})) for state in FINAL}
+#: The states by which rows are chosen, those that need attention first.
+STATES = dict(sorted(_FILTERS.items(), key=lambda item: -TRAITS[item[0]].need))
 _WITH_CAUSE = ("failed", "retrying")
 
 #: Returns those rows of a frame that are wanted.
@@ -242,7 +238,7 @@ class RowReader:
         """Return how many of these rows are in each state in which they can be sent again."""
         found: Counter[str] = Counter()
         for page in paged(refs, _SCANNED):
-            found.update(state.name.lower() for state in self._outbox.rows.states_of(page).values() if state in FINAL)
+            found.update(state.word for state in self._outbox.rows.states_of(page).values() if state in FINAL)
         return dict(found)
 
 

@@ -11,7 +11,7 @@ from cloudtasks_nb.fanout.batch.versions import failed_advice
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, whole
 from cloudtasks_nb.fanout.plan.preview import difference
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, SUCCESSES, State
 
 __all__ = ["difference_to", "notify_spooled"]
 
@@ -42,7 +42,7 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
         if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
-        left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
+        left = ((n, state.word) for state, n in result.left.items() if state in FINAL and state not in SUCCESSES)
         parts += [
             f"{count:,} {state} {_are(count)} left" + (failed_advice(count) if state == "failed" else "")
             for count, state in left

@@ -18,12 +18,11 @@ from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import WORDS, State
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["InputOrder", "ReadRows", "RowFrames", "places", "rows_frame"]
 
-_WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
 _BRIEF = ("task", "state", "last_message")
 
@@ -207,8 +206,7 @@ class RowFrames:
         self, rows: Rows, scope: Scope, now: Callable[[], int], *, framed: bool = True, shown: bytes = b""
     ) -> None:
         self._rows, self._scope, self._now, self._framed = rows, scope, now, framed
-        none: list[Any] = [*[()] * 14, shown, ()]
-        self._without = [Page(*none)] if shown else []
+        self._without = [Page.without_rows(shown)] if shown else []
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def frame(
@@ -328,7 +326,7 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
 
 def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
     if (state := State(code)) is not State.SENT:
-        return _WORDS[state]
+        return WORDS[state]
     if there is not None:
         return there.state
     if attempts:

@@ -24,13 +24,14 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     adjust,
     as_json,
     counted,
+    in_sql,
     number,
     number_of,
     paged,
     scope_of,
     touch,
 )
-from cloudtasks_nb.fanout.states import FINAL, OPEN, State
+from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 from cloudtasks_nb.fanout.wording import Wording
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Past", "Recorded", "Wanted", "wanted_rows"]
@@ -43,7 +44,6 @@ MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
-_BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
 _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
@@ -191,7 +191,7 @@ def _record_page(
     for row, old in changed:
         if row.began is not None and row.status is not None:
             second = _second(row)
-            if row.state != old.state and row.state in _BY_ATTEMPT:
+            if row.state != old.state and row.state in BY_ATTEMPT:
                 recorded.ends[second] += 1
             if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
@@ -269,7 +269,7 @@ def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> 
     connection.execute(
         f"""INSERT INTO past
             SELECT ?, {_ENDED}, state = {State.FAILED:d}, count(*)
-            FROM rows WHERE {AMONG} AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+            FROM rows WHERE {AMONG} AND state IN ({in_sql(BY_ATTEMPT)}) AND began IS NOT NULL
             AND state IN (SELECT value FROM json_each(?)) GROUP BY 2, 3
             ON CONFLICT DO UPDATE SET n = n + excluded.n""",
         (num, refs, codes),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.rows import located
-from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, within
+from cloudtasks_nb.fanout.outbox.tallies import as_json, in_sql, number, number_of, within
 from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["Line", "ReadPart", "Results"]
@@ -135,7 +135,7 @@ class Results(Repository):
         query = f"SELECT task FROM results WHERE num = ? AND {_VERSION} IN (SELECT value FROM json_each(?))"
         chosen = connection.execute(query, (number_of(connection, rows.batch), as_json(versions)))
         tasks = (task for (task,) in chosen)
-        found = located(connection, rows.batch, tasks, f"ref, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
+        found = located(connection, rows.batch, tasks, f"ref, state IN ({in_sql(FINAL)})")
         refs = sorted(ref for _, (ref, final) in found if final)
         return within(connection, rows, refs)
 

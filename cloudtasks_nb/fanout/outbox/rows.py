@@ -7,10 +7,10 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, groupby
 from struct import unpack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -29,6 +29,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     SHOWN_STATE,
     TALLIES,
     as_json,
+    in_sql,
     number,
     number_of,
     paged,
@@ -37,7 +38,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     within,
 )
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
-from cloudtasks_nb.fanout.states import OPEN, RETRYING, State
+from cloudtasks_nb.fanout.states import BY_ATTEMPT, OPEN, RETRYING, State
 
 __all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "tasks_of"]
 
@@ -56,7 +57,7 @@ _MATCHING = f"""
 _TIMINGS = f"""
     SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
     FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
-        AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        AND state IN ({in_sql(BY_ATTEMPT)}) AND began IS NOT NULL
         ORDER BY first, ref LIMIT 20000)"""
 
 
@@ -84,6 +85,12 @@ class Page:
     indexes: Sequence[int]  #: place of each row in `shown`
     shown: bytes  #: as the plan gave it, for all rows of its chunk
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
+
+    @classmethod
+    def without_rows(cls, shown: bytes) -> Self:
+        """Return what is shown of the columns of an input without rows."""
+        none: dict[str, Any] = {one.name: () for one in fields(cls)}
+        return cls(**{**none, "shown": shown})
 
 
 class Order(NamedTuple):
@@ -180,7 +187,7 @@ class Rows(Repository):
 
         Rows before `after` are looked at last.
         """
-        query = f"SELECT ref, state FROM {ROWS} AND state IN ({', '.join(f'{one:d}' for one in OPEN)}) LIMIT 1"
+        query = f"SELECT ref, state FROM {ROWS} AND state IN ({in_sql(OPEN)}) LIMIT 1"
         scope = scope_of(connection, rows)
         for start in dict.fromkeys((after, 0)):
             for ref, state in connection.execute(query, (start, ALL, scope)):
@@ -341,7 +348,7 @@ class Rows(Repository):
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
-        known = f"attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
+        known = f"attempts IS NOT NULL OR state IN ({in_sql(BY_ATTEMPT)})"
         return {task for task, (tried,) in located(connection, batch, tasks, known) if tried}
 
 

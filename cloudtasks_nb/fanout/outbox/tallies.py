@@ -35,6 +35,7 @@ __all__ = [
     "causes",
     "counted",
     "counts",
+    "in_sql",
     "number",
     "number_of",
     "paged",
@@ -83,10 +84,16 @@ MESSAGE = f"iif({_CURRENT}, message, NULL)"
 #: Why a row was rejected, or how the task of a row that is gone has left its queue.
 REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
+
+def in_sql(states: Iterable[int]) -> str:
+    """Write states as a list in SQL."""
+    return ", ".join(f"{state:d}" for state in states)
+
+
 # What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
 # row that is gone has left its queue.
 _COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
-    WHEN state IN ({", ".join(f"{state:d}" for state in OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
+    WHEN state IN ({in_sql(OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.evidence import LAST, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
@@ -223,7 +223,7 @@ def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> 
     for ref in [rows] if isinstance(rows, int) else rows:
         with closing(sqlite3.connect(outbox.path)) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")  # from the first reading on: others record what they see meanwhile
-            fact, last = _FACTS.get(state), 8 if state is State.FAILED else None
+            fact, last = _FACTS.get(state), LAST if state is State.FAILED else None
             with counted(connection, "ref = ?", ref):
                 values = state, fact, last, ref
                 connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", values)

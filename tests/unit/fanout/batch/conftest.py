@@ -13,7 +13,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import STATES
+from cloudtasks_nb._frames import TASK_STATES
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.batch.claims import own_key
@@ -42,8 +42,8 @@ def counts(**rows: int) -> dict[State, int]:
 
 def progress(**fields: Any) -> Progress:
     """Return the progress of a batch with these counts of rows, and none in the other states."""
-    total = sum(fields.get(name) or 0 for name in STATES)
-    usual: dict[str, Any] = {"total": total, **dict.fromkeys(STATES, 0)}
+    total = sum(fields.get(name) or 0 for name in TASK_STATES)
+    usual: dict[str, Any] = {"total": total, **dict.fromkeys(TASK_STATES, 0)}
     return Progress(**{**usual, **fields})
 
 

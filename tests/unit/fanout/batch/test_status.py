@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -258,3 +259,11 @@ def test_what_the_rows_tell_counts_more_than_what_was_stored(outbox: Outbox) -> 
     outbox.batches.set_setting(batch, SNAPSHOT, seen(outbox, batch, case, now))
     put(outbox, batch, refs(outbox, batch)[:2], State.SENT)
     assert stored_progress(outbox, outbox.batches.get(batch), now).state == "running"
+
+
+def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
+    """A batch has the word only if each row is in a state that is a success."""
+    further: Any = IntEnum("further", {"SKIPPED": 99}).SKIPPED  # type: ignore[attr-defined]
+    made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
+    for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
+        assert status_of(Facts(now=MOMENT, counts=rows)).state == word
