@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -194,20 +194,6 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     assert "log" not in world.tracker.sources
     world.apply(heard)
     assert world.counts() == {"sent": 4, "succeeded": 1}
-
-
-def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
-    """One class, and one item in the list of witnesses."""
-
-    class File:
-        async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - as every witness is called
-            known = world.tasks[:3]
-            told: dict[str, Any] = {"source": Source.RESULTS, "fact": Fact.STORED, "attempts": 1, "status": 0}
-            yield [Evidence(task=task, **told) for task in known if tasks is None or task in tasks]
-
-    world.tracker.witnesses.stored.append(File())
-    world.watch(10)
-    assert world.counts() == {"succeeded": 3, "sent": 2}
 
 
 def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
