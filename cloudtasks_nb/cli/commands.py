@@ -200,7 +200,7 @@ def _batches(options: argparse.Namespace) -> int:
                 "created": record.created.strftime("%Y-%m-%d %H:%M UTC"),
                 "size": f"{sizes.get(record.id, 0) / 1e6:,.1f} MB",
                 "rows": record.total,
-                **{_TITLES.get(state, state.name.lower()): record.counts.get(state, 0) for state in states},
+                **{_TITLES.get(state, state.word): record.counts.get(state, 0) for state in states},
             }
             for record in found
         ]

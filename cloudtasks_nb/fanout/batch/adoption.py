@@ -144,7 +144,7 @@ class Adoption:
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        if not self.outbox.requests.waiting(self.batch):
+        if not self.outbox.requests.waiting(self.record.whole):
             return None
         last = self.outbox.batches.facts(self.batch).log_read or 0.0
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
@@ -186,7 +186,7 @@ class Adoption:
                     return
             logged = await scan
         witnesses, tasks = self.outcomes.witnesses, None
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
         if last and counts[State.UNSENT] <= _NAMED:
             # A few rows are tried again: another home that has done so has made tasks of the same tries, or later ones.
             search = self.outcomes.search
@@ -241,7 +241,7 @@ class Adoption:
     async def _read_results(self, *, first: bool) -> int:
         """Record as sent the rows whose tasks have a stored result; return how many were not known to be sent."""
         tasks, search = None, self.outcomes.search
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
         if not first and counts[State.UNSENT] * _LISTED < sum(counts.values()):
             tasks = await search.tasks(await search.in_state(State.UNSENT))
         found = 0
@@ -257,7 +257,7 @@ class Adoption:
         """Continue the count of rounds: a notified round ended, and rows that were active later are in the next one."""
         log = self.outcomes.witnesses.log
         number, at = log.notified
-        counts = self.outbox.batches.counts(self.batch)
+        counts = self.outbox.batches.counts(self.record.whole)
         open_ = counts[State.UNSENT] or counts[State.SENT] or log.active > at
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))

@@ -105,7 +105,7 @@ class Backfill:
 
     def upcoming(self, record: BatchRecord | None) -> Periods:
         """Return the periods to be sent, and the states of those that the batch has, as `known` returned it."""
-        before = None if record is None else PeriodStates(self._catalog.outbox, record.id, self._series)
+        before = None if record is None else PeriodStates(self._catalog.outbox, record.whole, self._series)
         return upcoming(self._partitions, combinations(self._across), before)
 
     def known(self) -> BatchRecord | None:

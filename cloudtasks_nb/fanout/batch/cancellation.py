@@ -17,7 +17,7 @@ from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNo
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
@@ -59,13 +59,14 @@ class Cancellation:
         """Whether another process cancels the batch, and this one goes on if that ends before."""
         return self.active and not self._owner
 
-    async def wish(self, rows: str) -> bool:
+    async def wish(self, rows: Scope) -> bool:
         """Store that the batch, or rows of it, are to be cancelled, and begin; return whether it is the batch."""
         at = self.connection.clock.micros()
 
         def change(facts: BatchFacts) -> BatchFacts:
-            every = isinstance(rows, Scope) and rows.rows == self.outbox.batches.get(self.batch).total
-            return replace(facts, cancel=self.cancels.wished(facts.cancel, self.batch if every else rows, at))
+            record = self.outbox.batches.get(self.batch)
+            meant = record.whole if rows.covers(record.total) else rows
+            return replace(facts, cancel=self.cancels.wished(facts.cancel, meant, at))
 
         _, facts = await self.outbox.run(self.outbox.batches.change, self.batch, change)
         self._refused = None
@@ -132,14 +133,15 @@ class Cancellation:
         Return the error because of which something is left to do.
         """
         self.trouble = None
-        parts: list[tuple[str, str | None]] = [
+        parts: list[tuple[Scope, str | None]] = [
             (Scope(self.batch, number, rows), name) for number, rows, name in wish.parts
         ]
-        whole = (self.batch, None if wish.remote else self.cancels.name_of(wish, self.batch))
-        errors = [await self._cancel_rows(rows, name) for rows, name in parts or [whole]]
+        rows = whole(self.batch)
+        every = (rows, None if wish.remote else self.cancels.name_of(wish, rows))
+        errors = [await self._cancel_rows(rows, name) for rows, name in parts or [every]]
         return next(filter(None, errors), None)
 
-    async def _cancel_rows(self, rows: str, name: str | None) -> CloudTasksError | None:
+    async def _cancel_rows(self, rows: Scope, name: str | None) -> CloudTasksError | None:
         """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
         pages = self.outbox.deletions(rows)
         if name is not None:
@@ -160,13 +162,13 @@ class Cancellation:
         await self.outbox.run(pages.leave)
         return None
 
-    async def _join(self, rows: str) -> CloudTasksError | None:
+    async def _join(self, rows: Scope) -> CloudTasksError | None:
         """Wait for the results of the requests that are under way: their tasks have to be deleted too.
 
         The other rows of the batch are sent meanwhile. Return the error because of which there are no results.
         """
         waiting, looked = self.outbox.requests.waiting, False
-        if not isinstance(rows, Scope):
+        if not rows.input:
             if await self.outbox.run(waiting, rows):
                 self.sending.begin()
             await self.sending.join()
@@ -183,7 +185,7 @@ class Cancellation:
                 self.sending.changed()
         return None
 
-    async def _delete_tasks(self, pages: DeletionQueue, rows: str) -> CloudTasksError | None:
+    async def _delete_tasks(self, pages: DeletionQueue, rows: Scope) -> CloudTasksError | None:
         """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""
         refusals = list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))

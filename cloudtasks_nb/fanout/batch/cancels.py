@@ -23,7 +23,7 @@ from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled
 from cloudtasks_nb.store.store import Store, answer_of
@@ -45,7 +45,7 @@ class Cancels:
         self.shared = self._sharing.active
         self.name = secrets.token_hex(4)  #: by which a wish of this connection is known
 
-    def wished(self, earlier: Cancel | None, rows: str, at: int, *, own: bool = True) -> Cancel:
+    def wished(self, earlier: Cancel | None, rows: Scope, at: int, *, own: bool = True) -> Cancel:
         """Return the cancel of a batch with one more wish: to cancel all rows, or those of an input.
 
         Parameters
@@ -56,20 +56,20 @@ class Cancels:
             Whether it is of this home, which also deletes tasks.
         """
         made = Cancel(at=at, by=self.name, remote=earlier is not None and earlier.remote)
-        if isinstance(rows, Scope) and (earlier is None or earlier.parts):
+        if rows.input and (earlier is None or earlier.parts):
             others = (one for one in (earlier.parts if earlier else ()) if one[0] != rows.input)
             part = (rows.input, rows.rows, self.name_of(made, rows) if own else None)
             return replace(made, parts=(*others, part))
         return made if own else replace(made, remote=True)
 
-    def name_of(self, wish: Cancel, rows: str) -> str:
+    def name_of(self, wish: Cancel, rows: Scope) -> str:
         """Return the name by which the store knows a wish of this home; later ones come behind it."""
         name = f"{wish.at:0{_DIGITS}x}-{wish.by}"
-        return f"{name}-{rows.input}" if isinstance(rows, Scope) else name
+        return f"{name}-{rows.input}" if rows.input else name
 
-    async def tell(self, name: str, rows: str) -> None:
+    async def tell(self, name: str, rows: Scope) -> None:
         """Tell other homes of a wish to cancel the batch, or rows of it, unless they know it; say so if that fails."""
-        seconds = _PATIENCE + (rows.rows / _A_SECOND if isinstance(rows, Scope) else 0)
+        seconds = _PATIENCE + rows.rows / _A_SECOND
         try:
             await answer_of(self._store, seconds, self._tell, name, rows)
         except StoreError as error:
@@ -96,10 +96,10 @@ class Cancels:
                 if await self.take():
                     changed()
 
-    def _tell(self, name: str, rows: str) -> None:
+    def _tell(self, name: str, rows: Scope) -> None:
         if not self.shared or name in self._outbox.batches.facts(self._batch).cancels_known:
             return
-        part = isinstance(rows, Scope)
+        part = rows.input > 0
         keys = self._outbox.rows.keys(rows) if part else ()
         put_cancel(self._store, self._batch, name, orjson.dumps({"who": user(), "part": part}), keys)
         who = None if part else user()
@@ -115,10 +115,10 @@ class Cancels:
                 at, who, part = int(name[:_DIGITS], 16), str(found["who"]), bool(found["part"])
             except (KeyError, TypeError, ValueError):  # it is damaged
                 continue
-            rows = self._rows(name) if part else self._batch
+            rows = self._rows(name) if part else whole(self._batch)
             before, _ = self._outbox.batches.change(self._batch, partial(self._with_cancel, name, at, who, rows))
-            if name not in before.cancels_known and not (isinstance(rows, Scope) and not rows.rows):
-                some = f"{counted(rows.rows, 'rows')} of " if isinstance(rows, Scope) else ""
+            if name not in before.cancels_known and (rows.rows or not part):
+                some = f"{counted(rows.rows, 'rows')} of " if part else ""
                 lines.append(f"{who} has cancelled {some}batch {self._batch}: nothing more of that is sent from here")
         return lines
 
@@ -131,14 +131,13 @@ class Cancels:
                 refs.add(ref)
         return stored.add_input(self._batch, name.encode(), refs)
 
-    def _with_cancel(self, name: str, at: int, who: str, rows: str, facts: BatchFacts) -> BatchFacts:
+    def _with_cancel(self, name: str, at: int, who: str, rows: Scope, facts: BatchFacts) -> BatchFacts:
         """Return the facts with a wish of another home."""
         if name in facts.cancels_known:
             return facts
-        part = isinstance(rows, Scope)
-        number = None if part else self._outbox.batches.get(self._batch).round
-        known = _known(facts, name, None if part else who, number)
-        if facts.cancels_all or (isinstance(rows, Scope) and not rows.rows):
+        number = None if rows.input else self._outbox.batches.get(self._batch).round
+        known = _known(facts, name, None if rows.input else who, number)
+        if facts.cancels_all or (rows.input and not rows.rows):
             return known  # the wish of this home stays, as it also deletes tasks; or there is nothing to cancel
         return replace(known, cancel=self.wished(facts.cancel, rows, at, own=False))
 

@@ -46,7 +46,7 @@ from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Reached
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled, whole
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
 from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
@@ -136,7 +136,7 @@ class Catalog:
         if result.created and not self._sharing.active:
             self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
-        batch = self._open(result.batch, sending=True, rows=result.scope, shown=first)
+        batch = self._open(result.scope or whole(result.batch), sending=True, shown=first)
         self._sharing.publish(result.batch)
         if result.created and self._sharing.made_elsewhere(result.batch):
             read_first(self._trackers[result.batch], whole=True)
@@ -228,7 +228,7 @@ class Catalog:
         """
         found = self._find(batch)
         self._sharing.update(found.id)
-        opened = self._open(found.id, sending=False, adopting=has_others(self.outbox.batches.get(found.id)))
+        opened = self._open(found.whole, sending=False, adopting=has_others(self.outbox.batches.get(found.id)))
         self._sharing.publish(found.id)
         return opened
 
@@ -420,13 +420,14 @@ class Catalog:
 
     def _read_known(self, result: Spooled) -> Spooled:
         """Read what others did with a batch that this home has; return what became of its rows as it is now."""
-        before = self.outbox.batches.counts(result.batch)
-        batch = self._open(result.batch, sending=False)  # keeps its tracker
+        counts, rows = self.outbox.batches.counts, whole(result.batch)
+        before = counts(rows)
+        batch = self._open(rows, sending=False)  # keeps its tracker
         read_first(self._trackers[batch.id], whole=True)
         if result.added:  # which may have been sent since, by a batch that is open: they cannot be told from the known
-            return result if self.outbox.batches.counts(batch.id) == before else replace(result, left={})
+            return result if counts(rows) == before else replace(result, left={})
         new = Counter({State.REJECTED: result.rejected + result.duplicates})
-        return replace(result, left=Counter(self.outbox.batches.counts(result.scope or batch.id)) - new)
+        return replace(result, left=Counter(counts(result.scope or rows)) - new)
 
     def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
         """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
@@ -455,10 +456,8 @@ class Catalog:
         ):
             notify(unseen_note(log_reason(ratio)))
 
-    def _open(
-        self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None, shown: bytes = b""
-    ) -> Batch:
-        outbox = self.outbox
+    def _open(self, rows: Scope, *, sending: bool, adopting: bool = False, shown: bytes = b"") -> Batch:
+        outbox, batch = self.outbox, rows.batch
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None or tracker.deleted:  # by another kernel, and made anew

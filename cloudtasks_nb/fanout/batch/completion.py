@@ -273,7 +273,7 @@ def _summary(record: BatchRecord, now: dt.datetime) -> dict[str, Any]:
         "queue": record.place.queue_name,
         "round": record.round,
         "total": record.total,
-        **{state.name.lower(): record.counts[state] for state in FINAL},
+        **{state.word: record.counts[state] for state in FINAL},
         "created": record.created.isoformat(),
         "completed": now.isoformat(),
     }

@@ -24,7 +24,7 @@ from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.causes import LIKE_IT, Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
 
@@ -41,14 +41,14 @@ _FORMS = (
 )
 
 
-def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: RowFrames) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, results: StoredResults, scope: Scope, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
-    spans = outbox.causes.spans(batch)
-    causes = [cause for cause in outbox.causes.found(batch) if cause.key in spans]
+    spans = outbox.causes.spans(scope)
+    causes = [cause for cause in outbox.causes.found(scope) if cause.key in spans]
     refs = [spans[cause.key].ref for cause in causes]
     rows = {
         ref: (task or "", attempts, message)
-        for page in outbox.rows.pages_of(batch, refs)
+        for page in outbox.rows.pages_of(scope.batch, refs)
         for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
     }
     try:
@@ -56,7 +56,7 @@ def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: Row
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    common = alike(outbox, batch, causes)
+    common = alike(outbox, scope, causes)
     columns: dict[str, list[Any]] = {
         "cause": [cause.text for cause in causes],
         "rows": [cause.failed + cause.retrying for cause in causes],
@@ -94,14 +94,14 @@ def stored_errors(results: StoredResults, attempts: Sequence[tuple[str, int | No
                 yield task, result.error
 
 
-def choose(where: Any, outbox: Outbox, batch: str) -> Choice:
+def choose(where: Any, outbox: Outbox, rows: Scope) -> Choice:
     """Return which failed rows a `where` of `retry_failed` chooses.
 
     Parameters
     ----------
     where : object
         Statuses, causes, types of exceptions, a list of these, or rows of `batch.errors()`.
-    outbox, batch
+    outbox, rows
         Where the failed rows are.
 
     Raises
@@ -109,10 +109,10 @@ def choose(where: Any, outbox: Outbox, batch: str) -> Choice:
     InvalidInputError
         If it is something else, or names what no failed row has.
     """
-    causes = [cause for cause in outbox.causes.found(batch) if cause.failed]
+    causes = [cause for cause in outbox.causes.found(rows) if cause.failed]
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
         given = [where["cause"]] if isinstance(where, pd.Series) else where["cause"]
-        keys = [_named(text, causes) or outbox.causes.of_message(batch, text) for text in map(str, given)]
+        keys = [_named(text, causes) or outbox.causes.of_message(rows, text) for text in map(str, given)]
         return Choice(causes=frozenset(map(stored_key, chain(*keys))))
     choice, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()
@@ -122,8 +122,8 @@ def choose(where: Any, outbox: Outbox, batch: str) -> Choice:
             texts = [cause.text for cause in causes]
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), texts)}",
-                resource=batch,
-                hint=causes_hint(outbox, batch),
+                resource=rows.batch,
+                hint=causes_hint(outbox, rows),
             )
         found.update(map(stored_key, same))
     return replace(choice, causes=frozenset(found))
@@ -135,9 +135,9 @@ def _named(text: Any, causes: Sequence[Cause]) -> list[str]:
     return [one.key for one in causes if text in (one.key, one.text) or message == one.text.removesuffix("…").rstrip()]
 
 
-def causes_hint(outbox: Outbox, batch: str) -> str:
+def causes_hint(outbox: Outbox, rows: Scope) -> str:
     """Return the causes of the failed rows, as a hint."""
-    return f"the failed rows have {causes_text(outbox.causes.failed(batch), _SHOWN)}: batch.errors()"
+    return f"the failed rows have {causes_text(outbox.causes.failed(rows), _SHOWN)}: batch.errors()"
 
 
 def status_codes(status: Any) -> list[str]:

@@ -18,12 +18,11 @@ from cloudtasks_nb.fanout.batch.request import share_of
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, StoredGate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, SUCCESSES, State
 
 __all__ = ["Gate", "gate_of", "lift_gate", "read_batch"]
 
 _LEAST_ENDED = 20  # rows; of fewer, a single failure would be more than most shares
-_ENDED_OTHERWISE = tuple(state for state in FINAL if state not in {State.SUCCEEDED, State.FAILED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +68,7 @@ class Gate:
         """A sentence about the canary while it runs."""
         if not self.running:
             return None
-        failed = self._done - self.rows[State.SUCCEEDED]
+        failed = self._done - self._well
         without = f", {failed:,} of them without success" if failed else ""
         wait = "waits" if self.waiting == 1 else "wait"
         return f"canary: {self._done:,} of {self._size:,} done{without}; {counted(self.waiting, 'rows')} {wait} for it"
@@ -93,7 +92,7 @@ class Gate:
             doubt = f"; {counted(self.doubtful, 'rows')} may have been sent" if self.doubtful else ""
             return f"paused: {self.paused[0]:,} of {self.paused[1]:,} rows {failed}, {allowed}: the other {rest}{doubt}"
         words = {State.FAILED: failed, State.UNSENT: "not rendered in this home"}
-        words |= {state: f"ended as {state.name.lower()}" for state in _ENDED_OTHERWISE}
+        words |= {state: f"ended as {state.word}" for state in FINAL if state not in {*SUCCESSES, State.FAILED}}
         first, *more = [(self.rows[state], text) for state, text in words.items() if self.rows[state]]
         ends = [f"{first[0]:,} of {self._size:,} rows {first[1]}", *(f"{count:,} {text}" for count, text in more)]
         return f"canary: {', '.join(ends)}: the other {rest}"
@@ -109,7 +108,7 @@ class Gate:
         (None, (20, 20))
         """
         gate = self
-        if self.last and self.rows[State.SUCCEEDED] == self._size:
+        if self.last and self._well == self._size:
             gate = replace(gate, last=0)
         failed, ended = counts[State.FAILED] - self.failed, _ended(counts) - self.ended
         limit = math.inf if self.pause_at is None else self.pause_at
@@ -121,6 +120,10 @@ class Gate:
     @property
     def _size(self) -> int:
         return sum(self.rows.values())
+
+    @property
+    def _well(self) -> int:
+        return sum(self.rows[state] for state in SUCCESSES)
 
     @property
     def _done(self) -> int:
@@ -219,4 +222,4 @@ def _anew(stored: StoredGate, counts: Mapping[State, int]) -> StoredGate:
 
 
 def _ended(counts: Mapping[State, int]) -> int:
-    return counts[State.SUCCEEDED] + counts[State.FAILED]
+    return sum(counts[state] for state in BY_ATTEMPT)

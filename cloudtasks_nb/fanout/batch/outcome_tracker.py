@@ -21,7 +21,7 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedE
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
@@ -126,15 +126,10 @@ class OutcomeTracker:
         self.trouble: str | None = None  #: why the last search failed
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
-        self.queue = queue = QueueName.parse(self.record.place.queue_name)
-        self.witnesses = Witnesses(
-            log=Log(self.watcher, queue, self.batch, self.limit),
-            queue=Queue(self.watcher, queue, self.batch),
-            stored=[],
-        )
+        self.queue = QueueName.parse(self.record.place.queue_name)
         self.stored = StoredResults(self.outbox, self.results, self.batch)
         self._stored = Results(self.stored, self.limit)
-        self.witnesses.stored.append(self._stored)
+        self.witnesses = Witnesses.of(self.watcher, self.queue, self.batch, self.limit, self._stored)
         self._recorded = 0  # number of the newest result of which failed rows know
         self._listed = 0  # when the tasks were listed last whose functions gave up, of the service
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
@@ -230,7 +225,7 @@ class OutcomeTracker:
         if snapshot.entries:
             await self.tell(self.witnesses.log.evidence(snapshot.entries))
             await self.explain()
-            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+            counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
             sent = min(sent, counts[State.SENT])
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)

@@ -203,7 +203,7 @@ class Reading:
             await self.turn()  # the sending may have taken it up
             await _loop.until(self.listen, lambda: not ((cancel := self.record().facts.cancel) and cancel.has_remote))
         if (record := self.record()).facts.cancelled_by and record.counts[State.GONE]:  # rows that came later
-            await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
+            await self.outbox.run(self.outbox.deletions(record.whole).leave, deleted=True)
             await self.turn()
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:

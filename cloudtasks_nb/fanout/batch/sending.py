@@ -130,7 +130,7 @@ class Sending:
         """Return whether rows are unsent and no process sends them."""
         if self.outbox.requests.has_sender(self.record.id):
             return False
-        return self.outbox.requests.waiting(self.record.id)
+        return self.outbox.requests.waiting(self.record.whole)
 
     async def _send(self) -> None:
         self._announce()

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.row_names import row_texts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
@@ -66,13 +66,13 @@ class SummaryReader:
     ----------
     outbox, record
         The batch, and where it is.
-    rows : str, optional
-        Those of its rows that are summarised; all when left out.
+    rows : Scope
+        Those of its rows that are summarised.
     """
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, rows: str | None = None) -> None:
+    def __init__(self, outbox: Outbox, record: BatchRecord, rows: Scope) -> None:
         self._outbox = outbox
-        self._rows = record.id if rows is None else rows
+        self._rows = rows
         self._record = record
         self._created = round(record.created.timestamp() * _SECOND)
         self._lock = threading.Lock()
@@ -101,7 +101,7 @@ class SummaryReader:
         found = summarise(self._outbox.rows.timings(self._rows), created=self._created)
         if found is None:
             return None
-        texts = row_texts(self._outbox, self._record, [row.ref for row in found.slowest], _NAMED_BY)
+        texts = row_texts(self._outbox, self._record, self._rows, [row.ref for row in found.slowest], _NAMED_BY)
         names = {ref: f"row {place}: {text}" if text else f"row {place}" for ref, (place, text) in texts.items()}
         return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
 

@@ -221,10 +221,10 @@ class Tracker:
             self._supervisor.start(_PACKING, self.outcomes.pack_results)
         self._changed()
 
-    async def cancel(self, rows: str | None = None) -> None:
-        """Store that the batch, or rows of it, are to be cancelled, and begin; from now on it counts as cancelled."""
+    async def cancel(self, rows: Scope) -> None:
+        """Store that rows of the batch, or all, are to be cancelled, and begin; from now on it counts as cancelled."""
         self.connection.transport.check_open()
-        if await self._cancellation.wish(rows or self.batch):
+        if await self._cancellation.wish(rows):
             self._wants_to_send = False
         await self.start(sending=False)
 
@@ -247,7 +247,7 @@ class Tracker:
             timer.cancel()
         self._call_listeners()
 
-    async def finished(self, rows: str | None = None) -> Progress:
+    async def finished(self, rows: Scope) -> Progress:
         """Wait until every row is final, or those of an input, and the notifications of the end are created.
 
         Raises
@@ -573,18 +573,18 @@ class _OpenRows:
     Parameters
     ----------
     outbox : Outbox
-    rows : str, optional
-        The rows of the input; None, the id of a batch, or an input with all its rows: there is nothing to look at.
+    rows : Scope
+        If these are all rows of the batch, there is nothing to look at.
     """
 
-    def __init__(self, outbox: Outbox, rows: str | None) -> None:
+    def __init__(self, outbox: Outbox, rows: Scope) -> None:
         self._outbox, self._rows = outbox, rows
         self._first = 0  # the ref of the first one
         self.ended = False  #: there was none at the last look
 
     async def unsent(self, total: int) -> bool:
         """Look at them; return whether the first one is to be sent. A batch with `total` rows is not looked at."""
-        if not isinstance(self._rows, Scope) or self._rows.rows == total:
+        if self._rows.covers(total):
             return True
         found = await self._outbox.run(self._outbox.rows.first_open, self._rows, self._first)
         if found is None:

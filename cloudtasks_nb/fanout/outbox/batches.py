@@ -15,7 +15,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts, facts_from, stored_facts
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.sweep import forget
 from cloudtasks_nb.fanout.outbox.tallies import not_found, number_of
 from cloudtasks_nb.fanout.plan.identity import Place
@@ -64,9 +64,9 @@ class Batches(Repository):
             return record
         raise not_found(batch)
 
-    def counts(self, batch: str) -> dict[State, int]:
+    def counts(self, rows: Scope) -> dict[State, int]:
         """Return how many rows are in each state. Reads tallies only, unless it is an input of fewer rows."""
-        return self._database.read(tallies.counts, batch)
+        return self._database.read(tallies.counts, rows)
 
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:

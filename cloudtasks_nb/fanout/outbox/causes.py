@@ -17,7 +17,7 @@ from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, one_line, shortened
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     CAUSE,
@@ -79,14 +79,14 @@ class Causes(Repository):
     """Why rows of the batches of an outbox failed."""
 
     @reading
-    def found(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
+    def found(self, connection: sqlite3.Connection, rows: Scope) -> list[Cause]:
         """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
         Reads tallies, and one row of each cause whose traceback is known.
         """
-        failed = dict(causes(connection, batch, State.FAILED))
-        retrying = {cause: n for cause, n in causes(connection, batch, *OPEN) if cause != ""}
-        texts = _texts(connection, batch, {**failed, **retrying})
+        failed = dict(causes(connection, rows, State.FAILED))
+        retrying = {cause: n for cause, n in causes(connection, rows, *OPEN) if cause != ""}
+        texts = _texts(connection, rows, {**failed, **retrying})
         often = Counter(texts.values())
         found = [
             _cause(stored, text, failed.get(stored, 0), retrying.get(stored, 0), alone=often[text] == 1)
@@ -94,40 +94,40 @@ class Causes(Repository):
         ]
         return sorted(found, key=lambda one: (-one.failed - one.retrying, one.text))
 
-    def failed(self, batch: str) -> dict[str, int]:
+    def failed(self, rows: Scope) -> dict[str, int]:
         """Return how many failed rows have which cause, in words, the most frequent first. Reads as `found`."""
-        return _sorted({one.words(one.failed): one.failed for one in self.found(batch)})
+        return _sorted({one.words(one.failed): one.failed for one in self.found(rows)})
 
-    def retrying(self, batch: str) -> dict[str, int]:
+    def retrying(self, rows: Scope) -> dict[str, int]:
         """Return how many rows that are tried again have which cause, as `failed`."""
-        return _sorted({one.words(one.retrying): one.retrying for one in self.found(batch)})
+        return _sorted({one.words(one.retrying): one.retrying for one in self.found(rows)})
 
     @reading
-    def of_message(self, connection: sqlite3.Connection, batch: str, text: str) -> list[str]:
+    def of_message(self, connection: sqlite3.Connection, rows: Scope, text: str) -> list[str]:
         """Return the keys of the causes of which one row has a message that would be shown as this text."""
         query = f"SELECT DISTINCT {CAUSE}, {MESSAGE} FROM {ROWS} AND {FAILING} AND instr({CAUSE}, char(10))"
-        found = connection.execute(query, (0, ALL, scope_of(connection, batch)))
+        found = connection.execute(query, (0, ALL, scope_of(connection, rows)))
         return list(dict.fromkeys(_key(stored) for stored, message in found if _first_line(message) == text))
 
     @reading
-    def lost(self, connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
+    def lost(self, connection: sqlite3.Connection, rows: Scope) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return {cause or None: n for cause, n in causes(connection, batch, State.GONE)}
+        return {cause or None: n for cause, n in causes(connection, rows, State.GONE)}
 
     @reading
-    def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
+    def spans(self, connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
         """Return when the rows of each cause failed, by its key. Reads all rows twice, in constant memory."""
-        return snapshot(connection, _spans, connection, batch)
+        return snapshot(connection, _spans, connection, rows)
 
     @reading
-    def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
+    def sample(self, connection: sqlite3.Connection, rows: Scope, share: float) -> list[int]:
         """Return the refs of a share of the rows, evenly spread, in input order."""
         query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
-        found = connection.execute(query, (0, ALL, scope_of(connection, batch), round(share * _MOST)))
+        found = connection.execute(query, (0, ALL, scope_of(connection, rows), round(share * _MOST)))
         return [ref for (ref,) in found]
 
     @reading
-    def samples(self, connection: sqlite3.Connection, batch: str, shares: dict[str, float]) -> dict[str, list[int]]:
+    def samples(self, connection: sqlite3.Connection, rows: Scope, shares: dict[str, float]) -> dict[str, list[int]]:
         """Return the refs of a share of the rows of some causes, by their keys, as `sample`; all rows are read once."""
         found: dict[str, list[int]] = {key: [] for key in shares}
         if not shares:
@@ -135,27 +135,27 @@ class Causes(Repository):
         bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
         bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
         query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
-        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, batch), *bounds)):
+        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, rows), *bounds)):
             found[_key(stored)].append(ref)
         return found
 
     @reading
-    def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
+    def matching(self, connection: sqlite3.Connection, rows: Scope, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
         query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
-        return number(connection, query, 0, ALL, scope_of(connection, batch), *values)
+        return number(connection, query, 0, ALL, scope_of(connection, rows), *values)
 
 
-def _spans(connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
-    rows, values = f"FROM {ROWS} AND {FAILING} GROUP BY 1", (0, ALL, scope_of(connection, batch))
-    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {rows}"
+def _spans(connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
+    grouped, values = f"FROM {ROWS} AND {FAILING} GROUP BY 1", (0, ALL, scope_of(connection, rows))
+    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {grouped}"
     found = connection.execute(query, values).fetchall()
     low = min((first for _, first, _, _ in found if first is not None), default=0)
     high = max((last for _, _, last, _ in found if last is not None), default=0)
     width = max((high - low) // _SPANS + 1, _SECOND)
     counts = {stored: [0] * ((high - low) // width + 1) for stored, *_ in found}
-    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {rows}, 2"
+    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {grouped}, 2"
     for stored, place, count in connection.execute(query, values):
         if place is not None:  # else nobody knows when
             counts[stored][place] = count
@@ -184,11 +184,11 @@ def _key(stored: int | str) -> str:
     return code_name(stored) if isinstance(stored, int) else stored or NO_STATUS
 
 
-def _texts(connection: sqlite3.Connection, batch: str, stored: Iterable[int | str]) -> dict[int | str, str]:
+def _texts(connection: sqlite3.Connection, rows: Scope, stored: Iterable[int | str]) -> dict[int | str, str]:
     """Return how causes are shown, each if no other one has the same text."""
     failing = f"{FAILING} AND cause IS NOT NULL AND {CAUSE} = ?"  # as the index `causes` has them
     query = f"SELECT {MESSAGE} FROM {ROWS} AND {failing} ORDER BY first, ref LIMIT 1"
-    scope, texts = scope_of(connection, batch), dict[int | str, str]()
+    scope, texts = scope_of(connection, rows), dict[int | str, str]()
     for one in stored:
         texts[one] = _key(one)
         if fault := Fault.parse(one):

@@ -13,7 +13,7 @@ from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, transaction
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.rows import locate, located
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -29,7 +29,7 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     scope_of,
     touch,
 )
-from cloudtasks_nb.fanout.states import FINAL, OPEN, State
+from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 
 __all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "Wanted", "wanted_rows"]
 
@@ -41,7 +41,6 @@ MOST_CAUSES = 1_000
 
 _PAGE = 1_000
 
-_BY_ATTEMPT = {State.SUCCEEDED, State.FAILED}
 _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
@@ -90,7 +89,7 @@ class Outcomes(Repository):
     def new_try(
         self,
         connection: sqlite3.Connection,
-        batch: str,
+        scope: Scope,
         rows: Wanted = None,
         allowed: Collection[State] = (State.FAILED,),
     ) -> int:
@@ -99,14 +98,14 @@ class Outcomes(Repository):
         Parameters
         ----------
         rows : iterable of (ref, task id or None), or Choice, optional
-            All rows of the batch when left out. With a task id, a row is only taken if that is its newest task, so
+            All rows of the scope when left out. With a task id, a row is only taken if that is its newest task, so
             that the same call twice, or from two kernels, sends once.
         allowed : collection of State
             Unsent and sent rows are never taken.
         """
         codes = as_json({*FINAL} & {*allowed})
-        num = number_of(connection, batch)
-        pages = paged(wanted_rows(connection, batch, codes, rows), _PAGE)
+        num = number_of(connection, scope.batch)
+        pages = paged(wanted_rows(connection, scope, codes, rows), _PAGE)
         opened = sum(_reopen(connection, num, as_json(page), codes) for page in pages)
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
@@ -151,7 +150,7 @@ def _record_page(
     for row, old in changed:
         if row.began is not None and row.status is not None:
             second = (row.began + (row.duration or 0)) // 1_000_000  # in which the last attempt ended
-            if row.state != old.state and row.state in _BY_ATTEMPT:
+            if row.state != old.state and row.state in BY_ATTEMPT:
                 recorded.ends[second] += 1
             if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
@@ -180,21 +179,21 @@ def _kept(connection: sqlite3.Connection, num: int, new: set[str]) -> dict[str |
     return {cause: cause if cause in kept else kind_of(cause) for cause in new}
 
 
-def wanted_rows(connection: sqlite3.Connection, batch: str, codes: str, rows: Wanted) -> Iterator[int]:
+def wanted_rows(connection: sqlite3.Connection, scope: Scope, codes: str, rows: Wanted) -> Iterator[int]:
     """Yield the refs of the rows that `Outcomes.new_try` means; in other states than these perhaps, if they are given.
 
     They are read a page at a time, as the caller changes them.
     """
     if rows is not None and not isinstance(rows, Choice):
         for given in paged(rows, _PAGE):
-            newest = locate(connection, batch, (task for _, task in given if task is not None))
+            newest = locate(connection, scope.batch, (task for _, task in given if task is not None))
             yield from (ref for ref, task in given if task is None or newest.get(task) == ref)
         return
     condition, values = ("TRUE", list[str]()) if rows is None else chosen(rows)
     query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
                 ORDER BY first, ref LIMIT ?"""
-    scope, after = scope_of(connection, batch), 0
-    while page := connection.execute(query, (after + 1, ALL, scope, codes, *values, _PAGE)).fetchall():
+    number, after = scope_of(connection, scope), 0
+    while page := connection.execute(query, (after + 1, ALL, number, codes, *values, _PAGE)).fetchall():
         yield from (ref for (ref,) in page)
         (after,) = page[-1]
 

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.facts import stored_facts
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
-from cloudtasks_nb.fanout.outbox.records import Ack, Request
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
@@ -79,9 +79,9 @@ class Requests(Repository):
         return announced(self._database.path, f"{batch}-sender")
 
     @reading
-    def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
+    def waiting(self, connection: sqlite3.Connection, rows: Scope) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, batch))
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, rows))
 
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -108,7 +108,7 @@ class Requests(Repository):
             finally:
                 held.release()
 
-    def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
+    def cancel(self, rows: Scope, size: int = _CANCELLED) -> Iterator[int]:
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
         Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
@@ -117,7 +117,7 @@ class Requests(Repository):
         """
         cancelled, after = 1, -1
         while cancelled:
-            cancelled, after = self._database.write(_cancel, batch, after, size)
+            cancelled, after = self._database.write(_cancel, rows, after, size)
             self.cancels += 1
             if cancelled:
                 yield cancelled
@@ -367,9 +367,9 @@ def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attemp
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt))
 
 
-def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
+def _cancel(connection: sqlite3.Connection, rows: Scope, after: int, most: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
-    num, scope = number_of(connection, batch), scope_of(connection, batch)
+    num, scope = number_of(connection, rows.batch), scope_of(connection, rows)
     if scope > 0:  # else the rows of requests that are sent are deleted when they have come back
         connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
     free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"

@@ -394,4 +394,4 @@ def _word(state: int | None) -> str:
     """Return the word for the state of a row that the batch has; None: it does not have it."""
     if state is None:
         return "new"
-    return "in the queue" if state == State.SENT else State(state).name.lower()
+    return "in the queue" if state == State.SENT else State(state).word

@@ -38,6 +38,7 @@ __all__ = [
     "counted",
     "counts",
     "find_input",
+    "in_sql",
     "not_found",
     "number",
     "number_of",
@@ -95,6 +96,12 @@ MESSAGE = f"iif({_CURRENT}, message, NULL)"
 #: Why a row was rejected, or how the task of a row that is gone has left its queue.
 REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
+
+def in_sql(states: Iterable[int]) -> str:
+    """Write states as a list in SQL."""
+    return ", ".join(f"{state:d}" for state in states)
+
+
 # What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
 # row that is gone has left its queue.
 _COUNTED = f"CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN {FAILING} THEN {CAUSE} ELSE '' END"
@@ -133,26 +140,26 @@ def adjust(connection: sqlite3.Connection, moved: Tally) -> None:
     )
 
 
-def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
-    """Return how many rows of a batch, or of an input, are in each state."""
+def counts(connection: sqlite3.Connection, rows: Scope) -> dict[State, int]:
+    """Return how many rows are in each state."""
     found = dict.fromkeys(State, 0)
-    for state, _, n in tallied(connection, batch):
+    for state, _, n in tallied(connection, rows):
         found[State.SENT if state == IN_DOUBT else State(state)] += n
     return found
 
 
-def causes(connection: sqlite3.Connection, batch: str, *states: int) -> list[tuple[Any, int]]:
+def causes(connection: sqlite3.Connection, rows: Scope, *states: int) -> list[tuple[Any, int]]:
     """Return the causes of the rows in some states and their numbers, the most frequent first."""
     found: Counter[Any] = Counter()
-    for state, cause, n in tallied(connection, batch):
+    for state, cause, n in tallied(connection, rows):
         if state in states:
             found[cause] += n
     return found.most_common()
 
 
-def tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, int]]:
+def tallied(connection: sqlite3.Connection, rows: Scope) -> list[tuple[int, Any, int]]:
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
-    scope = scope_of(connection, batch)
+    scope = scope_of(connection, rows)
     if scope < 0:
         query = f"SELECT state, {_COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
         return connection.execute(query, (0, ALL, scope)).fetchall()
@@ -180,26 +187,25 @@ def not_found(batch: str) -> BatchNotFoundError:
     return BatchNotFoundError(f'there is no batch "{batch}" in this outbox', resource=batch, hint=hint)
 
 
-def scope_of(connection: sqlite3.Connection, batch: str) -> int:
-    """Return the number by which `ROWS` selects the rows of a batch, or those of an input that has not all of them.
+def scope_of(connection: sqlite3.Connection, rows: Scope) -> int:
+    """Return the number by which `ROWS` selects rows: that of the batch, or of an input that has not all of them.
 
     Raises
     ------
     BatchNotFoundError
         If the outbox does not have the batch.
     """
-    num = number_of(connection, batch)
-    if not isinstance(batch, Scope):
+    num = number_of(connection, rows.batch)
+    if not rows.input or rows.covers(number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)):
         return num
-    total = number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)
-    return num if batch.rows == total else -batch.input
+    return -rows.input
 
 
-def within(connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
+def within(connection: sqlite3.Connection, rows: Scope, refs: Iterable[int]) -> list[int]:
     """Return those of the refs of rows of a batch that are in a scope of it."""
     found = connection.execute(
         f"SELECT value FROM json_each(?) WHERE {WITHIN.format(scope='?', ref='value')}",
-        (as_json(refs), scope_of(connection, batch)),
+        (as_json(refs), scope_of(connection, rows)),
     )
     return [ref for (ref,) in found]
 

@@ -159,7 +159,7 @@ class Sender:
             outbox. Rows that were not sent stay unsent.
         """
         run, batches = self.outbox.run, self.outbox.batches
-        while await run(self.outbox.requests.waiting, self._batch):
+        while await run(self.outbox.requests.waiting, self.record.whole):
             lock = self.outbox.requests.lock(self._batch)
             if lock is None:
                 self.report(Report(other=(await run(batches.facts, self._batch)).sender or {}))
@@ -181,7 +181,7 @@ class Sender:
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
-        while await self.outbox.run(self.outbox.requests.waiting, self._batch):
+        while await self.outbox.run(self.outbox.requests.waiting, self.record.whole):
             await self.clock.sleep(_ENDPOINT_POLL)
             try:
                 await self.transport.raw("GetQueue", name_request(self._queue), resource_name=self._queue)

@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.batch.claims import claim
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
@@ -284,7 +285,7 @@ def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, a
         elsewhere.attempt(7, try_=2)
     adopt(elsewhere)
     assert outbox.batches.get(elsewhere.batch).round == round_
-    assert outbox.batches.counts(elsewhere.batch)[State.SUCCEEDED] == 250
+    assert outbox.batches.counts(whole(elsewhere.batch))[State.SUCCEEDED] == 250
 
 
 def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +295,7 @@ def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypat
     elsewhere.attempt(*range(3_000), status="INTERNAL")
     adopt(elsewhere)
     put(outbox, batch, refs(outbox, batch), State.FAILED)
-    outbox.outcomes.new_try(batch, [(ref, None) for ref in refs(outbox, batch)[:2]])
+    outbox.outcomes.new_try(whole(batch), [(ref, None) for ref in refs(outbox, batch)[:2]])
     elsewhere.attempt(0, try_=2)
     elsewhere.asked.clear()
     adopt(elsewhere)

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, whole
 from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -134,7 +134,7 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
     assert plan.frame["verdict"].tolist() == ["send"] * 3 + ["skip"] * 9
     assert plan.frame["url"].tolist()[:3] == [f"https://svc/{shop}/03-30" for shop in ("bern", "basel", "kobe")]
     record = outbox.batches.get(batch)
-    states = PeriodStates(outbox, batch, record.description["backfill"])
+    states = PeriodStates(outbox, record.whole, record.description["backfill"])
     drawn: Any = states.periods()
     assert (drawn.labels, drawn.line) == (
         ["2026-03-27", "2026-03-28", "2026-03-29"],
@@ -154,14 +154,14 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
 
 def batch_rows(outbox: Outbox, batch: str) -> pd.DataFrame:
     """Return the columns of a batch's rows."""
-    return ReadRows(outbox.rows.pages(batch)).stored.columns()
+    return ReadRows(outbox.rows.pages(whole(batch))).stored.columns()
 
 
 def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) -> None:
     """`batch.tasks()` has the columns of the periods, whether a template names them or not."""
     record = backfills.run(body={"day": "{start:%Y-%m-%d}"}, across={"shop": ["bern"]})
     stored = StoredPreview()
-    for page in outbox.rows.pages(record.id):
+    for page in outbox.rows.pages(record.whole):
         stored.add(page.shown, page.indexes)
     assert list(stored.columns()) == ["start", "end", "partition", "shop"]
     assert stored.columns()["partition"].tolist() == ["2026-01-01", "2026-01-02", "2026-01-03"]

@@ -8,6 +8,7 @@ from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, Quot
 from cloudtasks_nb.fanout.batch import cancellation
 from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -34,7 +35,7 @@ async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, error
     await tracked.send()
     tracked.connection.errors = {rpc: [*raised] for rpc, raised in errors.items()}
     put_facts(outbox, tracked.batch, cancel=WISH)
-    await tracked.tracker.cancel()
+    await tracked.tracker.cancel(tracked.tracker.record.whole)
     await tracked.until(lambda: not tracked.tracker.sending)
     assert tracked.connection.called == ["BatchDeleteTasks"] * calls
     assert outbox.batches.facts(tracked.batch).cancel is None
@@ -44,7 +45,7 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     """It is asked once; the wish stands until the tasks have ended by themselves."""
     await tracked.send()
     tracked.connection.errors = {"BatchDeleteTasks": [DENIED]}
-    await tracked.tracker.cancel()
+    await tracked.tracker.cancel(tracked.tracker.record.whole)
     await tracked.until(lambda: not tracked.tracker.sending)
     tracked.publish(rows=slice(9))
     await tracked.until(lambda: tracked.tracker.progress.succeeded == 9)
@@ -52,16 +53,17 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     assert tracked.tracker.progress.state == "cancelling"
     assert tracked.tracker.progress.reason == "250 tasks are not deleted: no right"
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
     assert outbox.batches.facts(tracked.batch).cancel is None
 
 
 async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     """Its rows are looked up and never sent; of the others none is sent, because nobody has asked for that."""
     spool(outbox, chunks(range(150)), name="march")
-    part: Any = spool(outbox, chunks(range(150, 300)), name="march").scope
-    take(outbox, part, want=2)  # rows 100 to 199 are in one request
-    tracked = Tracked(outbox, str(part))
+    part = spool(outbox, chunks(range(150, 300)), name="march").scope
+    assert part is not None
+    take(outbox, part.batch, want=2)  # rows 100 to 199 are in one request
+    tracked = Tracked(outbox, part.batch)
 
     async def seen(tasks: list[str], _since: float) -> dict[str, bool | None]:
         return dict.fromkeys(tasks, False)
@@ -70,18 +72,19 @@ async def test_a_part_in_requests_of_a_killed_sender(outbox: Outbox) -> None:
     await tracked.tracker.cancel(part)
     await tracked.until(lambda: not tracked.tracker._cancellation.active)
     assert not tracked.service.created
-    found = outbox.batches.counts(part), outbox.batches.counts(str(part))
+    found = outbox.batches.counts(part), outbox.batches.counts(whole(part.batch))
     assert [(counts[State.CANCELLED], counts[State.UNSENT]) for counts in found] == [(150, 0), (150, 150)]
-    assert outbox.batches.facts(part).cancel is None
+    assert outbox.batches.facts(part.batch).cancel is None
     await tracked.tracker.close()
 
 
 async def test_a_part_whose_requests_may_not_be_looked_up(outbox: Outbox) -> None:
     """The service is asked once, and the wish is left to others."""
     spool(outbox, chunks(range(100)), name="march")
-    part: Any = spool(outbox, chunks(range(100, 200)), name="march").scope
-    take(outbox, part, want=2)
-    tracked, called = Tracked(outbox, str(part)), list[str]()
+    part = spool(outbox, chunks(range(100, 200)), name="march").scope
+    assert part is not None
+    take(outbox, part.batch, want=2)
+    tracked, called = Tracked(outbox, part.batch), list[str]()
 
     def refuse(rpc: str, _number: int) -> None:
         called.append(rpc)
@@ -91,14 +94,14 @@ async def test_a_part_whose_requests_may_not_be_looked_up(outbox: Outbox) -> Non
     await tracked.tracker.cancel(part)
     await tracked.until(lambda: not tracked.tracker._cancellation.active)
     assert len(called) <= 100
-    assert outbox.batches.facts(part).cancel is not None
+    assert outbox.batches.facts(part.batch).cancel is not None
     await tracked.tracker.close()
 
 
 async def test_wishes_for_several_parts(outbox: Outbox) -> None:
     """They are carried out together; a wish for the whole batch, or its limit of failures, contains them."""
     made: list[Any] = [spool(outbox, chunks(range(at, at + 9)), name="march").scope for at in (0, 9, 18)]
-    tracked = Tracked(outbox, str(made[0]))
+    tracked = Tracked(outbox, made[0].batch)
     wish = tracked.tracker._cancellation.wish
 
     def stored() -> Any:
@@ -109,7 +112,7 @@ async def test_wishes_for_several_parts(outbox: Outbox) -> None:
     for part in (made[0], made[1], made[0]):
         await wish(part)
     assert sorted(one[:2] for one in stored()) == [(made[0].input, 9), (made[1].input, 9)]
-    await wish(tracked.batch)
+    await wish(whole(tracked.batch))
     assert stored() == ()
     await wish(made[1])
     assert stored() == ()

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import Fault, exception_line
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -109,9 +110,8 @@ def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
 
 def frame(outbox: Outbox, batch: str) -> pd.DataFrame:
     """Return `batch.errors()`."""
-    return errors_frame(
-        outbox, StoredResults(outbox, Store("memory://none"), batch), batch, RowFrames(outbox.rows, batch, now_micros)
-    )
+    results, rows = StoredResults(outbox, Store("memory://none"), batch), whole(batch)
+    return errors_frame(outbox, results, rows, RowFrames(outbox.rows, rows, now_micros))
 
 
 def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(faulty: Any) -> None:
@@ -119,7 +119,7 @@ def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(
     found = frame(*faulty)
     assert [tuple(row) for row in found[["cause", "failed", "where", "common"]].to_numpy()] == CAUSES
     outbox, batch = faulty
-    assert outbox.causes.failed(batch) == {f"{cause} … and {n - 1:,} like it": n for cause, n, *_ in CAUSES}
+    assert outbox.causes.failed(whole(batch)) == {f"{cause} … and {n - 1:,} like it": n for cause, n, *_ in CAUSES}
 
 
 @cases((5, 5, "shop=berlin 100 %"), (4, 8, "shop=berlin 100 %"), (2, 2, None), (1, 5, None))
@@ -151,12 +151,12 @@ def test_a_cause_selects_its_rows(faulty: Any, where: Any, shops: list[str]) -> 
     """By its text, its exception, the status, or a row of `errors()`, also of an earlier one."""
     outbox, batch = faulty
     chosen = where(frame(outbox, batch)) if callable(where) else where
-    choice = choose(chosen, outbox, batch)
-    assert outbox.causes.matching(batch, choice) == sum(FAILED[shop] for shop in shops)
+    choice = choose(chosen, outbox, whole(batch))
+    assert outbox.causes.matching(whole(batch), choice) == sum(FAILED[shop] for shop in shops)
 
 
 def test_a_message_of_one_row_is_no_cause(faulty: Any) -> None:
     """It would select other rows too."""
     outbox, batch = faulty
     with pytest.raises(InvalidInputError, match="no cause of a failed row"):
-        choose("ValueError: bad shop wien 3601", outbox, batch)
+        choose("ValueError: bad shop wien 3601", outbox, whole(batch))

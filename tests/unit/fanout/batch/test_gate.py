@@ -12,6 +12,7 @@ from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
@@ -134,7 +135,7 @@ async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     tracked.publish(rows=slice(FIRST))
     await sent(tracked, ROWS)
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
     assert "canary" not in str(tracked.tracker.notes())
 
 
@@ -154,7 +155,7 @@ async def test_another_process_waits_too(make: Make) -> None:
     for each in (tracked, other):
         each.publish("INTERNAL", slice(FIRST))
         with held("canary: 20 of 20 rows failed"):
-            await each.tracker.finished()
+            await each.tracker.finished(each.tracker.record.whole)
     await other.tracker.resume()
     await sent(other, REST)
     assert not tracked.service.created.keys() & other.service.created.keys()
@@ -164,8 +165,8 @@ async def test_another_process_waits_too(make: Make) -> None:
 async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
     """All rows that are not done are dropped, also while they wait."""
     tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.cancel()
-    progress = await tracked.tracker.finished()
+    await tracked.tracker.cancel(tracked.tracker.record.whole)
+    progress = await tracked.tracker.finished(tracked.tracker.record.whole)
     assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
 
 
@@ -197,7 +198,7 @@ async def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
         each.publish(rows=slice(0))
         reason = rf"paused: 20 of 20 rows failed \(INTERNAL\), more than 10 %: the other {REST} rows are not sent"
         with held(reason):
-            await each.tracker.finished()
+            await each.tracker.finished(each.tracker.record.whole)
         assert not each.service.created
     await later.tracker.resume()
     await sent(later, REST)
@@ -242,5 +243,5 @@ def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
     assert fail(5) == (20, 20)
     lift_gate(outbox, batch)
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
-    outbox.outcomes.new_try(batch)
+    outbox.outcomes.new_try(whole(batch))
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))

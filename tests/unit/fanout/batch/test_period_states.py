@@ -9,6 +9,7 @@ import pytest
 
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
@@ -30,7 +31,7 @@ def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = No
 
 def calendar(outbox: Outbox, batch: str, freq: str = "D", across: Sequence[str] = (), **options: Any) -> PeriodStates:
     """Return what counts and draws the periods of a batch."""
-    return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York", "across": across}, **options)
+    return PeriodStates(outbox, whole(batch), {"freq": freq, "tz": "America/New_York", "across": across}, **options)
 
 
 def read(text: tuple[str, str] | None) -> list[str]:

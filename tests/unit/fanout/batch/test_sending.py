@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
@@ -217,7 +218,7 @@ async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
         assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
         assert set(all_rows(outbox, batch, "tries")) == {attempts}
         put(outbox, batch, refs(outbox, batch), State.FAILED)
-        assert outbox.outcomes.new_try(batch) == ROWS
+        assert outbox.outcomes.new_try(whole(batch)) == ROWS
 
 
 async def test_the_newest_send_rate_counts(outbox: Outbox) -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, status_of, stored_progress
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -155,7 +156,9 @@ def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> d
 def seen(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Progress:
     """Return how the batch is in that process."""
     status = status_of(Facts(**facts_of(outbox, batch, case, now)))
-    return Progress.of(outbox.batches.counts(batch), status, scheduled=None, ready=None, running=None, retrying=None)
+    return Progress.of(
+        outbox.batches.counts(whole(batch)), status, scheduled=None, ready=None, running=None, retrying=None
+    )
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -260,3 +263,11 @@ def test_what_the_rows_tell_counts_more_than_what_was_stored(outbox: Outbox) -> 
     put_facts(outbox, batch, progress=asdict(seen(outbox, batch, case, now)))
     put(outbox, batch, refs(outbox, batch)[:2], State.SENT)
     assert stored_progress(outbox, outbox.batches.get(batch), now).state == "running"
+
+
+def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
+    """A batch has the word only if each row is in a state that is a success."""
+    further: Any = IntEnum("further", {"SKIPPED": 99}).SKIPPED  # type: ignore[attr-defined]
+    made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
+    for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
+        assert status_of(Facts(now=MOMENT, counts=rows)).state == word

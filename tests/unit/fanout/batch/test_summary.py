@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.conftest import refs, send_all, tell
@@ -105,8 +106,8 @@ def record(outbox: Outbox, batch: str, *numbers: int) -> None:
 def test_a_summary_is_kept_while_nothing_changes(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read once for each change, and not more often than its time allows."""
     send_all(outbox, batch)
-    reader = SummaryReader(outbox, outbox.batches.get(batch))
-    monkeypatch.setattr(module, "row_texts", lambda _outbox, _record, refs, _most: dict.fromkeys(refs, (7, "x=1")))
+    reader = SummaryReader(outbox, outbox.batches.get(batch), whole(batch))
+    monkeypatch.setattr(module, "row_texts", lambda *given: dict.fromkeys(given[3], (7, "x=1")))
     monkeypatch.setattr(module, "_SHARE", 0)
     assert reader.read() == (None, 0)
     record(outbox, batch, 1)
@@ -131,5 +132,5 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
     tell(outbox, batch, ids[1], state=State.GONE)
     tell(outbox, batch, ids[2], state=State.FAILED, last_attempt_time=NOON, duration=SECOND)
     tell(outbox, batch, ids[3], state=State.SUCCEEDED, last_attempt_time=NOON)
-    pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
+    pages = [row for page in outbox.rows.timings(whole(batch)) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]

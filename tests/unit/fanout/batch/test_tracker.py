@@ -16,6 +16,7 @@ from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.sender.sender import Sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -39,7 +40,7 @@ async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     """Failed rows may have succeeded after all: their queue is read for a while after the end."""
     await tracked.send()
     tracked.publish(status)
-    await tracked.tracker.finished()
+    await tracked.tracker.finished(tracked.tracker.record.whole)
     assert bool(tracked.connection.watcher.subscribed) == lingers
     monkeypatch.setattr(subscribed, "_LINGER", 0.0)
     await tracked.tracker._turn()
@@ -73,7 +74,7 @@ async def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monke
     await tracked.until(lambda: tracked.tracker.finished_here)
     await tracked.tracker._turn()
     assert begun == [1]
-    tracked.outbox.outcomes.new_try(tracked.batch)
+    tracked.outbox.outcomes.new_try(whole(tracked.batch))
     await tracked.send()
     tracked.publish()
     await tracked.until(lambda: tracked.tracker.finished_here)
@@ -121,7 +122,7 @@ async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, mon
     monkeypatch.setattr(outbox, "run", call_late)
     turn = asyncio.create_task(tracker._turn())
     await has_read.wait()
-    outbox.outcomes.new_try(tracked.batch)
+    outbox.outcomes.new_try(whole(tracked.batch))
     begun = asyncio.create_task(tracker.start(sending=True))
     await asyncio.sleep(0)
     goes_on.set()
@@ -139,7 +140,7 @@ async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
     tracked.publish(rows=slice(1))
     await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
     lock.release()
-    assert (await tracked.tracker.finished()).cancelled == ROWS - 1
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).cancelled == ROWS - 1
     assert outbox.batches.facts(tracked.batch).cancel is None
     assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
 
@@ -185,7 +186,7 @@ async def test_a_failure_that_goes_away(
     await tracked.send()
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,7 @@ async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
     tracked.publish()
     with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
-        await tracked.tracker.finished()
+        await tracked.tracker.finished(tracked.tracker.record.whole)
     assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
     await tracked.tracker.close()
     assert not tracked.connection.watcher.subscribed
@@ -210,7 +211,7 @@ async def test_a_listener_that_fails(tracked: Tracked) -> None:
     tracked.tracker.listen(listener)
     await tracked.send()
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
@@ -234,7 +235,7 @@ async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
     await tracked.tracker.start(sending=True)
     await tracked.until(lambda: not tracked.tracker.progress.unsent)
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
@@ -273,7 +274,7 @@ async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tra
     assert not other.sending
     await tracked.until(lambda: not tracked.tracker.sending)
     tracked.publish()
-    assert (await other.finished()).succeeded == ROWS
+    assert (await other.finished(other.record.whole)).succeeded == ROWS
     await other.close()
 
 
@@ -306,7 +307,7 @@ async def test_a_wait_tries_again_what_failed_here(tracked: Tracked, monkeypatch
     monkeypatch.setattr(type(queue), "turn", failing(type(queue).turn, OutboxError("the disk is full"), 1))
     await tracked.send()
     assert str(tracked.tracker.error) == "the disk is full"
-    ending = asyncio.ensure_future(tracked.tracker.finished())
+    ending = asyncio.ensure_future(tracked.tracker.finished(tracked.tracker.record.whole))
     await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
     tracked.publish()
     assert (await ending).succeeded == ROWS

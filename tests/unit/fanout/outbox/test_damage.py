@@ -10,6 +10,7 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from tests.raising import raises
 from tests.unit.fanout.conftest import all_rows, chunks, put_facts, send_all, spool, take
 
@@ -42,7 +43,7 @@ def test_a_flipped_bit_in_a_block_is_noticed(outbox: Outbox, batch: str, column:
 
 
 READS: dict[str, Callable[[Outbox, str], object]] = {
-    "counts": lambda outbox, batch: outbox.batches.counts(batch),
+    "counts": lambda outbox, batch: outbox.batches.counts(whole(batch)),
     "batches": lambda outbox, _: outbox.batches.find(),
     "again": lambda outbox, _: spool(outbox, chunks(range(250)), name="n"),
 }

@@ -19,6 +19,7 @@ import pytest
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.locks import hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests import interrupts
 from tests.unit.fanout.conftest import chunks, put, put_facts, refs, spool
@@ -63,8 +64,8 @@ def assert_unlocked(path: Path) -> None:
 
 ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
     "fact": lambda outbox, batch: put_facts(outbox, batch, corrected=1),
-    "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
-    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
+    "new_try": lambda outbox, batch: outbox.outcomes.new_try(whole(batch)),
+    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(whole(batch))),
 }
 
 

@@ -29,7 +29,7 @@ from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Rea
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, whole
 from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
@@ -51,7 +51,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
-    sum(outbox.requests.cancel(used))
+    sum(outbox.requests.cancel(whole(used)))
     assert outbox.sweep() == 0
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS + 1) * day)
     assert outbox.sweep() == 1
@@ -357,11 +357,11 @@ def test_a_connection_that_is_used_is_closed_after_that(path: Path) -> None:
 
 
 @cases(
-    lambda outbox, batch: outbox.rows.pages(batch),
+    lambda outbox, batch: outbox.rows.pages(whole(batch)),
     lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
-    lambda outbox, batch: outbox.rows.matching(batch, RowFilter()),
+    lambda outbox, batch: outbox.rows.matching(whole(batch), RowFilter()),
     lambda outbox, batch: outbox.rows.blocks(batch),
-    lambda outbox, batch: outbox.rows.timings(batch),
+    lambda outbox, batch: outbox.rows.timings(whole(batch)),
     ids=["pages", "pages_of", "matching", "blocks", "timings"],
 )
 def test_pages_that_nobody_reads_to_the_end_hold_no_connection(
