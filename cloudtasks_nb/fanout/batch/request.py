@@ -48,11 +48,14 @@ class _PeriodKeywords(TypedDict, total=False):
     body: Any
 
 
-class BatchOptions(LastingOptions, total=False):
-    """The options of `fan_out` and `backfill` that concern the batch as a whole."""
-
+class _PlanOptions(TypedDict, total=False):
     name: str | None
     errors: Literal["raise", "skip"]  #: what to do with rows that cannot become tasks
+
+
+class BatchOptions(_PlanOptions, LastingOptions, total=False):
+    """The options of `fan_out` and `backfill` that concern the batch as a whole."""
+
     progress: bool  #: show a bar while planning
 
 
