@@ -309,17 +309,19 @@ def column(values: Sequence[Any], kind: str) -> Any:
     if kind == _TIME:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
-        raw = _integers([None if value is None else round(value * 1e6) for value in values])
-        return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
-    if kind == _ANY:
-        cells = (pd.NA if is_missing(value) else value for value in values)
-        return pd.Series(np.fromiter(cells, dtype=object, count=len(values)), dtype=object)  # an array would be text
-    dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
+        return pd.TimedeltaIndex(np.rint(np.array(values, dtype=float) * 1e6).astype("timedelta64[us]"))
+    if kind in (_TEXT, _ANY):
+        cells = np.fromiter(values, dtype=object, count=len(values))  # of a list pandas would first find out the type
+        if kind == _TEXT:
+            return pd.array(cells, dtype=pd.StringDtype())
+        cells[pd.isna(cells)] = pd.NA
+        return pd.Series(cells, dtype=object)  # an array would be text
+    dtype = {_COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 
 
 def _integers(values: Sequence[int | None]) -> Any:
-    known = (_NAT if value is None else value for value in values)
+    known = (_NAT if value is None else value for value in values) if None in values else values
     return np.fromiter(known, dtype=np.int64, count=len(values))
 
 

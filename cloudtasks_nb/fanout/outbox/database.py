@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -195,7 +195,7 @@ def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Calla
 
 
 class Database:
-    """The connections to one SQLite file: one for writing, and one for each reading, so that no reading waits.
+    """The connections to one SQLite file: one for writing, and as many as read at the same time, so that none waits.
 
     Methods may be called from any thread.
 
@@ -212,6 +212,7 @@ class Database:
         self._name = str(path)
         self._timeout = timeout
         self._writer: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []  # those for reading that nobody uses now; a new one reads the schema
         self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
@@ -241,9 +242,22 @@ class Database:
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
     def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with a connection of its own; errors of SQLite become `OutboxError`."""
-        with guard(self.path), closing(self.connect()) as connection:
-            return function(connection, *args, **kwargs)
+        """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`.
+
+        After an error, and after `close`, the connection is closed.
+        """
+        self._check()
+        with guard(self.path), ExitStack() as stack:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self.connect()
+            stack.enter_context(closing(connection))
+            result = function(connection, *args, **kwargs)
+            if not self._closed:
+                stack.pop_all()
+                self._idle.append(connection)
+            return result
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`.
@@ -278,9 +292,11 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connection for writing when nobody uses it; what is written later opens one for the moment."""
+        """Close the connections when nobody uses them; what is read or written later opens one for the moment."""
         with self._lock:
             self._closed = True
+            while self._idle:
+                self._idle.pop().close()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None

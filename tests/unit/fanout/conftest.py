@@ -148,7 +148,7 @@ def refs(outbox: Outbox, batch: str | Scope) -> list[int]:
 
 @contextmanager
 def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iterator[None]:
-    """Have each connection that is opened meanwhile, one for each reading, handed to a function at first."""
+    """Have each reading use a connection that was opened meanwhile, and handed to a function at first."""
     connect = outbox._database.connect
 
     def connecting() -> sqlite3.Connection:
@@ -158,6 +158,7 @@ def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iter
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(outbox._database, "connect", connecting)
+        patched.setattr(outbox._database, "_idle", [])
         yield
 
 

@@ -356,6 +356,26 @@ def test_a_connection_that_is_used_is_closed_after_that(path: Path) -> None:
             connection.execute("SELECT 1")
 
 
+def test_readings_share_a_connection_unless_they_overlap(path: Path) -> None:
+    """A new connection reads the whole schema; one that has failed is not used again."""
+    file = database.Database(path, timeout=1)
+    file.prepare()
+
+    def both(outer: sqlite3.Connection) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        return outer, file.read(lambda inner: inner)
+
+    first, second = file.read(both)
+    assert first is not second
+    assert file.read(lambda connection: connection) is first
+    with pytest.raises(OutboxError):
+        file.read(lambda connection: connection.execute("SELECT no_column"))
+    assert file.read(lambda connection: connection) is second
+    file.close()
+    for connection in (first, second):
+        with pytest.raises(sqlite3.ProgrammingError):
+            connection.execute("SELECT 1")
+
+
 @cases(
     lambda outbox, batch: outbox.rows.pages(whole(batch)),
     lambda outbox, batch: outbox.rows.pages_of(batch, refs(outbox, batch)),
