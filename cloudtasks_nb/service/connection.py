@@ -23,7 +23,6 @@ from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.refusal import IAM
-from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.service.transport import Transport
 from cloudtasks_nb.service.watch import Watcher
 from cloudtasks_nb.store.store import Store
@@ -56,7 +55,6 @@ class Connection:
         self.watcher = Watcher(self.transport, log_reads=_EMULATOR_READS if endpoint.local else _GOOGLE_READS)
         self._messages: OrderedDict[tuple[str, str], tuple[int, str]] = OrderedDict()
         self._lock = threading.Lock()
-        _loop.in_thread(METHODS["ListLogEntries"].messages)  # else their import would hold up the first sending
 
     @property
     def endpoint(self) -> Endpoint:
