@@ -78,8 +78,13 @@ def alone(local_emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyP
     connection.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # no test finds the credentials of a machine in Google's cloud
-    made, add = list[ct.Client](), open_clients.add
-    monkeypatch.setattr(open_clients, "add", lambda one: (made.append(one), add(one)))
+    made, remember = list[ct.Client](), open_clients.add
+
+    def add(connection: ct.Client) -> None:
+        made.append(connection)
+        remember(connection)
+
+    monkeypatch.setattr(open_clients, "add", add)
     yield
     for one in made:  # also those that nobody refers to: they keep the emulator running
         one.close()
