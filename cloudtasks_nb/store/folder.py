@@ -130,6 +130,16 @@ class Folder:
             return file.read(-1 if end is None else end - start)
         return None
 
+    def dated(self, path: str) -> tuple[bytes, float] | None:
+        """Return the content of a file, and when it was modified, in seconds since 1970; None if there is none."""
+        with (
+            suppress(FileNotFoundError),
+            self._parent(path) as (folder, name),
+            os.fdopen(folder.file(name, os.O_RDONLY), "rb", buffering=0) as file,
+        ):
+            return file.read(), os.fstat(file.fileno()).st_mtime
+        return None
+
     def append(self, path: str, data: bytes) -> bool:
         """Append to a file; return False if there is none, or it has a second name, which may be anywhere.
 
@@ -175,6 +185,17 @@ class Folder:
         """Yield the files in a folder, or in one below it."""
         with suppress(FileNotFoundError), self._opened([part for part in prefix.split("/") if part]) as folder:
             yield from _files(folder, prefix)
+
+    def children(self, prefix: str) -> tuple[list[str], dict[str, float]]:
+        """Return the names of the folders in a folder, and those of its files with the times of their modification."""
+        folders, files = list[str](), dict[str, float]()
+        with suppress(FileNotFoundError), self._opened([part for part in prefix.split("/") if part]) as folder:
+            for name, facts, is_folder in folder.entries():
+                if is_folder:
+                    folders.append(name)
+                elif _is_ours(name):
+                    files[name] = facts.st_mtime
+        return folders, files
 
     def delete(self, path: str) -> None:
         """Delete a file; one that does not exist is ignored."""
@@ -272,8 +293,13 @@ def _files(folder: _Opened, path: str) -> Iterator[Found]:
         if is_folder:
             with suppress(FileNotFoundError), folder.folder(name) as inner:
                 yield from _files(inner, f"{path}{name}/")
-        elif name.isprintable() and not _UNFINISHED.fullmatch(name):
+        elif _is_ours(name):
             yield Found(f"{path}{name}", facts.st_size)
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file is an object: its name is text, and it is complete."""
+    return name.isprintable() and not _UNFINISHED.fullmatch(name)
 
 
 def _clear(folder: _Opened) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from cloudtasks_nb._settings import if_files_open, is_in_home
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, StoreError
 from cloudtasks_nb.store.folder import Folder, Found, OddFileError
 
-__all__ = ["Found", "Range", "Store", "Token", "answer_of"]
+__all__ = ["Children", "Dated", "Found", "Range", "Store", "Token", "answer_of"]
 
 Token: TypeAlias = Callable[[], tuple[str, datetime | None]]
 T = TypeVar("T")
@@ -66,6 +66,20 @@ class Range(NamedTuple):
     path: str
     start: int
     end: int | None  #: bytes from the start of the object; None: up to its end
+
+
+class Dated(NamedTuple):
+    """The content of an object, and when it was modified."""
+
+    data: bytes
+    modified: float  #: seconds since 1970, by the clock of the store
+
+
+class Children(NamedTuple):
+    """What is directly below a prefix."""
+
+    folders: Sequence[str]  #: their names
+    objects: Mapping[str, float]  #: by their names, when they were modified, in seconds since 1970
 
 
 class Store:
@@ -138,6 +152,16 @@ class Store:
         words = {"mode": "create", "use_multipart": False, "unless": self._exceptions.AlreadyExistsError}
         return self._ask("written", path, self._library.put, self._client, path, data, **words) is not None
 
+    def exclusive(self, path: str, data: bytes) -> bool:
+        """Write an object as `claim` does; a folder needs no links for it, and shows a part while it is written.
+
+        An answer that was lost on the way makes it False for an object that this call has written.
+        """
+        if self._folder is None:
+            return self.claim(path, data)
+        create = self._folder.create
+        return self._ask("written", path, lambda: create(path, data) or True, unless=FileExistsError) is not None
+
     @property
     def appends(self) -> bool:
         """Whether objects can be appended to."""
@@ -156,6 +180,31 @@ class Store:
             return self._ask("read", path, self._folder.read, path, 0, None)
         get = self._library.get
         return self._ask("read", path, lambda: get(self._client, path).bytes().to_bytes(), unless=self._missing)
+
+    def dated(self, path: str) -> Dated | None:
+        """Return an object with the time of its modification; None if there is no such object."""
+        if self._folder is not None:
+            found = self._ask("read", path, self._folder.dated, path)
+            return None if found is None else Dated(*found)
+
+        def get() -> Dated:
+            answer = self._library.get(self._client, path)
+            return Dated(answer.bytes().to_bytes(), answer.meta["last_modified"].timestamp())
+
+        return self._ask("read", path, get, unless=self._missing)
+
+    def children(self, prefix: str) -> Children:
+        """Return what is directly below a prefix that ends with a slash: names of folders, and of objects with times.
+
+        However much is in these folders, nothing of it is listed.
+        """
+        if self._folder is not None:
+            return Children(*(self._ask("listed", prefix, self._folder.children, prefix) or ((), {})))
+        found = self._ask("listed", prefix, self._library.list_with_delimiter, self._client, prefix)
+        assert found is not None
+        folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
+        times = {each["path"].rpartition("/")[2]: each["last_modified"].timestamp() for each in found["objects"]}
+        return Children(folders, times)
 
     def get_many(self, paths: Sequence[str]) -> list[bytes | None]:
         """Return the contents of many objects, in the order of their paths; None for those that do not exist."""

@@ -17,6 +17,7 @@ from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
+from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
@@ -29,6 +30,7 @@ __all__ = ["Sending"]
 _LOGGER = logging.getLogger(__name__)
 _WORK = "sending"
 _PATIENCE = 5.0  # seconds for which the first rows wait for the store
+_STORE_POLL = 2.0  # seconds before another try to own the batch
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
 
 
@@ -40,6 +42,7 @@ class Sending:
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
     cancels: Cancels  #: what other homes have cancelled
+    owner: BatchOwner | None  #: this process as the owner of the batch; None: no other home can send it
     ended: Callable[[], None]  #: called when a sending ends
 
     def __post_init__(self) -> None:
@@ -67,6 +70,9 @@ class Sending:
     @property
     def other_sender_note(self) -> str | None:
         """A sentence about the other sender that this one waits for."""
+        if self.owner is not None and self.owner.other is not None and self.active:
+            other = self.owner.other
+            return f"{other.person} {other.purpose} this batch; this connection continues when that stops"
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
@@ -143,6 +149,8 @@ class Sending:
                     await self._look_again()
                     if limited:
                         await self._wait_for_canary()
+                elif self.owner is not None and isinstance(self.error, PreconditionError | StoreError):
+                    await self._wait_for_owner(self.owner, self.error)
         finally:
             self.leave()
         self.ended()
@@ -165,6 +173,18 @@ class Sending:
                 async with asyncio.timeout(LATE):
                     await self._gate_changed.wait()
             self.adoption.known_later, self._requested = False, True
+
+    async def _wait_for_owner(self, owner: BatchOwner, error: CloudTasksError) -> None:
+        """Wait until the batch can be sent from here: the store answers, or the home that owns it has stopped."""
+        self.error = None
+        self.trouble = error if isinstance(error, StoreError) else None
+        self.changed()
+        try:
+            await owner.until_free(lambda: self._requested)
+        except StoreError as silent:
+            self.trouble = silent
+        await self.clock.sleep(_STORE_POLL)
+        self._requested |= await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
 
     async def _wait_for_canary(self) -> None:
         """Wait for the end of the canary, and have the other rows sent if it has succeeded."""
@@ -194,6 +214,7 @@ class Sending:
                 were_created=self.adoption.seen,
                 send_rate=record.facts.options.get("send_rate"),
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},
+                lease=self.owner,
                 clock=self.clock,
             )
             if already := await sender.run():

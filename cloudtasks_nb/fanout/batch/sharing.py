@@ -13,6 +13,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.claims import check_recipe
+from cloudtasks_nb.fanout.batch.owner import probe_once
 from cloudtasks_nb.fanout.batch.shared_batch import (
     alike_digest,
     block_keys,
@@ -67,7 +68,11 @@ class Sharing:
         ------
         BatchExistsError
             If so; nothing is stored then. Where the store does not answer, the sending of the batch tells it.
+        StoreError, PreconditionError
+            If the store cannot be shared, or not be written.
         """
+        if self.active:
+            self._ask(probe_once, self._outbox, self._store)
         if not self.active or spec.name is None:
             return
         batch = first_id(spec.place, spec.name)

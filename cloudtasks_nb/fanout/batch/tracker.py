@@ -29,6 +29,7 @@ from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
+from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.reading import Reading
@@ -94,7 +95,10 @@ class Tracker:
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
-        self._sending = Sending(connection, self._adoption, self._supervisor, self._cancels, self._work_ended)
+        self._owner = BatchOwner(outbox, connection.store, record.id, self._soon) if self._cancels.shared else None
+        self._sending = Sending(
+            connection, self._adoption, self._supervisor, self._cancels, self._owner, self._work_ended
+        )
         #: What others did with the batch.
         self.reading = Reading(
             self._sending, lambda: self.record, self._unanswered, self._turn, self.listen, self._search_now

@@ -103,6 +103,7 @@ class BatchFacts:
     claimed_in: str | None = None  #: URL of the store in which the batch has a claim
     claimed_by_other: bool = False  #: another home has made the claim
     published: Published = field(default_factory=Published)
+    owner_tokens: tuple[str, ...] = ()  #: what this home may have written last as the owner in a shared store
     foreign_rows: int = 0  #: rows that other homes have made
     log_read: float | None = None  #: when the log was read for what other homes have sent, seconds since 1970
     log_error: str | None = None  #: why it could not be read; "": results have told instead

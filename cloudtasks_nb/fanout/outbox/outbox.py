@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.outbox.batches import Batches
 from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
+from cloudtasks_nb.fanout.outbox.homes import HomeId
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.records import Scope
@@ -47,7 +48,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, trust, causes, results
+    batches, rows, requests, outcomes, trust, causes, results, home
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -69,6 +70,7 @@ class Outbox:
         self.trust = Trust(self._database)
         self.causes = Causes(self._database)
         self.results = Results(self._database)
+        self.home = HomeId(self._database)
         try:
             slow = self._database.prepare()
             self.sweep()

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
@@ -30,7 +30,7 @@ from cloudtasks_nb.fanout.wire import MAX_BYTES, CreateEncoder, name_request
 from cloudtasks_nb.service.retries import RETRIED, RETRIED_SOME, backoff
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["Report", "Sender"]
+__all__ = ["Lease", "Report", "Sender"]
 
 #: Seconds for which a request may be repeated without creating a task twice: the name of a task that was deleted cannot
 #: be used again for about an hour, as the service documents.
@@ -45,6 +45,7 @@ _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
 _OPERATION_TIMEOUT = 120.0  # seconds
+_DEADLINE = 30.0  # seconds of a request that creates tasks, connecting included
 _POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
 _POLL_LONGEST = 5.0
 _PAUSES = 0.25, 30.0  # seconds after a failure at most: the first, and the longest
@@ -63,6 +64,19 @@ class Report:
     sent: int = 0  #: so many more rows are stored as sent
     error: CloudTasksError | None = None  #: after this the sender tries again
     other: Mapping[str, Any] | None = None  #: the owner of another sender that this one waits for
+
+
+class Lease(Protocol):
+    """What allows this home to send a batch that other homes may send too."""
+
+    async def begin(self) -> None:
+        """Get it; raise a CloudTasksError if another home has it."""
+
+    def check(self) -> None:
+        """Raise a CloudTasksError unless it is valid at this moment."""
+
+    async def end(self) -> None:
+        """Give it back, after all requests were answered."""
 
 
 class _Reply(NamedTuple):
@@ -123,6 +137,8 @@ class Sender:
         The most batch calls at the same time.
     owner : mapping, optional
         Description of this sender for other senders; stored as JSON.
+    lease : Lease, optional
+        Without it no other home can send the batch.
     """
 
     outbox: Outbox
@@ -135,6 +151,7 @@ class Sender:
     send_rate: float | None = None
     in_flight: int = 16
     owner: Mapping[str, Any] | None = None
+    lease: Lease | None = None
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
@@ -168,7 +185,7 @@ class Sender:
             try:
                 self.report(Report())
                 await run(batches.change, self._batch, lambda facts: replace(facts, sender=self.owner))
-                error = await self._send_all()
+                error = await self._send_owned()
             finally:
                 lock.release()
             if error is None and (self.until() is not None or not self._left_out):
@@ -178,6 +195,16 @@ class Sender:
             elif error is not None:
                 raise error
         return self._already
+
+    async def _send_owned(self) -> CloudTasksError | None:
+        """Send as `_send_all` does, if this home may."""
+        if self.lease is None:
+            return await self._send_all()
+        try:
+            await self.lease.begin()
+            return await self._send_all()
+        finally:
+            await self.lease.end()
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
@@ -466,7 +493,7 @@ class Sender:
                 if request is not None and not await self._may_send(request, unclear=unclear):
                     break
                 try:
-                    answer = await self.transport.raw(rpc, data, resource_name=self._queue)
+                    answer = await self._hand_over(rpc, data, creates=request is not None)
                 except EndpointError as error:
                     # Nothing was sent. Retrying here would block other senders, which may have a working address.
                     self.report(Report(error=error))
@@ -484,6 +511,21 @@ class Sender:
                     return _Reply(data=answer, unclear=unclear)
             await self._sleep(next(pauses))
         return _Reply(unclear=unclear)
+
+    async def _hand_over(self, rpc: str, data: bytes, *, creates: bool) -> bytes:
+        """Hand a request to the transport; one that creates tasks only while this home may send, and for a short time.
+
+        Other homes wait longer than that before they go on.
+        """
+        if not creates or self.lease is None:
+            return await self.transport.raw(rpc, data, resource_name=self._queue)
+        self.lease.check()
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                return await self.transport.raw(rpc, data, resource_name=self._queue)
+        except TimeoutError:
+            text = f"{rpc} had no answer within {_DEADLINE:.0f} s"
+            raise UnavailableError(text, resource=self._queue, code="DEADLINE_EXCEEDED") from None
 
     def _stop(self, error: CloudTasksError) -> None:
         """End the sending: no new call begins, and every wait ends."""

@@ -79,6 +79,11 @@ def _list(request: Any, response: Any, storage: Any) -> None:
         response.write_file(MISSING)
         return
     after = max(query.get("start-after", ""), query.get("continuation-token", ""))
+    prefix, folders = query.get("prefix", ""), set[str]()
+    if "delimiter" in query:
+        below = [(each, each["name"].removeprefix(prefix).partition("/")) for each in found]
+        folders = {f"{prefix}{name}/" for _, (name, slash, _) in below if slash}
+        found = [each for each, (_, slash, _) in below if not slash]
     page = sorted((each for each in found if each["name"] > after), key=lambda each: each["name"])
     more = f"<NextContinuationToken>{page[PAGE - 1]['name']}</NextContinuationToken>" if len(page) > PAGE else ""
     contents = "".join(
@@ -86,7 +91,8 @@ def _list(request: Any, response: Any, storage: Any) -> None:
         f"<LastModified>{each['updated']}</LastModified><ETag>{each['generation']}</ETag></Contents>"
         for each in page[:PAGE]
     )
-    response.write_file(f"<ListBucketResult>{contents}{more}</ListBucketResult>", "application/xml")
+    common = "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders))
+    response.write_file(f"<ListBucketResult>{contents}{common}{more}</ListBucketResult>", "application/xml")
 
 
 @pytest.fixture(scope="session")

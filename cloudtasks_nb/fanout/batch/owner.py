@@ -1,0 +1,194 @@
+"""Own one batch in a shared store while this process sends it: the protocol of `ownership` with a store and an outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from cloudtasks_nb._settings import user
+from cloudtasks_nb.errors import CloudTasksError, StoreError
+from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
+from cloudtasks_nb.fanout.clock import seconds_since_boot
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.store.owners import OwnerObjects, probe
+from cloudtasks_nb.store.store import Store, answer_of
+
+__all__ = ["BatchOwner", "probe_once"]
+
+_PATIENCE = 20.0  # seconds for a call of the store
+_LAST = 5.0  # seconds in which the end is told
+
+T = TypeVar("T")
+
+#: The stores that homes of this process have written to: of each, where the outbox is, and the place.
+_probed: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """The objects of one batch in a store; each call runs in a thread, and ends."""
+
+    objects: OwnerObjects
+
+    async def numbers(self) -> dict[int, float]:
+        return await self._ask(self.objects.numbers)
+
+    async def read(self, number: int) -> Seen | None:
+        found = await self._ask(self.objects.read, number)
+        return None if found is None else Seen(Owner.unpack(found.data), found.modified)
+
+    async def create(self, number: int, owner: Owner) -> bool:
+        return await self._ask(self.objects.create, number, owner.pack())
+
+    async def write(self, number: int, owner: Owner) -> None:
+        await self._ask(self.objects.write, number, owner.pack())
+
+    async def now(self) -> float:
+        return await self._ask(self.objects.now)
+
+    async def delete(self, numbers: Any) -> None:
+        await self._ask(self.objects.delete, numbers)
+
+    async def _ask(self, function: Callable[..., T], *args: Any) -> T:
+        return await answer_of(self.objects.store, _PATIENCE, function, *args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """This home, as its outbox has it."""
+
+    outbox: Outbox
+    batch: str
+
+    async def identity(self) -> Identity:
+        return await self.outbox.run(self._identity)
+
+    async def remember(self, *tokens: str) -> None:
+        change = self.outbox.batches.change
+        await self.outbox.run(change, self.batch, lambda facts: replace(facts, owner_tokens=tokens))
+
+    async def become_another(self) -> None:
+        await self.outbox.run(self.outbox.home.renew)
+
+    def _identity(self) -> Identity:
+        tokens = self.outbox.batches.facts(self.batch).owner_tokens
+        return Identity(self.outbox.home.get(), user(), tokens)
+
+
+class BatchOwner:
+    """Owns one batch while this process holds the lock of its sender, so that it may send.
+
+    Parameters
+    ----------
+    changed : callable
+        Called after each change.
+    """
+
+    over = False  #: take the batch also from a home that lives, at the next time
+    other: Owner | None = None  #: another home that owns the batch, as it was seen last
+
+    def __init__(self, outbox: Outbox, store: Store, batch: str, changed: Callable[[], None]) -> None:
+        self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
+        self._ownership = Ownership(
+            _Objects(OwnerObjects(store, batch)), _Home(outbox, batch), seconds_since_boot, asyncio.sleep
+        )
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def waits(self) -> float:
+        """The most seconds for which this process waits for another home to stop; 0: it does not."""
+        return self._ownership.waits if self._keeper else 0.0
+
+    async def begin(self, purpose: Purpose = Purpose.SENDS) -> None:
+        """Own the batch, and keep it until `end`; wait until no other home sends it.
+
+        Raises
+        ------
+        PreconditionError
+            If another home owns it, and lives.
+        StoreError
+            If the store does not answer.
+        """
+        await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS)
+        self.over, self.other = False, None
+        self._keeper = asyncio.create_task(self._keep())
+        self._changed()
+        await self._ownership.settle()
+
+    def check(self) -> None:
+        """Refuse to hand out a request, unless this process owns the batch at this moment.
+
+        Raises
+        ------
+        StoreError
+            If so.
+        """
+        if not self._ownership.may_send:
+            raise StoreError(
+                f"sending batch {self._batch} waits: this home does not own it in {self._store.url} any more, or that "
+                "does not answer; it goes on by itself",
+                resource=self._store.url,
+            )
+
+    async def end(self) -> None:
+        """Tell other homes that nothing more is sent from here; all requests are answered."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        self._ownership.stop()
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        with suppress(CloudTasksError, TimeoutError):
+            async with asyncio.timeout(_LAST):
+                await self._ownership.end()
+
+    async def _keep(self) -> None:
+        while True:
+            for _ in range(round(BEAT / PEEK)):
+                await asyncio.sleep(PEEK)
+                with suppress(StoreError):
+                    await self._ownership.peek()
+            with suppress(StoreError):
+                await self._ownership.beat()
+
+    async def until_free(self, stop: Callable[[], bool]) -> None:
+        """Follow another home that owns the batch until that has ended or is gone, or `over` is set.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        await self._ownership.until_free(lambda: self.over or stop(), self._see)
+
+    async def look(self) -> Seen | None:
+        """Return who owns the batch, as the store tells; None if there was never an owner.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        return (await self._ownership.look()).newest
+
+    def _see(self, owner: Owner) -> None:
+        if owner != self.other:
+            self.other = owner
+            self._changed()
+
+
+def probe_once(outbox: Outbox, store: Store) -> None:
+    """Make sure, once in each process, that a home may write to a store and share it.
+
+    Raises
+    ------
+    StoreError, PreconditionError
+        As `probe` does.
+    """
+    key = str(outbox.path), store.url
+    if key not in _probed:
+        probe(store)
+        _probed.add(key)
