@@ -71,9 +71,7 @@ def probe(store: Store) -> None:
     """
     path = f"probes/{secrets.token_hex(16)}"
     try:
-        if not store.exclusive(path, b"-"):
-            raise StoreError(f"{path} is new, and {store.url} says that it exists", resource=store.url)
-        twice = store.exclusive(path, b"-")
+        new, twice = store.exclusive(path, b"-"), store.exclusive(path, b"-")
         store.delete([path])
     except StoreError as error:
         raise PreconditionError(
@@ -81,6 +79,8 @@ def probe(store: Store) -> None:
             resource=store.url,
             hint=error.hint,
         ) from error
+    if not new:
+        raise PreconditionError(f"{store.url} says that {path} exists, which is new", resource=store.url)
     if twice:
         raise StoreError(
             f"{store.url} cannot be shared: it lets an object be created that exists, so two homes could own one batch",

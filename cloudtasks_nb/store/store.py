@@ -200,8 +200,7 @@ class Store:
         """
         if self._folder is not None:
             return Children(*(self._ask("listed", prefix, self._folder.children, prefix) or ((), {})))
-        found = self._ask("listed", prefix, self._library.list_with_delimiter, self._client, prefix)
-        assert found is not None
+        found: Any = self._ask("listed", prefix, self._library.list_with_delimiter, self._client, prefix)
         folders = [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
         times = {each["path"].rpartition("/")[2]: each["last_modified"].timestamp() for each in found["objects"]}
         return Children(folders, times)

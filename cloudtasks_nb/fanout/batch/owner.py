@@ -1,4 +1,4 @@
-"""Own one batch in a shared store while this process sends it: the protocol of `ownership` with a store and an outbox."""
+"""Own a batch in a shared store while this process sends it: `ownership` with a store, an outbox and a clock."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _Objects:
 
 @dataclass(frozen=True, slots=True)
 class _Home:
-    """This home, as its outbox has it."""
+    """What the outbox has of this home."""
 
     outbox: Outbox
     batch: str

@@ -82,7 +82,7 @@ class Identity:
 
 
 class Home(Protocol):
-    """This home, as its outbox has it."""
+    """What the outbox has of this home."""
 
     async def identity(self) -> Identity:
         """Return who this home is."""

@@ -29,8 +29,8 @@ from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
+from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.report import causes_text
