@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, settings
 
 from cloudtasks_nb.errors import PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
@@ -419,7 +419,7 @@ _command = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_command, min_size=3, max_size=30))
 def test_no_two_homes_send_at_the_same_time(commands: list[tuple[Any, ...]]) -> None:
     """No row is delivered twice, no two homes have a valid lease, and no row passes a finished cancel."""
