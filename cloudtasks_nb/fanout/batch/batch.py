@@ -22,6 +22,7 @@ from cloudtasks_nb.fanout.batch.deletion import Others
 from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
+from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.resend import NewTries
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
@@ -112,6 +113,18 @@ class Batch:
         'reports'
         """
         return self._own_tracker.queue.queue
+
+    @property
+    def owner(self) -> str | None:
+        """Who sends the batch from a store that others share, as user@host; None without such a store, or an owner.
+
+        Examples
+        --------
+        >>> batch.owner is None  # the store of this home
+        True
+        """
+        found = _loop.run(self._tracker.owner())
+        return None if found is None or found.owner.purpose is Purpose.DELETED else found.owner.person
 
     @property
     def whole(self) -> Batch:
@@ -555,6 +568,27 @@ class Batch:
         foreign = find_foreign(self._outbox, self._tracker.record.whole, {State.UNSENT})
         check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
         _loop.run(self._tracker.resume())
+        return self
+
+    def take_over(self) -> Self:
+        """Own the batch in place of the home that owns it now, and send what that has not sent, in the background.
+
+        Only the home that owns a batch in a shared store sends it. The other one stops within seconds; if it does not
+        answer, as a laptop that sleeps, the sending begins after two minutes. For a batch that is this home's, or
+        without a shared store, it does nothing.
+
+        Raises
+        ------
+        BatchNotFoundError
+            If the batch was deleted.
+
+        Examples
+        --------
+        >>> batch.take_over().wait()
+        3 rows: 2 succeeded, 1 failed
+        """
+        self._connection.transport.check_open()
+        _loop.run(self._tracker.take_over())
         return self
 
     def delete(self, *, others: bool = False) -> None:

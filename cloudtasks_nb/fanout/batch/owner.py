@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import datetime as dt
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -85,22 +86,43 @@ class BatchOwner:
     ----------
     changed : callable
         Called after each change.
+    find_out : coroutine function
+        Called when the batch was another home's, and that sends no more: records what it has sent.
     """
 
     over = False  #: take the batch also from a home that lives, at the next time
     other: Owner | None = None  #: another home that owns the batch, as it was seen last
 
-    def __init__(self, outbox: Outbox, store: Store, batch: str, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        store: Store,
+        batch: str,
+        changed: Callable[[], None],
+        find_out: Callable[[], Awaitable[None]],
+    ) -> None:
         self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
+        self._find_out = find_out
         self._ownership = Ownership(
             _Objects(OwnerObjects(store, batch)), _Home(outbox, batch), seconds_since_boot, asyncio.sleep
         )
         self._keeper: asyncio.Task[None] | None = None
 
     @property
-    def waits(self) -> float:
-        """The most seconds for which this process waits for another home to stop; 0: it does not."""
-        return self._ownership.waits if self._keeper else 0.0
+    def owns(self) -> bool:
+        """Whether this process owns the batch."""
+        return self._ownership.holds
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about another home for which this one waits; None: it does not wait."""
+        previous, seconds = self._ownership.previous, self._ownership.waits
+        if self._keeper is not None and previous is not None and seconds:
+            until = dt.datetime.now().astimezone() + dt.timedelta(seconds=seconds)
+            return f"waits until {until:%H:%M} for {previous.person}, who may still send this batch"
+        if self.other is None:
+            return None
+        return f"{self.other.person} {self.other.purpose} this batch; this connection continues when that stops"
 
     async def begin(self, purpose: Purpose = Purpose.SENDS) -> None:
         """Own the batch, and keep it until `end`; wait until no other home sends it.
@@ -117,6 +139,9 @@ class BatchOwner:
         self._keeper = asyncio.create_task(self._keep())
         self._changed()
         await self._ownership.settle()
+        previous = self._ownership.previous
+        if previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
+            await self._find_out()
 
     def check(self) -> None:
         """Refuse to hand out a request, unless this process owns the batch at this moment.

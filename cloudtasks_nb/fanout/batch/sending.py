@@ -70,9 +70,8 @@ class Sending:
     @property
     def other_sender_note(self) -> str | None:
         """A sentence about the other sender that this one waits for."""
-        if self.owner is not None and self.owner.other is not None and self.active:
-            other = self.owner.other
-            return f"{other.person} {other.purpose} this batch; this connection continues when that stops"
+        if self.owner is not None and self.owner.note is not None and self.active:
+            return self.owner.note
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
@@ -164,6 +163,15 @@ class Sending:
     def _announce(self) -> None:
         if self._announced is None:
             self._announced = self.outbox.requests.announce_sender(self.record.id)
+
+    async def find_out(self) -> None:
+        """Record what another home has sent that does not own the batch any more, before this one sends a row."""
+        self.adoption.stale = True
+        await self.adoption.run(self.will_retry)
+        await self.adoption.finish()
+        await self.adoption.hold_for_answer()
+        _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
+        self.apply_gate(gate)
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
