@@ -13,7 +13,8 @@ from functools import partial
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, StoreError
+from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
@@ -148,6 +149,8 @@ class Cancellation:
             await self.cancels.tell(name, rows)
         if silent := await self.reading.adopt(again=name is None):
             return silent  # nobody can tell which rows were sent
+        if name is not None and (error := await self._own(rows)):
+            return error
         if name is None:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
@@ -160,6 +163,27 @@ class Cancellation:
         if name is not None:
             return await self._delete_tasks(pages, rows)
         await self.outbox.run(pages.leave)
+        return None
+
+    async def _own(self, rows: Scope) -> CloudTasksError | None:
+        """Own the batch in a shared store, and wait until no other home can send its rows.
+
+        Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
+        """
+        owner, lock = self.sending.owner, None
+        if owner is None or rows.input or (lock := self.outbox.requests.lock(self.batch)) is None:
+            return None  # no other home can send it, or this one sends it, and stops
+        try:
+            seen = await owner.look()
+            if seen is not None and not seen.owner.ended:  # at once; after the wait those that have come meanwhile too
+                await self._delete_tasks(self.outbox.deletions(rows), rows)
+            await owner.begin(Purpose.CANCELS)
+        except StoreError as error:
+            self.trouble = f"another home may still send this batch: {error.message}"
+            return error
+        finally:
+            await owner.end()
+            lock.release()
         return None
 
     async def _join(self, rows: Scope) -> CloudTasksError | None:
