@@ -63,6 +63,7 @@ class _Home:
 
     outbox: Outbox
     batch: str
+    person: str
 
     async def identity(self) -> Identity:
         return await self.outbox.run(self._identity)
@@ -76,7 +77,7 @@ class _Home:
 
     def _identity(self) -> Identity:
         tokens = self.outbox.batches.facts(self.batch).owner_tokens
-        return Identity(self.outbox.home.get(), user(), tokens)
+        return Identity(self.outbox.home.get(), self.person, tokens)
 
 
 class BatchOwner:
@@ -104,7 +105,7 @@ class BatchOwner:
         self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
         self._find_out = find_out
         self._ownership = Ownership(
-            _Objects(OwnerObjects(store, batch)), _Home(outbox, batch), seconds_since_boot, asyncio.sleep
+            _Objects(OwnerObjects(store, batch)), _Home(outbox, batch, user()), seconds_since_boot, asyncio.sleep
         )
         self._keeper: asyncio.Task[None] | None = None
 

@@ -1,5 +1,6 @@
 """Batches in a store that two homes share."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
-from tests.integration.fanout.conftest import Connect, Serve, outcomes
+from tests.integration.fanout.conftest import Connect, Serve, outcomes, reached
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 
@@ -69,6 +70,25 @@ def test_a_colleague_takes_over(connect: Connect, serve: Serve, tmp_path: Path) 
     broken.clear()
     assert theirs.retry_failed(trust=True).wait("240s").succeeded == 20
     assert theirs.results()["result"].tolist() == [2 * day for day in range(20)]
+
+
+def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
+    """Only its owner sends it; the same cell elsewhere follows, and names the owner, until it takes over."""
+    rows = pd.DataFrame({"day": range(400)})
+    mine = cell(connect("ada"), "reports", target, rows, send_rate=20)
+    reached(mine, lambda progress: progress.unsent < len(rows))
+    tasks = connect("bob")
+    theirs = cell(tasks, "reports", target, rows)
+    until(lambda: any("ada@" in line for line in theirs._tracker.blockers()))
+    assert (mine.owner or "").startswith("ada@")
+    assert theirs.owner == mine.owner
+    assert theirs.progress().unsent
+    theirs.take_over().wait("240s")
+    assert (theirs.owner or "").startswith("bob@")
+    assert mine.wait("240s").succeeded == len(rows)
+    assert theirs.progress().succeeded == len(rows)
+    sent = [json.loads(request.body)["day"] for request in target.received]
+    assert sorted(sent) == list(range(len(rows)))
 
 
 @pytest.mark.parametrize("raced", [False, True])
