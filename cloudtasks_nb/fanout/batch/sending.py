@@ -225,7 +225,9 @@ class Sending:
                 lease=self.owner,
                 clock=self.clock,
             )
-            if already := await sender.run():
+            already = await sender.run()
+            self._requested |= sender.gap  # the next sending first reads what was sent from elsewhere meanwhile
+            if already:
                 change = self.outbox.batches.change
                 await self.outbox.run(change, self.record.id, lambda facts: replace(facts, existing=already))
         except Exception as error:

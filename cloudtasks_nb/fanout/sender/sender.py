@@ -12,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, QueueNotFoundError, UnavailableError
-from cloudtasks_nb.fanout.clock import Clock
+from cloudtasks_nb.fanout.clock import Clock, seconds_since_boot
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, BatchRecord, Request
 from cloudtasks_nb.fanout.outbox.requests import MAX_TASKS
@@ -45,6 +46,7 @@ _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
 _OPERATION_TIMEOUT = 120.0  # seconds
+_SILENCE = 30.0  # seconds without an answer after which the service is asked for its time before a row is sent
 _DEADLINE = 30.0  # seconds of a request that creates tasks, connecting included
 _POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
 _POLL_LONGEST = 5.0
@@ -154,6 +156,9 @@ class Sender:
     lease: Lease | None = None
     clock: Clock = field(default_factory=Clock)
 
+    #: Whether it ended because rows may have been sent from elsewhere since: they are looked up before it goes on.
+    gap: bool = field(default=False, init=False)
+
     def __post_init__(self) -> None:
         self._batch = self.record.id
         self._queue = self.record.place.queue_name
@@ -188,7 +193,7 @@ class Sender:
                 error = await self._send_owned()
             finally:
                 lock.release()
-            if error is None and (self.until() is not None or not self._left_out):
+            if self.gap or (error is None and (self.until() is not None or not self._left_out)):
                 break
             if isinstance(error, EndpointError):
                 await self._until_answered()
@@ -256,6 +261,8 @@ class Sender:
         self._end: asyncio.Future[Any] = asyncio.get_running_loop().create_future()  # gets the error
         self._requests = self.outbox.requests.queue(self._batch)
         self._ready: deque[Request] = deque()
+        self._heard = seconds_since_boot()
+        self._began = self.clock.now(), self._heard
         self._flying = 0
         self._acks: list[Ack] = []
         self._exchanging: asyncio.Future[None] | None = None
@@ -469,9 +476,22 @@ class Sender:
 
     async def _may_send(self, request: Request, *, unclear: bool) -> bool:
         """Return whether a request may be sent, of which an earlier try may have been executed if it is `unclear`."""
+        await self._learn_time()
         if await self._is_cancelled(request) or self._is_held(request):
             return False
-        return not (unclear or request.tried) or self._is_repeatable(request)
+        if unclear or request.tried:
+            return self._is_repeatable(request)
+        if max(self.clock.now() - self._began[0], seconds_since_boot() - self._began[1]) > _REPEATABLE:
+            self.gap = True
+            self._finish()
+        return not self.gap
+
+    async def _learn_time(self) -> None:
+        """After a silence, as of a machine that has slept, have the service say what time it has."""
+        if seconds_since_boot() - self._heard > _SILENCE:
+            with suppress(CloudTasksError):
+                await self.transport.raw("GetQueue", name_request(self._queue), resource_name=self._queue)
+            self._heard = seconds_since_boot()
 
     def _is_repeatable(self, request: Request) -> bool:
         """Return whether the names of its tasks are surely not free again, should it have been sent."""
@@ -507,6 +527,7 @@ class Sender:
                     pace.failed(epoch)
                     self.report(Report(error=error))
                 else:
+                    self._heard = seconds_since_boot()
                     pace.succeeded()
                     return _Reply(data=answer, unclear=unclear)
             await self._sleep(next(pauses))
@@ -528,6 +549,10 @@ class Sender:
             raise UnavailableError(text, resource=self._queue, code="DEADLINE_EXCEEDED") from None
 
     def _stop(self, error: CloudTasksError) -> None:
+        """End the sending because of an error."""
+        self._finish(error)
+
+    def _finish(self, error: CloudTasksError | None = None) -> None:
         """End the sending: no new call begins, and every wait ends."""
         if not self._end.done():
             self._end.set_result(error)

@@ -90,12 +90,30 @@ class Nothing:
     def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
         self.outbox, self.record = outbox, outbox.batches.get(batch)
         self.changed, self.clock = supervised.note, supervised.clock
+        self.runs, self.known_later = 0, False
 
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
+        self.runs += 1
 
     async def hold_for_answer(self) -> None:
         """Ask nothing."""
+
+
+@pytest.mark.parametrize("slept", [49 * 60.0, 51 * 60.0])
+async def test_after_a_gap_the_log_is_read_before_a_row_is_sent(outbox: Outbox, batch: str, slept: float) -> None:
+    """A machine that has slept for more than 50 minutes looks for what others have sent; each row is sent once."""
+
+    def sleep(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == 2:
+            sending.clock.advance(slept)
+
+    put_facts(outbox, batch, options={"send_rate": 50})  # many requests
+    sending = Supervised(outbox, batch, Service(before=sleep))
+    found = sending.supervisor.adoption
+    await sending.run()
+    assert found.runs == (2 if slept > 50 * 60 else 1)  # type: ignore[attr-defined]  # of `Nothing`
+    assert_each_once(outbox, batch, sending.service, ROWS)
 
 
 def missing(count: int) -> Any:

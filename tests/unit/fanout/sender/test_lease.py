@@ -55,5 +55,7 @@ def test_another_home_has_the_lease(outbox: Outbox, batch: str) -> None:
     service = Service()
     for _ in range(2):
         with raises(PreconditionError, match="ann@laptop"):
-            run_send(outbox, batch, service, lease=Limited(service, 9, PreconditionError("ann@laptop sends this batch")))
+            run_send(
+                outbox, batch, service, lease=Limited(service, 9, PreconditionError("ann@laptop sends this batch"))
+            )
     assert not service.created
