@@ -564,6 +564,7 @@ class Batch:
         3 rows: 2 succeeded, 1 failed
         """
         self._connection.transport.check_open()
+        _loop.run(self._tracker.check_owner())
         read_first(self._tracker, whole=True)
         foreign = find_foreign(self._outbox, self._tracker.record.whole, {State.UNSENT})
         check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
@@ -662,6 +663,7 @@ class Batch:
         return self._go(sending=False)
 
     def _new_tries(self, *, trust: bool) -> NewTries:
+        _loop.run(self._tracker.check_owner())
         return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks, trust=trust)
 
     def _go(self, *, sending: bool) -> Self:

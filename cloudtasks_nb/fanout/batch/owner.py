@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cloudtasks_nb._settings import user
-from cloudtasks_nb.errors import CloudTasksError, StoreError
+from cloudtasks_nb.errors import CloudTasksError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.fanout.clock import seconds_since_boot
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -143,6 +143,22 @@ class BatchOwner:
         previous = self._ownership.previous
         if previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
             await self._find_out()
+
+    async def check_verb(self) -> None:
+        """Refuse a verb that changes the batch while another home owns it and lives, or the store does not answer.
+
+        Raises
+        ------
+        PreconditionError
+            If so.
+        """
+        try:
+            await self._ownership.check()
+        except PreconditionError as error:
+            raise PreconditionError(error.message, resource=self._batch, hint=error.hint) from error
+        except StoreError as error:
+            text = f"who owns batch {self._batch} is not known: {error.message}"
+            raise PreconditionError(text, resource=self._store.url, hint=error.hint) from error
 
     def check(self) -> None:
         """Refuse to hand out a request, unless this process owns the batch at this moment.

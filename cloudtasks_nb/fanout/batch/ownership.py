@@ -210,6 +210,21 @@ class Ownership:
                 return
             await self._sleep(PEEK)
 
+    async def check(self) -> None:
+        """Refuse a verb that changes the batch while another home owns it and lives.
+
+        Raises
+        ------
+        PreconditionError
+            If so.
+        StoreError
+            If the store does not answer.
+        """
+        if not self.holds:
+            newest = (await self.look()).newest
+            if not await self._is_ours(newest):
+                await self._refuse_if_lives(newest)
+
     async def take(self, purpose: Purpose, *, over: bool = False, look: Look | None = None) -> None:
         """Take the next number, and with it the batch; `settle` tells when earlier owners cannot send any more.
 

@@ -247,6 +247,17 @@ class Tracker:
             self._owner.over = True
             await self.start(sending=True)
 
+    async def check_owner(self) -> None:
+        """Refuse a verb that changes the batch while another home owns it and lives.
+
+        Raises
+        ------
+        PreconditionError
+            If so, or if that is not known.
+        """
+        if self._owner is not None:
+            await self._owner.check_verb()
+
     async def owner(self) -> Seen | None:
         """Return who owns the batch, as the store tells; None if it is not shared, or has no owner.
 

@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import Connect, Serve, outcomes, reached
+from tests.raising import raises
 
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 
@@ -83,6 +84,9 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert (mine.owner or "").startswith("ada@")
     assert theirs.owner == mine.owner
     assert theirs.progress().unsent
+    for verb in (theirs.resume, theirs.retry_failed, lambda: theirs.resend(theirs.tasks())):
+        with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
+            verb()
     theirs.take_over().wait("240s")
     assert (theirs.owner or "").startswith("bob@")
     assert mine.wait("240s").succeeded == len(rows)
