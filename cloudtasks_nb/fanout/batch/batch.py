@@ -123,7 +123,8 @@ class Batch:
         >>> batch.owner is None  # the store of this home
         True
         """
-        found = _loop.run(self._tracker.owner())
+        owner = self._tracker.owner
+        found = None if owner is None else _loop.run(owner.look())
         return None if found is None or found.owner.purpose is Purpose.DELETED else found.owner.person
 
     @property
@@ -564,7 +565,7 @@ class Batch:
         3 rows: 2 succeeded, 1 failed
         """
         self._connection.transport.check_open()
-        _loop.run(self._tracker.check_owner())
+        self._check_owner()
         read_first(self._tracker, whole=True)
         foreign = find_foreign(self._outbox, self._tracker.record.whole, {State.UNSENT})
         check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
@@ -580,8 +581,8 @@ class Batch:
 
         Raises
         ------
-        BatchNotFoundError
-            If the batch was deleted.
+        StoreError
+            If the store does not answer.
 
         Examples
         --------
@@ -589,7 +590,9 @@ class Batch:
         3 rows: 2 succeeded, 1 failed
         """
         self._connection.transport.check_open()
-        _loop.run(self._tracker.take_over())
+        owner = self._tracker.owner
+        if owner is not None and _loop.run(owner.take_over()):
+            _loop.run(self._tracker.start(sending=True))
         return self
 
     def delete(self, *, others: bool = False) -> None:
@@ -662,8 +665,13 @@ class Batch:
         notify(register(self._connection, self._outbox, self._tracker.record, task, queue))
         return self._go(sending=False)
 
+    def _check_owner(self) -> None:
+        """Refuse a verb that sends while another home owns the batch and lives."""
+        if self._tracker.owner is not None:
+            _loop.run(self._tracker.owner.check_verb())
+
     def _new_tries(self, *, trust: bool) -> NewTries:
-        _loop.run(self._tracker.check_owner())
+        self._check_owner()
         return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks, trust=trust)
 
     def _go(self, *, sending: bool) -> Self:

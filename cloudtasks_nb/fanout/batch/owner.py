@@ -144,6 +144,20 @@ class BatchOwner:
         if previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
             await self._find_out()
 
+    async def take_over(self) -> bool:
+        """Take the batch at the next sending although another home lives; return whether one owns it.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        try:
+            await self._ownership.check()
+        except PreconditionError:
+            self.over = True
+        return self.over
+
     async def check_verb(self) -> None:
         """Refuse a verb that changes the batch while another home owns it and lives, or the store does not answer.
 
@@ -152,6 +166,8 @@ class BatchOwner:
         PreconditionError
             If so.
         """
+        if self.over:
+            return
         try:
             await self._ownership.check()
         except PreconditionError as error:

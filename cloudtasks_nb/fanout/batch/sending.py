@@ -42,12 +42,13 @@ class Sending:
     adoption: Adoption  #: records before a sending what was sent from elsewhere, and tells which tasks were created
     supervisor: _loop.Supervisor
     cancels: Cancels  #: what other homes have cancelled
-    owner: BatchOwner | None  #: this process as the owner of the batch; None: no other home can send it
     ended: Callable[[], None]  #: called when a sending ends
 
     def __post_init__(self) -> None:
         self.outbox, self.record, self.clock = self.adoption.outbox, self.adoption.record, self.adoption.clock
         self.changed = self.adoption.changed  #: called after each change
+        owner = BatchOwner(self.outbox, self.connection.store, self.record.id, self.changed, self.find_out)
+        self.owner = owner if self.cancels.shared else None  #: None: no other home can send the batch
         self.gate = Gate()  #: what holds rows back, as it was read last
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early

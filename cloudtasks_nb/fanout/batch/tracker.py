@@ -30,8 +30,6 @@ from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
-from cloudtasks_nb.fanout.batch.owner import BatchOwner
-from cloudtasks_nb.fanout.batch.ownership import Seen
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.report import causes_text
@@ -96,11 +94,8 @@ class Tracker:
         self._follower = _loop.Supervisor(f"batch {record.id}", lambda: None)  # for work that calls no listener
         self._cancels = Cancels(outbox, connection.store, record.id)
         self._adoption = Adoption(self.outcomes, changed=self._soon)
-        shared = self._cancels.shared
-        self._owner = BatchOwner(outbox, connection.store, record.id, self._soon, self._find_out) if shared else None
-        self._sending = Sending(
-            connection, self._adoption, self._supervisor, self._cancels, self._owner, self._work_ended
-        )
+        self._sending = Sending(connection, self._adoption, self._supervisor, self._cancels, self._work_ended)
+        self.owner = self._sending.owner  #: this process as the owner of the batch; None: no other home can send it
         #: What others did with the batch.
         self.reading = Reading(
             self._sending, lambda: self.record, self._unanswered, self._turn, self.listen, self._search_now
@@ -239,37 +234,6 @@ class Tracker:
         self.connection.transport.check_open()
         await self.outbox.run(lift_gate, self.outbox, self.batch)
         await self.start(sending=True)
-
-    async def take_over(self) -> None:
-        """Own the batch, also if another home lives that owns it, and send what that has not sent."""
-        self.connection.transport.check_open()
-        if self._owner is not None and not self._owner.owns and self._waits_to_be_sent():
-            self._owner.over = True
-            await self.start(sending=True)
-
-    async def check_owner(self) -> None:
-        """Refuse a verb that changes the batch while another home owns it and lives.
-
-        Raises
-        ------
-        PreconditionError
-            If so, or if that is not known.
-        """
-        if self._owner is not None:
-            await self._owner.check_verb()
-
-    async def owner(self) -> Seen | None:
-        """Return who owns the batch, as the store tells; None if it is not shared, or has no owner.
-
-        Raises
-        ------
-        StoreError
-            If the store does not answer.
-        """
-        return None if self._owner is None else await self._owner.look()
-
-    async def _find_out(self) -> None:
-        await self._sending.find_out()
 
     async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""

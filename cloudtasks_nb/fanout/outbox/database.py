@@ -128,7 +128,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 21
+VERSION = 22
 
 #: Most rows in a block: those of a chunk.
 BLOCK_ROWS = 2_000

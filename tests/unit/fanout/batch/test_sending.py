@@ -57,7 +57,6 @@ class Supervised:
             Nothing(outbox, batch, self),  # type: ignore[arg-type]  # all that is used of one
             _loop.Supervisor("batch", lambda: None),
             Cancels(outbox, self.store, batch),
-            None,
             self._ended,
         )
 
