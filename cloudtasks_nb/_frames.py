@@ -257,6 +257,7 @@ BATCHES = {
     "queue": _TEXT,  #: its queue
     "url": _TEXT,  #: its target
     "who": _TEXT,  #: user and host that made it
+    "owner": _TEXT,  #: user and host of the home that sends it, or has sent it last, in a shared store
     "where": _TEXT,  #: the store that it was found in; NA: this home
     "created": _TIME,  #: when it was made
     "seen": _TIME,  #: when its queue was read last

@@ -256,6 +256,8 @@ class Catalog:
             others = (record for record in self._others() if record.id not in known)
             rows += [_facts(record) | {"where": store, "reason": NOT_READ} for record in others]
             rows.sort(key=lambda row: -row["created"])
+            owners = self._sharing.owners([row["batch"] for row in rows])
+            rows = [row | {"owner": owners.get(row["batch"])} for row in rows]
         sizes = self.outbox.batches.sizes()
         columns = {name: [row.get(name) for row in rows] for name in BATCHES}
         columns["bytes"] = [sizes.get(row["batch"]) for row in rows]

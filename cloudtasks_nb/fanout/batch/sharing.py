@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.claims import check_recipe
 from cloudtasks_nb.fanout.batch.owner import probe_once
+from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.shared_batch import (
     alike_digest,
     block_keys,
@@ -37,10 +38,12 @@ from cloudtasks_nb.store.batches import (
     unnamed,
     write_batch,
 )
+from cloudtasks_nb.store.owners import OwnerObjects
 from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = ["Sharing", "has_others", "made_elsewhere", "other_record"]
 
+_AT_ONCE = 8  # batches whose owners are read at the same time
 _PATIENCE = 5.0  # seconds to wait for the list of batches
 
 T = TypeVar("T")
@@ -59,6 +62,7 @@ class Sharing:
         self._outbox = outbox
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
+        self._owners: dict[str, Owner] = {}  # as they were read last
         self.active = store.url != Store(outbox.path.parent / "store").url  #: whether homes may share the store
 
     def check(self, spec: BatchSpec) -> None:
@@ -141,6 +145,28 @@ class Sharing:
                 batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
             }
         return [record for record in self._records.values() if record is not None]
+
+    def owners(self, batches: Sequence[str]) -> Mapping[str, str]:
+        """Return who owns batches in the store, by their ids; a note says so if it does not answer."""
+        if not self.active:
+            return {}
+        new = [batch for batch in batches if (known := self._owners.get(batch)) is None or not known.ended]
+        looks = [
+            _loop.in_thread(self._look_for_owners, new[first::_AT_ONCE]) for first in range(min(_AT_ONCE, len(new)))
+        ]
+        try:
+            self._ask(lambda: [look.result() for look in looks])
+        except StoreError as error:
+            notify(f"who owns batches may be missing: {error.message}")
+        there = {batch: self._owners[batch] for batch in batches if batch in self._owners}
+        return {batch: owner.person for batch, owner in there.items() if owner.purpose is not Purpose.DELETED}
+
+    def _look_for_owners(self, batches: Sequence[str]) -> None:
+        for batch in batches:
+            objects = OwnerObjects(self._store, batch)
+            numbers = objects.numbers()
+            if numbers and (found := objects.read(max(numbers))) is not None:
+                self._owners[batch] = Owner.unpack(found.data)
 
     def update(self, batch: str) -> None:
         """Fetch what was added to a batch since; say so if that fails."""

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,13 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert (mine.owner or "").startswith("ada@")
     assert theirs.owner == mine.owner
     assert theirs.progress().unsent
-    for verb in (theirs.resume, theirs.retry_failed, lambda: theirs.resend(theirs.tasks())):
+    verbs: list[Callable[[], ct.Batch]] = [theirs.resume, theirs.retry_failed, lambda: theirs.resend(theirs.tasks())]
+    for verb in verbs:
         with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
             verb()
+    assert listed(tasks, mine.id)["owner"] == mine.owner
     theirs.take_over().wait("240s")
+    assert listed(tasks, mine.id)["owner"] == theirs.owner
     assert (theirs.owner or "").startswith("bob@")
     assert mine.wait("240s").succeeded == len(rows)
     assert theirs.progress().succeeded == len(rows)

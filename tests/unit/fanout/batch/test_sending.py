@@ -105,14 +105,14 @@ async def test_after_a_gap_the_log_is_read_before_a_row_is_sent(outbox: Outbox, 
 
     def sleep(rpc: str, number: int) -> None:
         if rpc == "BatchCreateTasks" and number == 2:
-            sending.clock.advance(slept)
+            supervised.clock.advance(slept)
 
     put_facts(outbox, batch, options={"send_rate": 50})  # many requests
-    sending = Supervised(outbox, batch, Service(before=sleep))
-    found = sending.supervisor.adoption
-    await sending.run()
+    supervised = Supervised(outbox, batch, Service(before=sleep))
+    found = supervised.supervisor.adoption
+    await supervised.run()
     assert found.runs == (2 if slept > 50 * 60 else 1)  # type: ignore[attr-defined]  # of `Nothing`
-    assert_each_once(outbox, batch, sending.service, ROWS)
+    assert_each_once(outbox, batch, supervised.service, ROWS)
 
 
 def missing(count: int) -> Any:
