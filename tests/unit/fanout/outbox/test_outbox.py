@@ -142,6 +142,7 @@ EVERY_FACT = BatchFacts(
     claimed_by_other=True,
     published=Published(store="gs://b", parts=1, blocks=("a", "b")),
     foreign_rows=2,
+    owner_tokens=("last", "next"),
     log_read=1.5,
     log_error="",
     sent_by_others=True,
