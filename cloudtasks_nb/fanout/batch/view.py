@@ -9,11 +9,11 @@ from cloudtasks_nb.display.calendar import Periods
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.live import show_in_tab
 from cloudtasks_nb.fanout.batch.period_states import PeriodStates
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.resend import RESEND
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.status import progress_of_part
+from cloudtasks_nb.fanout.batch.status import facts_of_part, progress_of_part
 from cloudtasks_nb.fanout.batch.summary import SummaryReader
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.trust import Foreign, check_trusted, find_foreign
@@ -33,7 +33,7 @@ class BatchView:
     def __init__(self, tracker: Tracker, rows: Scope) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
         self._rows = rows  # those that are shown
-        self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
+        self._counted: tuple[float, Progress, Facts, Progress] | None = None  # when, of which progress of the batch
         series = tracker.record.description.get("backfill")
         self._periods = PeriodStates(self._outbox, rows, series) if series else None
         self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
@@ -51,15 +51,18 @@ class BatchView:
 
     def progress(self) -> Progress:
         """Return how the rows are; never calls the service."""
-        whole = self._tracker.progress
+        return self._seen()[1]
+
+    def _seen(self) -> tuple[Facts, Progress]:
+        """Return what is known of the rows, and how they are."""
+        facts, whole = self._tracker.facts, self._tracker.progress
         if self.part is None:
-            return whole
+            return facts, whole
         changed = self.changed()
         if self._counted is None or self._counted[:2] != (changed, whole):
-            counts, causes = self._outbox.batches.counts(self._rows), self._outbox.causes
-            failed, lost = causes.failed(self._rows), causes.lost(self._rows)
-            self._counted = changed, whole, progress_of_part(whole, counts, failed, lost)
-        return self._counted[2]
+            part = facts_of_part(self._outbox, facts, self._rows)
+            self._counted = changed, whole, part, progress_of_part(part, whole.status)
+        return self._counted[2:]
 
     def working(self) -> bool:
         """Return whether this process works on the batch, as `Tracker.sending`."""
@@ -116,7 +119,7 @@ class BatchView:
     def report(self, *, drawn: bool = False) -> Report:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
         tracker = self._tracker.there()
-        record, rows, progress, causes = tracker.record, self._rows, self.progress(), self._outbox.causes
+        record, (facts, progress) = tracker.record, self._seen()
         troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
         calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
@@ -126,11 +129,9 @@ class BatchView:
             name=record.name,
             queue=tracker.queue.queue,
             badge="LOCAL" if local else record.place.project,
+            facts=facts,
             progress=progress,
             part=self.part,
-            causes=causes.failed(rows) if progress.failed else {},
-            retry_causes={} if progress.finished else causes.retrying(rows),
-            lost=causes.lost(rows) if progress.gone else {},
             retry_note=tracker.outcomes.retry_note(self.now()),
             notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
