@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import IN_QUEUE
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
@@ -316,10 +317,10 @@ class OutcomeTracker:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
         sent = max(0, counts[State.SENT] - self.search.settling)
         if sent == 0:
-            return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
+            return dict.fromkeys(IN_QUEUE, 0)
         snapshot = self.snapshot
         if snapshot is None or snapshot.log_until is None:
-            return {"scheduled": None, "ready": None, "running": None, "retrying": None}
+            return dict.fromkeys(IN_QUEUE)
         retrying = min(self.retrying.rows, sent)
         untried = sent - retrying
         running = self._running(snapshot, sent)

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
-from cloudtasks_nb.fanout.states import WORDS, State
+from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
 from cloudtasks_nb.service.watch import Pending
 
 __all__ = ["InputOrder", "ReadRows", "RowFrames", "places", "rows_frame"]
@@ -330,5 +330,5 @@ def _state(code: int, there: Pending | None, attempts: int | None, due: int | No
     if there is not None:
         return there.state
     if attempts:
-        return "retrying"
+        return WORDS[RETRYING]
     return "scheduled" if due is not None and due > now else "ready"
