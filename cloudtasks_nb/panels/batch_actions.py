@@ -17,8 +17,8 @@ from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.resend import Foreign
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
-from cloudtasks_nb.fanout.batch.trust import Foreign
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.panels.batch_list import method_of

@@ -17,8 +17,7 @@ from cloudtasks_nb.display.run_chart import durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
-from cloudtasks_nb.fanout.batch.view import BatchView
+from cloudtasks_nb.fanout.batch.view import BatchView, SlowRow, Summary
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["RunSummary"]

@@ -10,9 +10,8 @@ from typing import Any
 from cloudtasks_nb._frames import IN_QUEUE, STATES
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.completion import failed_notification
-from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
+from cloudtasks_nb.fanout.batch.gate import Gate, cancelled_by, gate_of
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others

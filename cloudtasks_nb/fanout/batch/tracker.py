@@ -26,16 +26,13 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
-from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.gate import Gate, gate_of, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
+from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, gate_of, lift_gate, read_batch
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
-from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.report import causes_text
-from cloudtasks_nb.fanout.batch.sending import Sending
+from cloudtasks_nb.fanout.batch.sending import Reading, Sending
 from cloudtasks_nb.fanout.batch.status import progress_of, read_facts
-from cloudtasks_nb.fanout.batch.subscribed import Subscribed
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

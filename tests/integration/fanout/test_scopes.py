@@ -10,7 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import batch_view
-from cloudtasks_nb.fanout.batch.row_names import row_texts
+from cloudtasks_nb.fanout.batch.table import row_texts
 from tests.cases import cases
 from tests.integration.fanout.conftest import Serve, reached, sent
 

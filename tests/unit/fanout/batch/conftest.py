@@ -17,9 +17,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import TASK_STATES
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
-from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole

@@ -15,9 +15,9 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDenie
 from cloudtasks_nb.fanout.batch import adoption as adoption_module
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.adoption import Adoption
-from cloudtasks_nb.fanout.batch.claims import claim
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
-from cloudtasks_nb.fanout.batch.shared_batch import pack_record
+from cloudtasks_nb.fanout.batch.sharing import pack_record
+from cloudtasks_nb.fanout.batch.stored_results import claim
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id

@@ -16,9 +16,9 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
+from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, whole

@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, StoreError
-from cloudtasks_nb.fanout.batch import claims
-from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
+from cloudtasks_nb.fanout.batch import stored_results
+from cloudtasks_nb.fanout.batch.stored_results import batch_keys, claim, own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
@@ -48,7 +48,7 @@ def test_who_reads_asks_the_store_once(
     batch_keys(theirs, store, batch)
     other = Store(f"{store.url}-other")
     with monkeypatch.context() as patched:
-        patched.delattr(claims, "read_claim")
+        patched.delattr(stored_results, "read_claim")
         for home in (outbox, theirs):
             assert batch_keys(home, store, batch) == (own_key(outbox, batch),)
     claim(outbox, other, batch)

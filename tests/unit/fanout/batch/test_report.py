@@ -90,7 +90,7 @@ def test_others_cannot_steer_the_terminal() -> None:
     """Control characters in a name, a part, a cause, a reason or a note are escapes."""
     for word in ("name", "part"):
         shown = report(
-            {word: "a\u202e\x1b[2J", "causes": {"E: \x1b]0;P\x07": 1}, "notes": ["\x9b"]}, failed=1, reason="\r"
+            {word: "a\u202e\x1b[2J", "notes": ["\x9b"]}, {"causes": {"E: \x1b]0;P\x07": 1}}, failed=1, reason="\r"
         )
         assert [letter for letter in shown.text() if ord(letter) < 32 or 127 <= ord(letter) < 160] == ["\n"] * 5
         assert r"a\u202e\x1b[2J" in shown.text()

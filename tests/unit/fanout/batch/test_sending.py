@@ -14,7 +14,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError, StoreError
 from cloudtasks_nb.fanout.batch import sending as sending_module
-from cloudtasks_nb.fanout.batch.cancels import Cancels
+from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

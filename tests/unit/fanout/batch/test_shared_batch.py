@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.batch.sharing import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Spooled, whole

@@ -9,7 +9,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch import outcome_tracker, subscribed
+from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
@@ -42,14 +42,14 @@ async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     tracked.publish(status)
     await tracked.tracker.finished(tracked.tracker.record.whole)
     assert bool(tracked.connection.watcher.subscribed) == lingers
-    monkeypatch.setattr(subscribed, "_LINGER", 0.0)
+    monkeypatch.setattr(outcome_tracker, "_LINGER", 0.0)
     await tracked.tracker._turn()
     assert not tracked.connection.watcher.subscribed
 
 
 async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
-    monkeypatch.setattr(subscribed, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
+    monkeypatch.setattr(outcome_tracker, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
     await tracked.send()
     seen = []
     for rows in (slice(10), slice(200)):
