@@ -10,6 +10,7 @@ from cloudtasks_nb.emulator.strict.permissions import needed, parents, resources
 from cloudtasks_nb.emulator.strict.roles import permissions_of
 from cloudtasks_nb.emulator.strict.state import GoogleState
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.service import rpcs
 from tests.cases import cases
 
 PROJECT = "projects/p"
@@ -37,6 +38,13 @@ def test_roles_of_cloud_tasks(role: str) -> None:
     found = permissions_of(f"roles/cloudtasks.{name}")
     assert found >= {f"cloudtasks.{name}" for name in has.split()}
     assert not found & {f"cloudtasks.{name}" for name in lacks.split()}
+
+
+@pytest.mark.parametrize("rpc", rpcs.METHODS)
+def test_the_role_that_errors_name_has_the_permission(rpc: str) -> None:
+    """Whoever is told to ask for a role can make the call with it."""
+    method = rpcs.METHODS[rpc]
+    assert method.permission in permissions_of(method.role)
 
 
 @pytest.mark.parametrize("rpc", ["GetIamPolicy", "SetIamPolicy"])
