@@ -30,7 +30,7 @@ from cloudtasks_nb.fanout.batch.adoption import LATE, READING, Adoption
 from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, read_batch
 from cloudtasks_nb.fanout.batch.stored_results import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
-from cloudtasks_nb.fanout.outbox.locks import Hold
+from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State

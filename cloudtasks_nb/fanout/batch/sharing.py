@@ -24,7 +24,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
+from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions, Published, facts_from
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

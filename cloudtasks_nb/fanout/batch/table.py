@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.evidence import RAISED, status_name
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter, Scope, whole
 from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
