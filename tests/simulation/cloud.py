@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA, INSTANCE_METADATA, LOG_IMMEDIATE_METADATA
@@ -110,12 +109,12 @@ class Cloud:
     after: Callable[[Process, str], float] = lambda _process, _rpc: 0.01
 
     def __post_init__(self) -> None:
+        self.process.home.mkdir(parents=True, exist_ok=True)
         with self.process.world.within(self.process):
             self.process.run(self._start())
 
     async def _start(self) -> None:
-        folder: Path = self.process.home
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.process.home
         self._database = TaskDatabase(folder / "tasks.sqlite3", durable=False)
         self.clock = Clock(self.process.world.now_ns)
         store = Store(self._database, self.clock, self.settings)
@@ -184,7 +183,7 @@ class Wire(Transport):
         super().__init__(Endpoint(project="demo", location="here", target="127.0.0.1:1", local=True), Auth())
         self.process, self.cloud = process, cloud
 
-    async def _sent(self, method: Any, request: bytes, timeout: float, routed: str) -> bytes:
+    async def _sent(self, method: Any, request: bytes, timeout: float, routed: str) -> bytes:  # noqa: ARG002 - as it is called
         self.check_open()
         loop, there, sent = asyncio.get_running_loop(), self.cloud.process.loop, self.process.ticks()
         answered = loop.create_future()

@@ -54,48 +54,57 @@ def copy_home(home: Path, to: Path) -> None:
     shutil.copytree(home, to, ignore=shutil.ignore_patterns("*.lock"))
 
 
-@contextmanager
-def faulty_stores(world: World, faults: dict[Process, str]) -> Iterator[None]:
-    """Give stores the faults of the processes that use them: slow, read-only, failing (after the write), stale.
+class _Disk:
+    """The methods of a folder, as each process of a world has them."""
 
-    Files have the time of the world.
-    """
-    put, create, append, read, found = (getattr(Folder, name) for name in ("put", "create", "append", "read", "found"))
+    def __init__(self, world: World, faults: dict[Process, str]) -> None:
+        self._world, self._faults = world, faults
+        self._read, self._found = Folder.read, Folder.found
 
-    def fault() -> str | None:
-        kind = None if world.current is None else faults.get(world.current)
-        if kind == "slow" and world.current is not None:
-            world.wait(_SLOW)
+    def _fault(self) -> str | None:
+        kind = None if self._world.current is None else self._faults.get(self._world.current)
+        if kind == "slow":
+            self._world.wait(_SLOW)
         return kind
 
-    def writing(write: Any) -> Any:
+    def writing(self, write: Any) -> Any:
+        """Return a method that writes in place of one."""
+
         def change(folder: Folder, path: str, *args: Any, **words: Any) -> Any:
-            if (kind := fault()) == "read-only":
+            if (kind := self._fault()) == "read-only":
                 raise PermissionError(errno.EACCES, "Permission denied")
-            done = write(folder, path, *args, **words)
-            file = os.path.join(folder._root, path)
-            if os.path.exists(file):
-                os.utime(file, (START + world.elapsed,) * 2)
+            done, file = write(folder, path, *args, **words), Path(folder._root, path)
+            if file.exists():
+                os.utime(file, (START + self._world.elapsed,) * 2)
             if kind == "failing":
                 raise OSError(errno.EIO, "Input/output error")
             return done
 
         return change
 
-    def reading(folder: Folder, *args: Any) -> Any:
-        fault()
-        return read(folder, *args)
+    def read(self, folder: Folder, *args: Any) -> Any:
+        """Read a part of a file."""
+        self._fault()
+        return self._read(folder, *args)
 
-    def listing(folder: Folder, prefix: str) -> Any:
-        newest = START + world.elapsed - (_STALE if fault() == "stale" else 0)
-        return (
-            one for one in found(folder, prefix) if os.stat(os.path.join(folder._root, one.path)).st_mtime <= newest
-        )
+    def found(self, folder: Folder, prefix: str) -> Any:
+        """List files."""
+        newest = START + self._world.elapsed - (_STALE if self._fault() == "stale" else 0)
+        listed = self._found(folder, prefix)
+        return (one for one in listed if Path(folder._root, one.path).stat().st_mtime <= newest)
 
+
+@contextmanager
+def faulty_stores(world: World, faults: dict[Process, str]) -> Iterator[None]:
+    """Give stores the faults of the processes that use them: slow, read-only, failing (after the write), stale.
+
+    Files have the time of the world.
+    """
+    faulty = _Disk(world, faults)
     with pytest.MonkeyPatch.context() as patch:
-        for name, write in {"put": put, "create": create, "append": append}.items():
-            patch.setattr(Folder, name, writing(write))
-        patch.setattr(Folder, "read", reading)
-        patch.setattr(Folder, "found", listing)
+        for name in ("put", "create", "append"):
+            patch.setattr(Folder, name, faulty.writing(getattr(Folder, name)))
+        patch.setattr(Folder, "read", lambda *args: faulty.read(*args))  # noqa: PLW0108 - a bound method would not get the folder
+        patch.setattr(Folder, "found", lambda *args: faulty.found(*args))  # noqa: PLW0108 - as above
         patch.setattr(disk, "MOUNTS", Path("none"))
         yield

@@ -92,6 +92,11 @@ class Process:
 class _Loop(BaseEventLoop):
     """The event loop of a process; it never waits."""
 
+    _ready: Any  # these four are those of the base class, which does not tell of them
+    _scheduled: Any
+    _timer_cancelled_count: int
+    _run_once: Any
+
     def __init__(self, process: Process) -> None:
         super().__init__()
         self._process, self._selector = process, self
@@ -109,8 +114,8 @@ class _Loop(BaseEventLoop):
     def time(self) -> float:
         return self._process.ticks()
 
-    def run_in_executor(self, _executor: Any, function: Any, *args: Any) -> Any:
-        return asyncio.wrap_future(self._process.world.begin(function, *args), loop=self)
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # noqa: ARG002 - there are no threads
+        return asyncio.wrap_future(self._process.world.begin(func, *args), loop=self)
 
     def due(self) -> float | None:
         """Return at which of its ticks it has to turn; None: only another process can wake it."""
@@ -163,6 +168,7 @@ class World:
         """Have a thread of the current process run a function; it runs between two turns."""
         assert self.current is not None
         done = _Job(self.current)
+        done.set_running_or_notify_cancel()  # a thread cannot be cancelled
 
         def job() -> None:
             try:
@@ -256,7 +262,7 @@ class World:
             assert self.current is not None
             return self.current
 
-        def run(coroutine: Any, timeout: float | None = None, meanwhile: object = None) -> Any:  # noqa: ARG001 - as it is called
+        def run(coroutine: Any, timeout: float | None = None, meanwhile: object = None) -> Any:
             return process().run(coroutine, timeout)
 
         with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,8 @@
 """A batch under kernels, stores and a service with faults, compared with what became of its tasks.
 
 The world of `tests/simulation` runs the toolkit's own code from the public verbs down to the serialized requests, and
-the emulator's engine, on a simulated clock. A home is a folder; it has one kernel at a time, which can be killed, stopped,
-put to sleep, copied, restored from a backup, or have a wrong clock. Verbs, faults and time are the rules.
+the emulator's engine, on a simulated clock. A home is a folder; it has one kernel at a time, which can be killed,
+stopped, put to sleep, copied, restored from a backup, or have a wrong clock. Verbs, faults and time are the rules.
 
 What is compared after each step:
 
@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cloudtasks_nb._names import TAG_HEADER, QueueName
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, PreconditionError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, pending_evidence
 from cloudtasks_nb.fanout.evidence import Evidence, Row, fold
 from cloudtasks_nb.fanout.plan.identity import try_of
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
 from tests.simulation.cloud import Cloud, Delivery
@@ -58,7 +57,7 @@ NAME, QUEUE = "march", "q"
 ENDED = ("unsent", "succeeded", "failed", "rejected", "cancelled", "gone")
 HOUR = 3600.0
 #: Where files cost no waiting for a disk.
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+MEMORY = Path("/dev/shm")  # noqa: S108 - each has a folder of its own in it
 #: Seconds in which another kernel that runs learns of a cancel.
 LEARNS = 4.0
 
@@ -72,7 +71,7 @@ class Batches(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        self.root = Path(tempfile.mkdtemp(prefix="batches-", dir=MEMORY))
+        self.root = Path(tempfile.mkdtemp(prefix="batches-", dir=MEMORY if MEMORY.is_dir() else None))
         self.stack.callback(shutil.rmtree, self.root, ignore_errors=True)
         self.world = World()
         self.faults: dict[Process, str] = {}
@@ -158,7 +157,8 @@ class Batches(RuleBasedStateMachine):
         if not self.runs(home):
             return
         rows = ROWS_OF_ALL if self.canary else rows
-        frame, options = pd.DataFrame({"n": rows}), {"canary": CANARY} if self.canary else {}
+        frame = pd.DataFrame({"n": rows})
+        options: dict[str, Any] = {"canary": CANARY} if self.canary else {}
         options |= {"send_rate": rate} if rate else {}
 
         def run(tasks: Client) -> None:
@@ -348,7 +348,7 @@ class Batches(RuleBasedStateMachine):
                 self.kernels[home].do(self.compare)
                 for row, state, task in (
                     self.kernels[home].do(lambda _: batch.tasks()[["n", "state", "task"]]).itertuples(index=False)
-                ):  # noqa: B023
+                ):
                     self.true(row, state, task)
 
     def true(self, row: int, state: str, task: str) -> None:
@@ -426,7 +426,7 @@ def test_a_home_that_was_stopped_sends_nothing_past_a_cancel(state: Batches) -> 
 LONG = os.environ.get("BATCH_STEPS")
 TestBatches = Batches.TestCase
 TestBatches.settings = settings(
-    max_examples=int(os.environ.get("BATCH_EXAMPLES", 20)),
+    max_examples=int(os.environ.get("BATCH_EXAMPLES", "20")),
     stateful_step_count=int(LONG or 10),
     suppress_health_check=[*HealthCheck],
     phases=[Phase.generate],
