@@ -15,6 +15,7 @@ from hypothesis import settings
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
+from cloudtasks_nb.display import notify
 from cloudtasks_nb.fanout import disk
 from cloudtasks_nb.handlers import serving
 from cloudtasks_nb.service import open_clients
@@ -49,10 +50,11 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees the batches and handler addresses of another; what it has served is closed."""
+    """No test sees the batches and handler addresses of another; what it has served is closed; notes go to stdout."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("CLOUDTASKS_NB_HOME", str(home))
     monkeypatch.setattr(disk, "MOUNTS", home / "none")  # the disk of a container would be reported
+    monkeypatch.setattr(notify, "in_notebook", lambda: True)  # bars are on stderr: there a test cannot compare lines
     yield
     for handler in [*serving._served.values()]:
         handler.close()

@@ -16,6 +16,7 @@ import pandas as pd
 from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.client.client import Client, connect
 from cloudtasks_nb.client.local import local
+from cloudtasks_nb.display.notify import notes_on
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
@@ -85,7 +86,8 @@ def _run(given: Sequence[str]) -> int:
         parser.error("options of the emulator come after its name: cloudtasks-nb emulator --help")
     if more:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
-    return int(options.run(options))
+    with notes_on(sys.stdout):
+        return int(options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:

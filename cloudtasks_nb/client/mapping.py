@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from cloudtasks_nb.fanout.plan.identity import key_head
 from cloudtasks_nb.handlers.convert import display_name, parameters_of, signature
 from cloudtasks_nb.service.connection import Connection
 
-__all__ = ["body_for", "callee", "check_choice", "finish", "rows_for", "short_interrupts"]
+__all__ = ["body_for", "callee", "check_choice", "finish", "read_values", "rows_for", "short_interrupts"]
 
 _MOST = 2  # times that a row of an earlier version is computed again
 _KEPT = 'stale="resend" computes {} again'
@@ -64,6 +65,14 @@ def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served
     given |= {one: options[one] for one in ("service_account", "audience") if options[one] is not None}
     named = None if name.isidentifier() else options["name"]
     return serve(fn, name=named, tasks=connection, store=connection.store.url, **given)
+
+
+def read_values(data: Any) -> Any:
+    """Return the values of an iterator as a list, and one of frames as it is, as it may be larger than memory."""
+    if not isinstance(data, Iterator) or hasattr(data, "__arrow_c_stream__"):
+        return data
+    first = [*islice(data, 1)]
+    return chain(first, data) if any(map(_is_part, first)) else [*first, *data]
 
 
 def rows_for(fn: Callable[..., Any], data: Any) -> Any:

@@ -10,7 +10,7 @@ import pandas as pd
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import near_names
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, rows_for, short_interrupts
+from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, read_values, rows_for, short_interrupts
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -300,10 +300,10 @@ class Queue:
             A function, which is served; or what `ct.serve` or `ct.deploy` returned. Google cannot call a function of
             this machine: there, it is what `ct.deploy` returned.
         data : DataFrame, Series, list, array, …
-            The columns are the arguments of the function, as for `fan_out`. A Series, a list or an array of values
-            becomes the column of the first parameter; a function whose parameters have no names, such as `len`, gets
-            the value itself. What `map` and `Batch.results` return can be mapped again: their index `row` is an
-            argument only of a function that has this parameter.
+            The columns are the arguments of the function, as for `fan_out`. A Series, a list, an array or an
+            iterator of values becomes the column of the first parameter; a function whose parameters have no names,
+            such as `len`, gets the value itself. What `map` and `Batch.results` return can be mapped again: their index
+            `row` is an argument only of a function that has this parameter.
         workers, processes : int, optional
             As for `ct.serve`: how many calls run at a time, in threads or in processes.
         give_up_on : class or several, optional
@@ -364,6 +364,7 @@ class Queue:
         served: dict[str, Any] = {"workers": workers, "processes": processes, "give_up_on": give_up_on}
         target = callee(self._connection, fn, options, **served)
         function = getattr(target, "function", fn)
+        data = read_values(data)
         rows = rows_for(function, data)
         options["body"] = body_for(function, rows, data, options["body"])
         with short_interrupts():

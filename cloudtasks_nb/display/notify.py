@@ -1,4 +1,4 @@
-"""Messages and progress: shown in the notebook's output, or by the panel that redirects those of its thread."""
+"""Messages and progress: in the notebook's output, on stderr of a script, or in the panel that works."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TextIO
 
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 
-__all__ = ["Output", "current_output", "notify", "printable", "redirect"]
+__all__ = ["Output", "current_output", "in_notebook", "note_stream", "notes_on", "notify", "printable", "redirect"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,15 @@ class Output:
 
 #: Each thread has its own value, so that a panel's background thread does not redirect the output of a running cell.
 _current: ContextVar[Output | None] = ContextVar("cloudtasks_nb_output", default=None)
+#: Where the notes of this thread are printed; None: `note_stream` chooses.
+_stream: ContextVar[TextIO | None] = ContextVar("cloudtasks_nb_stream", default=None)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return hasattr(shell, "kernel")
 
 
 def current_output() -> Output | None:
@@ -41,15 +51,30 @@ def redirect(output: Output) -> Iterator[None]:
 
 
 def notify(line: str) -> None:
-    """Show one line in the output to which this thread is redirected, or else in the notebook's output."""
+    """Show one line in the output to which this thread is redirected, or else in the stream of notes."""
     line, output = mask_text(line), current_output()
     if output is None:
-        print(printable(line), flush=True)  # noqa: T201 - the toolkit reports to the notebook's output
+        print(printable(line), file=note_stream(), flush=True)
     else:
         output.message(line)
 
 
+def note_stream() -> TextIO:
+    """Return where notes are printed: in a notebook's output; elsewhere on stderr, as stdout is for a script's data."""
+    return _stream.get() or (sys.stdout if in_notebook() else sys.stderr)
+
+
+@contextmanager
+def notes_on(stream: TextIO) -> Iterator[None]:
+    """Print the notes of this thread on a stream inside the block: a command's notes are its own output."""
+    token = _stream.set(stream)
+    try:
+        yield
+    finally:
+        _stream.reset(token)
+
+
 def printable(line: str) -> str:
-    """Return a line with escapes for control characters, and for those that the output lacks: an arrow on Windows."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    """Return a line with escapes for control characters, and for those that the stream lacks: an arrow on Windows."""
+    encoding = getattr(note_stream(), "encoding", None) or "utf-8"
     return escape_controls(line).encode(encoding, "backslashreplace").decode(encoding)

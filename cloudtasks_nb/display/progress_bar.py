@@ -7,7 +7,6 @@ cell runs, and stays in the saved notebook with its last state. Elsewhere the ba
 from __future__ import annotations
 
 import html
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,19 +15,12 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.notify import current_output, notify, printable
+from cloudtasks_nb.display.notify import current_output, in_notebook, note_stream, notify, printable
 
-__all__ = ["Bar", "Live", "bar_html", "in_notebook"]
+__all__ = ["Bar", "Live", "bar_html"]
 
 _DELAY = 0.5  # seconds before a bar appears; shorter work shows none
 _PACE = 0.2  # seconds between two updates
-
-
-def in_notebook() -> bool:
-    """Return whether this process is a notebook's kernel."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return hasattr(shell, "kernel")
 
 
 def bar_html(share: float | None, text: str, *, label: str) -> str:
@@ -128,7 +120,7 @@ class Bar:
             notify(line)
         else:
             with _loop.hold_interrupts():
-                tqdm.write(printable(line))
+                tqdm.write(printable(line), file=note_stream())
 
     def close(self) -> None:
         """Remove the bar."""

@@ -48,8 +48,7 @@ import ipywidgets as widgets
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_zone
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.notify import Output
-from cloudtasks_nb.display.progress_bar import in_notebook
+from cloudtasks_nb.display.notify import Output, in_notebook
 from cloudtasks_nb.errors import EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import expression, quoted

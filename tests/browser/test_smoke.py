@@ -272,7 +272,7 @@ def test_attempts(notebook: Callable[..., Any]) -> None:
     board.page.evaluate(LATE)
     board.rows.filter(has_text="no data for 7").click()
     card = board.part.locator(".ctn-card")
-    expect(card).to_contain_text("NOT_FOUND")
+    expect(card).to_contain_text("INTERNAL")
     expect(card).to_contain_text("raise KeyError")
     expect(card).to_contain_text(f"no data for 7 {EVIL}")
     expect(card.locator("pre")).to_be_in_viewport()

@@ -45,9 +45,9 @@ def test_fixtures_serve_a_users_tests(tmp_path: Path) -> None:
             queue.enqueue(handler, {"x": 2}, task_id="good")
             queue.enqueue(handler, {"x": 3}, task_id="bad")
             done = cloud_tasks_emulator.history("numbers", at_least=2, body=True)
-        assert {task["task"]: task["status"] for task in done} == {"good": "OK", "bad": "INVALID_ARGUMENT"}
+        assert {task["task"]: task["status"] for task in done} == {"good": "OK", "bad": "INTERNAL"}
         tries = {task["task"]: task["attempts"] for task in done}
-        assert [attempt["http_status"] for attempt in tries["bad"]] == [400, 400]
+        assert [attempt["http_status"] for attempt in tries["bad"]] == [500, 500]
         assert json.loads(tries["good"][0]["body"]) == {"x": 2}
         assert tries["good"][0]["headers"]["X-CloudTasks-QueueName"] == "numbers"
 

@@ -22,6 +22,7 @@ from cloudtasks_nb import __version__, _loop, cli
 from cloudtasks_nb._settings import store_place
 from cloudtasks_nb.cli import commands
 from cloudtasks_nb.client.client import Client
+from cloudtasks_nb.display import notify
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -54,8 +55,9 @@ def sent(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Run:
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command, and return what it prints."""
+    monkeypatch.setattr(notify, "in_notebook", lambda: False)
 
     def run_command(*arguments: str, code: int = 0) -> str:
         assert cli.main([*arguments]) == code

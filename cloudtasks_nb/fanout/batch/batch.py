@@ -12,9 +12,9 @@ import pandas as pd
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import check_limit, is_count, near_names, parse_duration
 from cloudtasks_nb.display.duration import duration_text
-from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.notify import in_notebook, notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.display.progress_bar import Bar, in_notebook
+from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register

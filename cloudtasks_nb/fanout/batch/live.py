@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.notify import current_output, notify
-from cloudtasks_nb.display.progress_bar import Bar, Live, in_notebook
+from cloudtasks_nb.display.notify import current_output, in_notebook, notify
+from cloudtasks_nb.display.progress_bar import Bar, Live
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import PATIENCE, Tracker
 from cloudtasks_nb.fanout.outbox.records import Scope

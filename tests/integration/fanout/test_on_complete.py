@@ -197,20 +197,21 @@ def test_an_answer_is_lost(once: ct.Queue, emulator: Emulator, target: Target, l
     assert "was not created" not in repr(batch)
 
 
+@pytest.mark.parametrize("kind", [LookupError, NameError])
 def test_a_notification_that_fails_is_told(
-    tasks: ct.Client, once: ct.Queue, target: Target, serve: Serve, connect: Connect
+    tasks: ct.Client, once: ct.Queue, target: Target, serve: Serve, connect: Connect, kind: type[Exception]
 ) -> None:
     """Status, repr and list say why, in other kernels too; the line that they show sends it again."""
     broken = True
 
     def finish(**_: Any) -> None:
         if broken:
-            raise LookupError("no such month")
+            raise kind("no such month")
 
     batch = once.fan_out(ROWS, url=target.url).on_complete(serve(finish))
     assert batch.wait("240s").succeeded == 4
     reached(batch, lambda _: bool(batch.status().reason))
-    told = "all rows succeeded; the notification failed: LookupError: no such month"
+    told = f"all rows succeeded; the notification failed: {kind.__name__}: no such month"
     assert (batch.status().state, batch.status().reason) == ("succeeded", told)
     assert f"{told} → {batch.status().action}" in repr(batch)
     with connect() as other:

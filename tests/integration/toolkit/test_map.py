@@ -1,6 +1,7 @@
 """`queue.map`: from a function and data to the results, in one call."""
 
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from cloudtasks_nb.handlers import serving
 from tests.cases import cases
 from tests.integration.conftest import PATIENCE, until
 from tests.interrupts import interrupt, interruptible
+from tests.processes import run
 
 ACCOUNT = "caller@demo.iam.gserviceaccount.com"
 
@@ -281,6 +283,12 @@ def test_a_series_of_polars_becomes_that_column_too() -> None:
     assert rows_for(half, pl.Series("other", [1, None])).to_dict(as_series=False) == {"n": [1, None]}
 
 
+@cases(((n for n in [1, 2]), [2, 4]), (map(abs, [-3]), [6]), (iter([FRAME, FRAME + 2]), [2, 4, 6, 8]), (iter([]), []))
+def test_values_of_an_iterator(queue: ct.Queue, data: Any, results: list[int]) -> None:
+    """They are a list of values; frames, which may be larger than memory, are read one by one."""
+    assert queue.map(lambda n: 2 * n, data)["result"].tolist() == results
+
+
 @cases(np.zeros((2, 2)), np.array(1), np.int64(1))
 def test_an_array_of_other_dimensions_is_no_list_of_values(data: Any) -> None:
     """The error says so, and not one of pandas."""
@@ -384,6 +392,20 @@ def test_exceptions_that_are_given_up(queue: ct.Queue) -> None:
     assert sorted(calls) == [0, 1]
     with pytest.raises(errors.InvalidInputError, match="give_up_on: look_up is served already"):
         queue.map(ct.serve(look_up), [0], give_up_on=KeyError)
+
+
+SCRIPT = """
+import cloudtasks_nb as ct
+def double(n): return 2 * n
+print(ct.local().queue("q", create=True).map(double, [1, 2])["result"].tolist())
+"""
+
+
+def test_a_script_prints_only_its_own_data() -> None:
+    """Its notes are on stderr, so that its output can be read by a program."""
+    done = run(sys.executable, "-c", SCRIPT)
+    assert done.stdout == "[2, 4]\n", done.stderr
+    assert "made queue q" in done.stderr
 
 
 def test_google_cannot_call_a_function_of_this_machine() -> None:

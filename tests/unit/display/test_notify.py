@@ -3,12 +3,36 @@
 import io
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from cloudtasks_nb.display import notify as notify_module
 from cloudtasks_nb.display import progress_bar
-from cloudtasks_nb.display.notify import Output, current_output, notify, redirect
+from cloudtasks_nb.display.notify import Output, current_output, in_notebook, notify, redirect
 from cloudtasks_nb.display.progress_bar import Bar
+
+
+def test_a_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel's shell has a kernel; a terminal, with IPython or without, has none."""
+    for shell, notebook in [(SimpleNamespace(kernel=object()), True), (object(), False), (None, False)]:
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert in_notebook() is notebook
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not in_notebook()
+
+
+def test_the_notes_of_a_script(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are on stderr, above a bar too: what a script prints is its own data."""
+    monkeypatch.setattr(notify_module, "in_notebook", lambda: False)
+    monkeypatch.setattr(progress_bar, "_DELAY", 0)
+    notify("made queue reports")
+    with Bar("waiting") as bar:
+        bar.add()
+        bar.notify("paused")
+    printed, notes = capsys.readouterr()
+    assert printed == ""
+    assert {"made queue reports", "paused"} <= {*notes.splitlines()}
 
 
 def test_lines_and_bars_are_redirected(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

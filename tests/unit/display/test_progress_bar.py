@@ -10,7 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from cloudtasks_nb.display import progress_bar
-from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html, in_notebook
+from cloudtasks_nb.display.progress_bar import Bar, Live, bar_html
 from tests.cases import cases
 from tests.interrupts import interrupted_everywhere
 
@@ -36,15 +36,6 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
     return shown
-
-
-def test_a_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch, notebook: list[dict[str, Any]]) -> None:
-    """A kernel's shell has a kernel; a terminal, with IPython or without, has none."""
-    assert in_notebook()
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
-    assert not in_notebook()
-    monkeypatch.delitem(sys.modules, "IPython")
-    assert not in_notebook()
 
 
 @cases((0.5, "50.0%", "50"), (0.0, "0.0%", "0"), (1.7, "100.0%", "100"), (-1, "0.0%", "0"), (None, "100.0%", None))
