@@ -81,7 +81,7 @@ class Batches(RuleBasedStateMachine):
         self.kernels: dict[str, Kernel] = {}
         self.stopped: dict[str, Any] = {}
         self.broken: Sequence[int] = ()
-        self.rpcs: dict[str, list[str]] = {}  # faults of the next calls
+        self.rpcs: dict[str, str] = {}  # the fault of the next call
         self.tries = Counter[int]()  # tries of each row that were wished
         self.risked = dict[str, set[int]]()  # rows of which a home was told that they may have been sent
         self.rates = dict[str, tuple[float, float]]()  # of a home: rows a second, and since when
@@ -114,19 +114,16 @@ class Batches(RuleBasedStateMachine):
 
     def before(self, _caller: Process, rpc: str) -> float:
         """Refuse a call."""
-        if self.rpcs.get(rpc, [""])[0] == "refused":
-            self.rpcs[rpc].pop(0)
+        if self.rpcs.get(rpc) == "refused":
+            del self.rpcs[rpc]
             raise RefusedError("UNAVAILABLE", "Try again.")
         return 0.01
 
     def after(self, _caller: Process, rpc: str) -> float:
         """Lose an answer, or have it come late."""
-        match self.rpcs[rpc].pop(0) if self.rpcs.get(rpc) else None:
-            case "lost":
-                raise RefusedError("UNAVAILABLE", "The connection was reset.")
-            case "late":
-                return 25.0
-        return 0.01
+        if (fault := self.rpcs.pop(rpc, None)) == "lost":
+            raise RefusedError("UNAVAILABLE", "The connection was reset.")
+        return 0.01 if fault is None else 25.0
 
     def kernel(self, home: str, ahead: float = 0.0) -> Kernel:
         """Return the kernel of a home, which is started if there is none."""
@@ -254,7 +251,7 @@ class Batches(RuleBasedStateMachine):
     )
     def call(self, rpc: str, fault: str) -> None:
         """Give the next call of the service a fault."""
-        self.rpcs[rpc] = [fault]
+        self.rpcs[rpc] = fault
 
     @rule(home=HOMES, to=HOMES)
     def copy(self, home: str, to: str) -> None:
