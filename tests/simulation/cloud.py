@@ -189,12 +189,17 @@ class Wire(Transport):
         answered = loop.create_future()
 
         def end(task: asyncio.Task[bytes]) -> None:
-            if not (answered.done() or loop.is_closed()):
+            if not answered.done():
                 answered.set_result(task)
+
+        def arrive(task: asyncio.Task[bytes]) -> None:
+            if not task.cancelled():
+                task.exception()  # the caller may not wait for it any more
+                loop.call_soon(end, task)
 
         def begin() -> None:
             task = there.create_task(self.cloud.answer(self.process, method.path, request))
-            task.add_done_callback(lambda task: loop.call_soon(end, task))
+            task.add_done_callback(arrive)
 
         there.call_soon(begin)
         try:
