@@ -133,16 +133,16 @@ def _(value: int) -> Any:
 @plain.register
 def _(value: float) -> float | None:
     if math.isinf(value):
-        raise NotSerializableError(
-            "infinity cannot be written as JSON", resource="float", hint="replace it: df.replace([inf, -inf], None)"
-        )
+        raise NotSerializableError("infinity cannot be written as JSON", resource="float", hint="use None in its place")
     return None if math.isnan(value) else float(value)
 
 
 @plain.register
 def _(value: decimal.Decimal) -> str | None:
     if value.is_infinite():
-        raise NotSerializableError("infinity cannot be written as JSON", resource="Decimal", hint="replace it")
+        raise NotSerializableError(
+            "infinity cannot be written as JSON", resource="Decimal", hint="use None in its place"
+        )
     return None if value.is_nan() else str(value)
 
 
