@@ -371,9 +371,7 @@ class Batches(RuleBasedStateMachine):
         mine = Row(ref=1, tries=number, state=State.SENT, deleting=number if self.cancelled else None)
         begun = [mine]
         if self.cancelled and task not in {one.task for one in self.cloud.creations if one.caller is process}:
-            begun.append(
-                Row(ref=1, tries=number, state=State.CANCELLED)
-            )  # before it knew of the task
+            begun.append(Row(ref=1, tries=number, state=State.CANCELLED))  # before it knew of the task
         ends = {State(reduce(lambda row, one: fold(row, one, number, None), told, row).state) for row in begun}
         expected = {end.name.lower() for end in ends}
         assert (state if state in ENDED else "sent") in expected, f"row {row} is {expected}, not {state}"
