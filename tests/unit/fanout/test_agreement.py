@@ -76,6 +76,13 @@ def test_each_state_has_its_traits_its_count_and_its_number() -> None:
     assert all(STATES[state].sign and STATES[state].means for state in ENDS)
 
 
+def test_the_numbers_that_outboxes_have() -> None:
+    """Another number would tell something else of the rows that are stored already."""
+    assert [*map(int, State)] == [*range(2, 9)]
+    assert [*map(int, Fact)] == [*range(1, 8)]
+    assert [*map(int, Source)] == [2, 4, 8]
+
+
 def test_each_column_of_a_batchs_tasks_is_declared_made_and_described() -> None:
     """In the same order, as the frame has them and as `help(batch.tasks)` lists them."""
     page = Page.without_rows(b"")
