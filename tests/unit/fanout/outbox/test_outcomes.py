@@ -9,7 +9,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Retrying, whole
 from cloudtasks_nb.fanout.states import FINAL, State
 from tests.threads import at_once
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_outcomes, refs, spool, tell, watched
+from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_outcomes, refs, spool, take, tell, watched
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
@@ -92,6 +92,15 @@ def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
         None,
         State.UNSENT,
     )
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_rows_were_sent_from_elsewhere_unless_this_home_has_begun(outbox: Outbox, batch: str, *, begun: bool) -> None:
+    """Its own rows are told of too before it has stored that they are sent."""
+    if begun:
+        take(outbox, batch)
+    tell(outbox, batch, refs(outbox, batch)[0], state=State.SUCCEEDED)
+    assert outbox.batches.facts(batch).sent_by_others is not begun
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
