@@ -23,13 +23,6 @@ def in_queue(queue: ct.Queue) -> int:
     return len(queue.tasks(limit=None))
 
 
-def test_the_same_cell_three_times(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """The second and third attach and say so."""
-    assert len({sent(paused.fan_out(ROWS, url=URL)).id for _ in range(3)}) == 1
-    assert in_queue(paused) == 300
-    assert capsys.readouterr().out.count("has 300 of these rows already; nothing new to send") == 2
-
-
 def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """One row is, several are; a batch whose only name is its id is named once; zero rows are written as "no rows"."""
     rows = pd.DataFrame({"day": [1, 2, 2, None]})

@@ -11,7 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
 from tests.cases import cases
-from tests.integration.conftest import Emulator, Target, until
+from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
@@ -60,14 +60,6 @@ def test_a_success_is_not_lost(paused: ct.Queue, batch: ct.Batch) -> None:
     assert batch.tasks()["last_message"].isna().all()
 
 
-def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
-    """A cancelled batch does not ask to resume the paused queue; the rows can be sent again."""
-    batch.cancel()
-    assert "queue.resume()" not in repr(batch)
-    assert batch.wait("240s").cancelled == 5
-    assert lines(batch) == ["5 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))"]
-
-
 def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
     """Waiting for a cancelled batch whose queue was deleted returns its end and raises no earlier error."""
     batch = paused.fan_out(pd.DataFrame({"row": range(2000)}), url=TARGET, send_rate=200)
@@ -78,17 +70,6 @@ def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
     assert "batch.resume()" not in repr(batch)
     progress = batch.wait("240s")
     assert progress.cancelled + progress.gone == 2000
-
-
-def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
-    """Tasks that may not be deleted stay, and the repr shows the reason."""
-    emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "PERMISSION_DENIED", "count": 1})
-    batch.cancel()
-    reached(batch, lambda progress: "not deleted" in str(progress.reason))
-    assert batch.status().state == "cancelling"
-    assert lines(batch)[0].startswith("5 tasks are not deleted: ")
-    assert batch.cancel().wait("240s").cancelled == 5
-    assert "not deleted" not in repr(batch)
 
 
 @pytest.fixture

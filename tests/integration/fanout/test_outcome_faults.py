@@ -97,22 +97,3 @@ def test_a_log_that_has_lost_entries(emulator: Emulator, target: Target) -> None
         assert (batch.status().state, states(batch)) == ("unknown", {"gone": 3})
         assert "they may have run" in str(batch.status().reason)
         assert not {"resend", "retry_failed"} & {*re.findall(r"\w+", repr(batch))}
-
-
-def test_a_queue_without_a_log(tasks: ct.Client, target: Target) -> None:
-    """Rows that have left it are gone: they may have run, and no line sends them again."""
-    queue = tasks.queue("silent", create=True, log_sampling_ratio=0)
-    batch = queue.fan_out(ROWS.head(3), url=target.url)
-    batch.wait("240s")
-    assert states(batch) == {"gone": 3}
-    assert "neither the log nor a result shows why; they may have run" in repr(batch)
-    assert "resend" not in repr(batch)
-
-
-def test_cancelling_while_sending(paused: ct.Queue) -> None:
-    """Requests that are under way are waited for, and the tasks that they made are deleted."""
-    batch = paused.fan_out(pd.DataFrame({"row": range(3000)}), url="http://127.0.0.1:9/x", send_rate=2000)
-    reached(batch, lambda progress: progress.unsent < 2500)
-    progress = batch.cancel().wait("240s")
-    assert progress.cancelled == 3000
-    assert paused.tasks().empty

@@ -139,37 +139,6 @@ async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     assert "canary" not in str(tracked.tracker.notes())
 
 
-@pytest.mark.parametrize("ended", [True, False])
-async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
-    """After a canary that failed, and while it runs."""
-    tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.resume()
-    await sent(tracked, ROWS)
-
-
-async def test_another_process_waits_too(make: Make) -> None:
-    """Both report that the canary failed; what one of them resumes is sent, each row once."""
-    tracked = await send_canary(make)
-    other = make(tracked.batch)
-    await other.tracker.start(sending=True)
-    for each in (tracked, other):
-        each.publish("INTERNAL", slice(FIRST))
-        with held("canary: 20 of 20 rows failed"):
-            await each.tracker.finished(each.tracker.record.whole)
-    await other.tracker.resume()
-    await sent(other, REST)
-    assert not tracked.service.created.keys() & other.service.created.keys()
-
-
-@pytest.mark.parametrize("ended", [True, False])
-async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
-    """All rows that are not done are dropped, also while they wait."""
-    tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.cancel(tracked.tracker.record.whole)
-    progress = await tracked.tracker.finished(tracked.tracker.record.whole)
-    assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
-
-
 def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outbox) -> None:
     """It is of the first rows of the batch; the option of the newest `fan_out` counts."""
     batch = make(canary=1).batch

@@ -40,12 +40,6 @@ def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> N
     assert not any(request.tried for request in requests)
 
 
-def test_requests_can_be_smaller(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """A slow sender takes fewer rows at a time."""
-    assert [len(one.refs) for one in queue.turn([], 3, now=NOW, size=7)] == [7, 7, 7]
-    assert len(queue.turn([], 99, now=NOW, size=7)) == 33
-
-
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
     """The next sender gets unanswered requests again, with their numbers and the time of their first sending."""
     first = take(outbox, batch, 2)
@@ -167,14 +161,6 @@ def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: Reques
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
-def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None:
-    """Rows that were tried again meanwhile are cancelled too."""
-    assert next(outbox.requests.cancel(whole(batch), 70)) == 70
-    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    assert sum(outbox.requests.cancel(whole(batch), 100)) == 181
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
-
-
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     (one,) = queue.turn([], 1, now=NOW)
@@ -219,27 +205,6 @@ def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int)
     assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)
 
 
-def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
-    """A request that was never sent is cut to the size that the sender asks for; each row is in one of them, once."""
-    send_all(outbox, batch)
-    put(outbox, batch, refs(outbox, batch), State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 250
-    taken = outbox.requests.queue(batch).turn([], 99, now=NOW, size=30)
-    assert sorted(ref for request in taken for ref in request.refs) == refs(outbox, batch)
-    assert max(len(request.refs) for request in taken) == 30
-    again = take(outbox, batch)  # their sender was killed
-    assert [list(one.refs) for one in again] == [list(one.refs) for one in taken]
-
-
-def test_a_request_that_was_not_sent_before_a_cancel(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Its rows were certainly not created."""
-    taken = queue.turn([], 1, now=NOW)
-    sum(outbox.requests.cancel(whole(batch)))
-    queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
-    assert take(outbox, batch) == []
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
-
-
 def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """The service may have the tasks of a killed sender, until the next sender knows."""
     (one,) = take(outbox, batch, 1)
@@ -253,21 +218,6 @@ def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQ
     queue.turn([Ack(seq=again.seq, sent=again.refs[:60], again=again.refs[60:])], 0, now=NOW)
     assert outbox.batches.counts(whole(batch))[State.UNSENT] == 190
     assert len(outbox.rows.refs(batch, State.SENT)) == 60
-
-
-def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Rows of a second try lie between those of the first one; each is given out once, in requests of one try."""
-    known = refs(outbox, batch)
-    put(outbox, batch, known[::2], State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 125
-    found: list[tuple[int, list[int]]] = []
-    while requests := queue.turn([], 1, now=NOW):
-        found += [(request.attempt, list(request.refs)) for request in requests]
-    assert {attempt: sorted(ref for try_, some in found if try_ == attempt for ref in some) for attempt in (1, 2)} == {
-        1: known[1::2],
-        2: known[::2],
-    }
-    assert len(found) <= 6
 
 
 def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> None:
