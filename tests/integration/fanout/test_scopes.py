@@ -236,16 +236,3 @@ def test_the_chart_of_a_part_counts_attempts_on_its_rows(both: tuple[ct.Batch, c
     summary, _ = batch_view(both[1]).summary()
     assert summary is not None
     assert (sum(summary.throughput.succeeded), sum(summary.throughput.failed)) == (5, 1)
-
-
-def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None:
-    """The tasks of the others stay, and rows that are not sent yet are sent; every kernel knows."""
-    january, february = (paused.fan_out(month(number, 30), url=URL, name="march") for number in (1, 2))
-    sent(february)
-    assert january.cancel().wait("240s").cancelled == 30
-    assert february.progress().cancelled == 0
-    assert len(paused.tasks()) == 30
-    assert other.batch("march").progress().cancelled == 30
-    assert february.status().state == "paused"
-    again = paused.fan_out(month(3), url=URL, name="march")
-    assert (sent(again).progress().pending, again.whole.cancel().wait("240s").cancelled) == (6, 66)
