@@ -53,7 +53,7 @@ def test_rows_were_sent_from_elsewhere_unless_this_home_has_begun(outbox: Outbox
     if begun:
         take(outbox, batch)
     tell(outbox, batch, refs(outbox, batch)[0], state=State.SUCCEEDED)
-    assert ("adopted" in outbox.batches.settings(batch)) is not begun
+    assert outbox.batches.facts(batch).sent_by_others is not begun
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
