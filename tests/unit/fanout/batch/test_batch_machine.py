@@ -353,10 +353,6 @@ class Batches(RuleBasedStateMachine):
         if not self.logged:
             return  # what no witness tells, no home knows
         told = [one for one in self.evidence() if one.task == task]
-        if state == "unsent" and told:
-            import sys
-            d, c, l = self.cloud.engine.dispatcher, self.cloud.engine.committer, self.cloud.process.loop
-            print("DBG", row, task, self.world.elapsed, d.waiting(), d._running, d._queues, c.__dict__, l._scheduled, l._ready, self.world._jobs, [(one.task, one.at, one.caller.home.name, one.caller.dead) for one in self.cloud.creations], [(d.task, d.at) for d in self.cloud.deliveries], {h: (k.process.dead, k.process.stopped, k.do(lambda t: (t.batch(NAME).progress(), t.batch(NAME)._tracker.__dict__))) for h,k in self.kernels.items() if h!='oracle'}, file=sys.__stderr__)
         assert state != "unsent" or not told, f"row {row} is no more unsent"
         if not told:
             return
