@@ -393,6 +393,22 @@ def test_a_log_that_cannot_be_read_makes_no_row_gone_at_once(world: World, *, im
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    f()\n{}\n'
 
 
+def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
+    """A success, the last possible failure, one that is not the last, and none: only the last two are not known."""
+    first, second, third, *_ = world.tasks
+    world.put(first, 2)
+    world.put(second, 3, TRACEBACK.format("KeyError: 'a'"))
+    world.put(third, 1, "refused")
+    assert world.watch(30, log_sampling_ratio=0.0)[-1] == {"succeeded": 1, "failed": 1, "gone": 3}
+    assert world.tracker.has_results
+    assert world.restart().tracker.has_results
+    page = next(world.outbox.rows.pages(whole(world.batch)))
+    assert list(page.attempts) == [2, 3, 1, None, None]
+    assert list(page.last_status) == [0, 13, 13, None, None]
+    assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
+    assert page.duration[0] == SECOND // 2
+
+
 def test_a_queue_without_a_log_is_searched_often(world: World) -> None:
     """Its searches take no time here, so nothing waits for the next one."""
     world.put(world.tasks)
