@@ -33,6 +33,7 @@ PERSONAL = (
 
 # A deadline is a timing assertion, and the example database would be a folder in the checkout.
 settings.register_profile("suite", deadline=None, database=None)
+settings.register_profile("long", settings.get_profile("suite"), max_examples=200, stateful_step_count=50)
 settings.load_profile("suite")
 
 

@@ -30,7 +30,7 @@ from cloudtasks_nb.service.refusal import of_status
 from cloudtasks_nb.service.transport import Transport
 from tests.simulation.world import Process
 
-_SWEEP_EVERY = 10.0  # seconds
+_SWEEP_EVERY = 60.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ class Cloud:
 
     def _sweep(self) -> None:
         sweep(self.engine.store, self.clock.now())
-        self.engine.committer.commit_soon()
+        if len(self._database):
+            self.engine.committer.commit_soon()
         asyncio.get_running_loop().call_later(_SWEEP_EVERY, self._sweep)
 
     def close(self) -> None:

@@ -117,6 +117,10 @@ class _Loop(BaseEventLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # noqa: ARG002 - there are no threads
         return asyncio.wrap_future(self._process.world.begin(func, *args), loop=self)
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Remember what nobody handles."""
+        self._process.world.unhandled.append(context)
+
     def due(self) -> float | None:
         """Return at which of its ticks it has to turn; None: only another process can wake it."""
         if self._ready:
@@ -157,6 +161,7 @@ class World:
         self.elapsed = 0.0
         self.processes: list[Process] = []
         self.current: Process | None = None
+        self.unhandled: list[dict[str, Any]] = []  # what loops report of exceptions
         self._jobs: deque[tuple[Process, Callable[[], None]]] = deque()
         self._random = random.Random(0)
 

@@ -178,11 +178,11 @@ def test_a_task_that_the_batch_deletes_is_cancelled(ended: Evidence) -> None:
     assert folded(row, [(1, ended), (1, OK)]).state is State.SUCCEEDED
 
 
-def test_the_same_message_of_two_statuses() -> None:
-    """The handler and the queue say the same of one attempt, which ended otherwise for each: the order is nothing."""
-    told = [attempt(source, 3, 4 * source, MESSAGES[0], last=False) for source in (Source.QUEUE, Source.RESULTS)]
-    rows = [folded(Row(ref=7, tries=1, state=State.SENT), [(1, one) for one in some]) for some in permutations(told)]
-    assert rows[0] == rows[1]
+def test_the_same_message_of_other_statuses() -> None:
+    """The witnesses say the same of one attempt, which ended otherwise for each: the order is nothing."""
+    told = [attempt(source, 3, 4 * source, MESSAGES[0], last=False) for source in Source]
+    row = Row(ref=7, tries=1, state=State.SENT)
+    assert len({folded(row, [(1, one) for one in some]) for some in permutations(told)}) == 1
 
 
 def test_a_later_try_counts() -> None:
