@@ -25,7 +25,7 @@ from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.causes import LIKE_IT, Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["causes_hint", "choose", "errors_frame", "failed_frame", "names_of", "status_codes", "stored_errors"]

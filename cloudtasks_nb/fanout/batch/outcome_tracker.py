@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Snapshot, Watcher

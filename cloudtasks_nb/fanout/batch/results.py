@@ -12,7 +12,7 @@ from pandas.api.types import infer_dtype
 
 from cloudtasks_nb._frames import BATCH_TASKS, column, is_missing
 from cloudtasks_nb.fanout.batch.stored_results import Answers
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.columns import EXACT
 from cloudtasks_nb.store.encode import to_json
 

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.batch.table import InputOrder, places, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.store.results import StoredResult
 

@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
-from cloudtasks_nb.fanout.outbox.locks import Hold
+from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State

@@ -13,7 +13,7 @@ from itertools import accumulate, islice, pairwise
 import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, OutboxError
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
+from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.facts import LastingOptions, facts_from
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord

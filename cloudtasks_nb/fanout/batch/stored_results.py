@@ -105,17 +105,17 @@ class StoredResults:
 
         Of those that are no successes only the ones behind a number.
         """
-        found = self._results.of(self._batch, tasks, after)
-        return [_result(*found[task]) if task in found else None for task in tasks]
+        found = {task: _result(fields, value) for task, fields, value, _ in self._results.of(self._batch, tasks, after)}
+        return [found.get(task) for task in tasks]
 
     def answers(self, tasks: Sequence[str]) -> Answers:
         """Return what an analyst sees of the results that `read` returns, in a fifth of the time."""
-        found = self._results.answers(self._batch, tasks)
-        values = parse_json(f"[{','.join(text for _, ok, text in found if ok)}]")
-        succeeded = [task for task, ok, _ in found if ok]
+        found = self._results.of(self._batch, tasks)
+        values = parse_json(f"[{','.join(value for *_, value, ok in found if ok)}]")
+        succeeded = [task for task, *_, ok in found if ok]
         return Answers(
             results=dict(zip(succeeded, values, strict=True)),
-            errors={task: _error(text) for task, ok, text in found if not ok},
+            errors={task: _error(fields) for task, fields, _, ok in found if not ok},
         )
 
     def all(self) -> Iterator[list[StoredResult]]:

@@ -15,7 +15,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.fanout.evidence import RAISED, status_name
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope, whole
 from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
 from cloudtasks_nb.fanout.states import WORDS, State

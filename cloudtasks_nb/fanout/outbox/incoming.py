@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
+from itertools import count, repeat
 from struct import pack, unpack
 from typing import Any
 
@@ -18,9 +18,9 @@ import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
+from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 
@@ -162,12 +162,11 @@ class Incoming:
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self.next if started is None else _NOT_STORED + self.rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
+        makers = repeat(chunk.maker if self._spec.origin else None, n)
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason, maker) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, makers, strict=True),
         )
-        if self._spec.origin is not None:
-            connection.execute("UPDATE incoming SET maker = ? WHERE ref >= ?", (chunk.maker, first))
         self.rows += n
         if self._spec.by_rows:
             self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
@@ -177,7 +176,7 @@ class Incoming:
         self._find_known(started, first)
         query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
                    WHERE i.ref >= ? AND (theirs IS NULL OR r.maker IS NOT NULL) ORDER BY i.ref"""
-        new = [ref for (ref,) in connection.execute(query, (first,))]
+        new = sql.firsts(connection, query, first)
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self.next), new, strict=False))
         self.next += len(new)
         return [ref - first for ref in new]
@@ -194,7 +193,7 @@ class Incoming:
     def new_id(self) -> str:
         """Return the id for a new batch: the first of its identity that no other batch has."""
         taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self.identity(), self._spec.name)
-        return next(i for i in ids if not number(self._connection, taken, i))
+        return next(i for i in ids if not sql.number(self._connection, taken, i))
 
     def _find(self) -> FoundBatch | None:
         """Find the batch by its name or id if one is given, else by its rows."""
@@ -261,13 +260,13 @@ class Incoming:
         many = connection.execute(f"UPDATE incoming SET reason = ? WHERE {conflicts}", (reason,)).rowcount
         if many:
             query = "SELECT pos FROM incoming WHERE reason = ? ORDER BY ref LIMIT ?"
-            rows = [row for (row,) in connection.execute(query, (reason, _NAMED))]
+            rows = sql.firsts(connection, query, reason, _NAMED)
             self.errors.append(_conflict_error(rows, many, self.rows, target))
 
     @property
     def _valid(self) -> int:
         """The number of rows to be sent, without duplicates."""
-        return number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
+        return sql.number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
 
     def _find_grown(self) -> FoundBatch | None:
         """Return the batch without a name that has all of the rows, or the only batch that has some of them."""
@@ -280,7 +279,7 @@ class Incoming:
         """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
         halves = unpack(f">{len(keys) // 8}q", keys)[::2]
         query = "SELECT EXISTS (SELECT 1 FROM json_each(?) j CROSS JOIN first ON k1 = j.value)"
-        return number(self._connection, query, as_json(halves)) > 0
+        return sql.number(self._connection, query, sql.as_json(halves)) > 0
 
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
@@ -304,7 +303,7 @@ class Incoming:
             else f"keys b CROSS JOIN first a ON {pairs}"
         )
         rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
-        shared = number(self._connection, f"SELECT count(*) {rows}")
+        shared = sql.number(self._connection, f"SELECT count(*) {rows}")
         same = recipe == self._spec.recipe
         return _Overlap(
             num=num, id=batch, label=name or batch, grows=same and not name, same=same, shared=shared, rows=rows

@@ -29,7 +29,7 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
         store_result(outbox, store, task, error="refused")
     read, sizes = outbox.results.of, []
 
-    def of(batch: str, tasks: list[str], after: int) -> dict[str, tuple[str, str]]:
+    def of(batch: str, tasks: list[str], after: int) -> list[tuple[str, str, str, bool]]:
         sizes.append(len(tasks))
         return read(batch, tasks, after)
 
