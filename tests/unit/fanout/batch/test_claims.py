@@ -65,14 +65,6 @@ def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store, 
     assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
 
 
-def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
-    """Tasks were sent with it while the store did not answer; new ones get the key of the claim."""
-    before = own_key(outbox, batch)
-    claim(theirs, store, batch)
-    assert batch_keys(outbox, store, batch) == (own_key(theirs, batch), before)
-    assert own_key(outbox, batch) == own_key(theirs, batch)
-
-
 def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(
     outbox: Outbox, theirs: Outbox, store: Store, batch: str
 ) -> None:
