@@ -26,7 +26,7 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.fanout.batch import catalog, tracker
-from cloudtasks_nb.fanout.outbox import locks
+from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.service import clock
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _STATE: dict[Any, dict[str, Callable[[], Any]]] = {
     tracker: {"_trackers": WeakValueDictionary, "_busy": set},
     clock: {"_known": dict},
     catalog: {"_catalogs": WeakSet},
-    locks: {"_locks": WeakSet},
+    database: {"_locks": WeakSet},
 }
 _REAL = {name: getattr(time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "clock_gettime")}
 
@@ -83,7 +83,7 @@ class Process:
     def kill(self) -> None:
         """End it as SIGKILL does: nothing of it runs any more, and its locks are free."""
         self.dead = True
-        for lock in list(self.state[locks, "_locks"]):
+        for lock in list(self.state[database, "_locks"]):
             if (descriptor := lock._context.lock_file_fd) is not None:
                 lock._context.lock_file_fd = None
                 os.close(descriptor)
