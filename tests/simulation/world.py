@@ -161,6 +161,7 @@ class World:
         self.elapsed = 0.0
         self.processes: list[Process] = []
         self.current: Process | None = None
+        self._entered: Process | None = None  # whose state the modules keep
         self.unhandled: list[dict[str, Any]] = []  # what loops report of exceptions
         self._jobs: deque[tuple[Process, Callable[[], None]]] = deque()
         self._random = random.Random(0)
@@ -217,7 +218,7 @@ class World:
         self.go_on(seconds)
         self.current = process
         if process is not None:
-            _enter(process)
+            self._enter(process)
 
     @contextmanager
     def stopped(self, *processes: Process, asleep: bool = False) -> Iterator[None]:
@@ -234,14 +235,21 @@ class World:
     def within(self, process: Process) -> Iterator[None]:
         """Run code of a process."""
         before, self.current = self.current, process
-        if before is not process:
-            _enter(process)
+        self._enter(process)
         try:
             yield
         finally:
             self.current = before
-            if before is not None and before is not process:
-                _enter(before)
+            if before is not None:
+                self._enter(before)
+
+    def _enter(self, process: Process) -> None:
+        """Have the modules keep the state of a process."""
+        if process is not self._entered:
+            self._entered = process
+            os.environ["CLOUDTASKS_NB_HOME"] = str(process.home)
+            for (module, name), value in process.state.items():
+                setattr(module, name, value)
 
     def _awake(self) -> list[Process]:
         return [one for one in self.processes if not (one.stopped or one.dead)]
@@ -301,10 +309,3 @@ class World:
                 pass
         for process in self.processes:
             process.loop.close()
-
-
-def _enter(process: Process) -> None:
-    """Have the modules keep the state of a process."""
-    os.environ["CLOUDTASKS_NB_HOME"] = str(process.home)
-    for (module, name), value in process.state.items():
-        setattr(module, name, value)

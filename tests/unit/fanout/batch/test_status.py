@@ -18,9 +18,16 @@ from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.fanout.batch import live
 from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.progress import Facts, Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.status import NOT_READ, progress_of, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.status import (
+    NOT_READ,
+    progress_of,
+    progress_of_part,
+    read_facts,
+    status_of,
+    stored_progress,
+)
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED
@@ -274,3 +281,17 @@ def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
     made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
     for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
         assert status_of(Facts(now=MOMENT, counts=rows)).state == word
+
+
+def test_what_is_not_known_of_a_batch_is_no_reason() -> None:
+    """Rows are left, and nothing else is known."""
+    counts = dict.fromkeys(State, 0) | {State.UNSENT: 9}
+    assert status_of(Facts(now=MOMENT, counts=counts)).action == RESUME
+
+
+@cases(({}, "succeeded"), ({State.SENT: 1}, "running"), ({State.UNSENT: 1}, "running"), ({State.FAILED: 1}, "failed"))
+def test_some_rows_of_a_batch_are_as_they_have_ended(others: dict[State, int], word: str) -> None:
+    """Until then they are as the batch is."""
+    rows: dict[State, int] = dict.fromkeys(State, 0) | {State.SUCCEEDED: 2}
+    part = progress_of_part(Facts(now=MOMENT, counts=rows | others), Status(state="running"))
+    assert (part.state, part.total) == (word, 2 + sum(others.values()))
