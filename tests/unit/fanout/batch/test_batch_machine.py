@@ -178,6 +178,7 @@ class Batches(RuleBasedStateMachine):
         for row in rows:
             self.tries[row] = max(self.tries[row], 1)
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, name=st.sampled_from(["retry_failed", "resend", "resume"]))
     def again(self, home: str, name: str) -> None:
         """Send rows again, or what is held."""
@@ -192,6 +193,7 @@ class Batches(RuleBasedStateMachine):
         self.final = None
         self.verb(home, lambda _: getattr(batch, name)(*([shown] if name == "resend" else [])))
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
     def cancel(self, home: str) -> None:
         """Cancel, and wait until that is final."""
@@ -221,6 +223,7 @@ class Batches(RuleBasedStateMachine):
         """Have the target fail for some rows from now on."""
         self.broken = rows
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
     def kill(self, home: str) -> None:
         """Kill a kernel."""
@@ -228,6 +231,7 @@ class Batches(RuleBasedStateMachine):
         if home in self.kernels:
             self.kernels.pop(home).process.kill()
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, asleep=st.booleans())
     def stop(self, home: str, *, asleep: bool) -> None:
         """Stop a kernel, or suspend its machine."""
@@ -235,12 +239,14 @@ class Batches(RuleBasedStateMachine):
             self.stopped[home] = ExitStack()
             self.stopped[home].enter_context(self.world.stopped(self.kernels[home].process, asleep=asleep))
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
     def go(self, home: str) -> None:
         """Have a kernel go on."""
         if home in self.stopped:
             self.stopped.pop(home).close()
 
+    @precondition(lambda self: bool(self.tries))
     @rule()
     def hours(self) -> None:
         """Let two hours go by, in which no kernel runs."""
@@ -249,6 +255,7 @@ class Batches(RuleBasedStateMachine):
         with self.world.stopped(*(kernel.process for home, kernel in self.kernels.items() if self.runs(home))):
             self.world.go_on(2 * HOUR)
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, fault=st.sampled_from(["slow", "read-only", "failing", "stale", ""]))
     def store(self, home: str, fault: str) -> None:
         """Give the store a fault, as a home sees it."""
@@ -263,6 +270,7 @@ class Batches(RuleBasedStateMachine):
         """Give the next call of the service a fault."""
         self.rpcs[rpc] = fault
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, to=HOMES)
     def copy(self, home: str, to: str) -> None:
         """Copy a home into another one, which begins with that."""
@@ -270,12 +278,14 @@ class Batches(RuleBasedStateMachine):
             self.kill(to)
             copy_home(self.root / home, self.root / to)
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
     def backup(self, home: str) -> None:
         """Make a backup of a home."""
         if (self.root / home).exists():
             copy_home(self.root / home, self.root / f"{home}-backup")
 
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
     def restore(self, home: str) -> None:
         """Restore a home from its backup."""
@@ -348,7 +358,7 @@ class Batches(RuleBasedStateMachine):
             self.go(home)
         for home in ("ada", "bob"):
             self.open(home)
-        self.world.go_on(200)
+        self.world.go_on(100)
         self.created_as_wished()
         for home in ("ada", "bob"):
             if (batch := self.open(home)) is not None:
