@@ -15,7 +15,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.ownership import Purpose
-from cloudtasks_nb.fanout.batch.reading import Reading
+from cloudtasks_nb.fanout.batch.sending import Reading
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue

@@ -61,9 +61,8 @@ class Span:
     first: int | None  #: when the first of their last attempts began, microseconds since 1970
     last: int | None
     ref: int  #: of the first row in input order
-    counts: tuple[
-        int, ...
-    ] = ()  #: rows in each of equal spans of time, from the first failure of all causes to the last
+    #: Rows in each of equal spans of time, from the first failure of all causes to the last.
+    counts: tuple[int, ...] = ()
 
 
 class Causes(Repository):

@@ -44,8 +44,8 @@ __all__ = [
     "hold",
     "inflate",
     "keys_of",
+    "pack_block",
     "pack_keys",
-    "pack_shown",
     "pack_tasks",
     "read_block",
     "reading",
@@ -394,9 +394,9 @@ def pack_tasks(tasks: Sequence[bytes]) -> bytes:
     return zlib.compress(array("I", map(len, tasks)).tobytes() + b"".join(tasks), _LEVEL)
 
 
-def pack_shown(shown: bytes) -> bytes:
-    """Compress the preview columns of a block's rows."""
-    return zlib.compress(shown, _LEVEL)
+def pack_block(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
+    """Compress the tasks and the preview columns of a block's rows."""
+    return pack_tasks(tasks), zlib.compress(shown, _LEVEL)
 
 
 class StoredBlock:
@@ -411,7 +411,7 @@ class StoredBlock:
     tasks : bytes, optional
         What `pack_tasks` made.
     shown : bytes, optional
-        What `pack_shown` made.
+        Preview columns that `pack_block` has compressed.
 
     Raises
     ------

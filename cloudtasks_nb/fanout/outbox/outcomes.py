@@ -242,9 +242,8 @@ def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) 
         Rows, ascending, and those whose tasks they get. These may be invisible.
     """
     query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND maker IS NOT NULL"
-    left = {
-        *sql.firsts(connection, query, sql.as_json(ref for ref, _ in pairs))
-    }  # one that was trusted meanwhile may have been sent with its task
+    # One that was trusted meanwhile may have been sent with its task.
+    left = {*sql.firsts(connection, query, sql.as_json(ref for ref, _ in pairs))}
     mine, block = dict[int, bytes](), StoredBlock(0, b"")
     for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
         if not block.first <= source <= block.last:

@@ -125,9 +125,8 @@ class Requests(Repository):
     @reading
     def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
-        return {
-            *sql.firsts(connection, "SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void", batch)
-        }
+        query = "SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void"
+        return {*sql.firsts(connection, query, batch)}
 
 
 class _Turn(NamedTuple):

@@ -26,20 +26,20 @@ from cloudtasks_nb.fanout.outbox.database import (
     Hold,
     guard,
     hold,
+    pack_block,
     pack_keys,
-    pack_shown,
-    pack_tasks,
     snapshot,
     sqlite_error,
     transact,
 )
 from cloudtasks_nb.fanout.outbox.facts import change_facts
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text
 from cloudtasks_nb.fanout.outbox.outcomes import put_tasks
 from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DryRun", "Spool"]
@@ -114,7 +114,7 @@ class Spool:
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((keys, self._pool.submit(_pack, tasks, shown)))
+                self._waiting.append((keys, self._pool.submit(pack_block, tasks, shown)))
             self._store(_WAITING)
 
     def commit(self) -> Spooled:
@@ -373,11 +373,6 @@ class DryRun:
             known={_word(state): count for state, count in numbers.items()},
             sendable=new + unsent,  # the sending goes on with these
         )
-
-
-def _pack(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
-    """Compress the tasks and previews; runs in a thread during planning."""
-    return pack_tasks(tasks), pack_shown(shown)
 
 
 def _word(state: int | None) -> str:

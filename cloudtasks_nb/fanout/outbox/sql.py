@@ -155,11 +155,9 @@ def number_of(connection: sqlite3.Connection, batch: str) -> int:
     BatchNotFoundError
         If the outbox does not have it.
     """
-    found = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
-    if found is None:
-        raise not_found(batch)
-    number: int = found[0]
-    return number
+    for num in firsts(connection, "SELECT num FROM batches WHERE id = ?", batch):
+        return int(num)
+    raise not_found(batch)
 
 
 def not_found(batch: str) -> BatchNotFoundError:
