@@ -629,6 +629,7 @@ class Batch:
                 resource=self.id,
                 hint="batch.whole.delete() deletes all of it",
             )
+        self._check_owner()
         self._delete(tracker.batch, "delete" if others else "ask")
 
     def on_complete(

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert (mine.owner or "").startswith("ada@")
     assert theirs.owner == mine.owner
     assert theirs.progress().unsent
-    verbs: list[Callable[[], ct.Batch]] = [theirs.resume, theirs.retry_failed, lambda: theirs.resend(theirs.tasks())]
+    resend = partial(theirs.whole.resend, theirs.tasks())
+    verbs: list[Callable[[], object]] = [theirs.resume, theirs.retry_failed, resend, theirs.whole.delete]
     for verb in verbs:
         with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
             verb()
