@@ -58,6 +58,7 @@ SIGNATURES = {
     "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
     "Queue.map": f"fn, data, *, {SERVED}, stale='resend', body=None, key=None, {TASK}, {BATCH}, failed='keep'",
     "Queue.wait": "tasks, timeout=None",
+    "Batch.take_over": "",
     "Batch.wait": "timeout=None",
     "Batch.attempts": "limit=10000, *, status=None, secrets=False",
     "Batch.retry_failed": "where=None, *, trust=False",

@@ -1,5 +1,6 @@
 """`batch.results()`: what came back, beside what went in, whatever happened in between."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, redirect
-from cloudtasks_nb.errors import StoreError
+from cloudtasks_nb.errors import PreconditionError, StoreError
 from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import Serve, outcomes
 
@@ -107,12 +108,20 @@ def test_an_api_stores_no_results(once: ct.Queue, target: Target, capsys: pytest
 def test_a_store_that_does_not_answer(
     once: ct.Queue, emulator: Emulator, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`results()` says so; outcomes come from the log all the same."""
-    (tmp_path / "store").write_text("no folder")
-    monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path / "store"))
+    """It has no owner of a batch, so nothing is stored; later `results()` says so, and outcomes come from the log."""
+    store = tmp_path / "store"
+    store.write_text("no folder")
+    monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(store))
     with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as tasks:
         handler = serve(square, name=f"square-{once.id}", store=tmp_path / "other")
-        batch = tasks.queue(once.id).fan_out(ROWS, url=handler, progress=False)
+        send = partial(tasks.queue(once.id).fan_out, ROWS, url=handler, progress=False)
+        with pytest.raises(PreconditionError, match="a batch needs an owner in the store"):
+            send()
+        assert tasks.batches().empty
+        store.unlink()
+        batch = send()
         assert batch.wait("240s").failed == 5
+        store.rename(tmp_path / "away")
+        store.write_text("no folder")
         with pytest.raises(StoreError, match="store"):
             batch.results()

@@ -592,7 +592,9 @@ def test_many_tasks_are_asked_about(
     monkeypatch.setattr(fan_out, "_MANY", 2)
     shell.cell(flights=pd.DataFrame({"n": range(101)}))
     monkeypatch.setattr(harness.transport, "endpoint", replace(harness.transport.endpoint, local=local))
-    monkeypatch.setattr(harness.connection, "store", Store("gs://team/tasks"))
+    store = Store("memory://team")
+    monkeypatch.setattr(store, "url", "gs://team/tasks")  # which has a price
+    monkeypatch.setattr(harness.connection, "store", store)
     plan(panel, url="https://svc/run")
     assert ("<b>$0.00</b> <span>estimated" in panel.plan_card.value, "$" in panel.plan_card.value) == (not local,) * 2
     question = asked(panel, panel.send)

@@ -412,7 +412,6 @@ def state() -> Iterator[Batches]:
     made.stack.close()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a home that was stopped for hours does not read again")
 @pytest.mark.parametrize("words", [{}, {"logged": False, "stores": True}], ids=["log", "results"])
 def test_a_home_that_was_stopped_for_hours_sends_nothing_again(state: Batches, words: dict[str, bool]) -> None:
     """What another one has sent meanwhile is in the log, or in the results."""
@@ -430,7 +429,6 @@ def test_a_home_that_was_stopped_for_hours_sends_nothing_again(state: Batches, w
     state.created_as_wished()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a sender asks for cancels by a clock of its own")
 def test_a_home_that_was_stopped_sends_nothing_past_a_cancel(state: Batches) -> None:
     """It was final in the other home."""
     state.begin()
