@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -72,16 +71,23 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def alone(local_emulator: ct.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run with an empty emulator in an empty folder, and close what it leaves open."""
+    """Run with an empty emulator in an empty folder, and close each connection that is made."""
     connection = HTTPConnection(str(local_emulator._connection.endpoint.http).removeprefix("http://"))
     connection.request("POST", "/admin/reset", headers=dict(local_emulator.metadata))
     assert connection.getresponse().status == 200
     connection.close()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_GCE_CHECK", "true")  # no test finds the credentials of a machine in Google's cloud
+    made, remember = list[ct.Client](), open_clients.add
+
+    def add(connection: ct.Client) -> None:
+        made.append(connection)
+        remember(connection)
+
+    monkeypatch.setattr(open_clients, "add", add)
     yield
-    while left := cast("ct.Client | None", open_clients.newest()):
-        left.close()
+    for one in made:  # also those that nobody refers to: they keep the emulator running
+        one.close()
 
 
 @pytest.fixture(scope="module")
