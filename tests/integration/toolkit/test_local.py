@@ -97,14 +97,12 @@ def start_kernel() -> Iterator[Callable[[], Kernel]]:
 
 
 def alive(pid: int) -> bool:
-    """Return whether a process exists."""
+    """Return whether a process runs; one that has ended stays until its parent, or init, has asked for its status."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return sys.platform != "linux" or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):  # it can end between the two
         return False
-    # A process that has ended stays until its parent, or init, has asked for its status.
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def ended(pid: int) -> None:
