@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,31 +15,139 @@ __all__ = [
     "ATTEMPTS",
     "BATCHES",
     "BATCH_TASKS",
+    "BY_END",
     "DOCTOR",
+    "ENDS",
     "ERRORS",
+    "IN_QUEUE",
     "OUTCOMES",
     "QUEUES",
     "STATES",
     "TASKS",
+    "TASK_STATES",
+    "Traits",
     "column",
     "frame",
     "is_missing",
     "spellings",
 ]
 
-#: Every state of a task, in the order in which frames sort them.
-STATES = (
-    "unsent",
-    "rejected",
-    "scheduled",
-    "ready",
-    "running",
-    "retrying",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "gone",
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What follows from a state of a task, and of the row that it belongs to.
+
+    Frames, charts, panels, the status of a batch and the documentation are made from it. The numbers under which rows
+    are stored are those of `fanout/states.py`.
+    """
+
+    place: int = -1  #: in the life of a task, by which frames sort; -1: in charts and panels only
+    need: int  #: of somebody who looks; the highest comes first
+    colour: str
+    sign: str = ""  #: of its end in the title of the browser's tab, and of what has to be told apart without its colour
+    striking: bool = False  #: what has to be told apart, and is never too small to be seen
+    in_queue: bool = False  #: whether the task is in its queue
+    end: str | None = None  #: the word of a batch whose rows have ended so, the worst of them; None: it is no end
+    success: bool = False  #: whether the row has ended well
+    known: bool = False  #: whether it is known how the row has ended
+    attempted: bool = False  #: whether an attempt has ended the row
+    helps: str = ""  #: the line of Python that helps; ``{}`` is the rows in the state
+    means: str = ""
+
+
+_AGAIN = "batch.resend({})"
+
+#: State -> its traits, from done to not begun: the order in which charts stack them. The contrast of each colour to
+#: white and to the dark theme's background is at least 3:1, and adjacent states of a bar differ in lightness too. A
+#: colour is always shown with the name of its state.
+STATES = {
+    "succeeded": Traits(
+        place=6,
+        need=0,
+        colour="#2e9e5b",
+        sign="✓",
+        end="succeeded",
+        success=True,
+        known=True,
+        attempted=True,
+        means="the log or a stored result has an attempt that was answered with 2xx",
+    ),
+    "failed": Traits(
+        place=7,
+        need=6,
+        colour="#e5484d",
+        sign="✕",
+        striking=True,
+        end="failed",
+        known=True,
+        attempted=True,
+        helps="batch.retry_failed()",
+        means="given up: the last attempt failed, by the log or a stored result",
+    ),
+    "rejected": Traits(
+        place=1,
+        need=2,
+        colour="#b5541c",
+        sign="✕",
+        striking=True,
+        end="rejected",
+        helps="{}",
+        means="never created, with the reason",
+    ),
+    "cancelled": Traits(
+        place=8,
+        need=3,
+        colour="#6f7782",
+        sign="–",  # noqa: RUF001 - a dash
+        end="cancelled",
+        known=True,
+        helps=_AGAIN,
+        means="its task was deleted by `cancel()`",
+    ),
+    "gone": Traits(
+        place=9,
+        need=4,
+        colour="#94796b",
+        sign="?",
+        end="unknown",
+        helps=_AGAIN,
+        means="no longer in the queue, outcome unknown",
+    ),
+    "running": Traits(place=4, need=1, colour="#0e9aa7", in_queue=True, means="an attempt is in flight"),
+    "retrying": Traits(
+        place=5,
+        need=5,
+        colour="#d07a00",
+        sign="↻",
+        striking=True,
+        in_queue=True,
+        helps="batch.errors()",
+        means="at least one attempt failed, another will come",
+    ),
+    "ready": Traits(place=3, need=1, colour="#3b82f6", in_queue=True, means="due, waiting for the queue's limits"),
+    "queued": Traits(need=1, colour="#3b82f6", means="in the queue, in a state that is not known"),
+    "scheduled": Traits(place=2, need=1, colour="#8f6ff0", in_queue=True, means="due later, never tried"),
+    "settling": Traits(need=1, colour="#94796b", means="no longer in the queue, and its log entry is awaited"),
+    "unsent": Traits(
+        place=0,
+        need=1,
+        colour="#8b939c",
+        helps="batch.resume()",
+        means="safe in the outbox, not yet acknowledged by the service",
+    ),
+}
+
+#: The states that frames have, in the order in which they sort them.
+TASK_STATES = tuple(sorted((word for word in STATES if STATES[word].place >= 0), key=lambda word: STATES[word].place))
+
+#: States of a task that is in its queue.
+IN_QUEUE = tuple(word for word in TASK_STATES if STATES[word].in_queue)
+
+#: States in which nothing more happens by itself, the worst first.
+ENDS = tuple(sorted((word for word in STATES if STATES[word].end), key=lambda word: -STATES[word].need))
+
+#: Word of a batch that has ended -> the state of the rows because of which it has that word, the worst first.
+BY_END = {str(STATES[word].end): word for word in ENDS}
 
 # The remark on a column is its meaning on the page "Columns of the frames" of the site.
 _TEXT, _TIME, _SPAN, _COUNT, _FLOAT, _OK, _ANY = "text", "time", "span", "count", "float", "ok", "any"
@@ -127,7 +236,7 @@ ATTEMPTS = {
 
 #: One row for each cause of errors of a batch.
 ERRORS = {
-    "cause": _TEXT,  #: the message, with … for what differs between rows
+    "cause": _TEXT,  #: the message of the first row, else what the messages have in common, with … for values
     "rows": _COUNT,  #: sum of the next two
     "failed": _COUNT,  #: rows that have failed
     "retrying": _COUNT,  #: rows that are tried again
@@ -152,7 +261,7 @@ BATCHES = {
     "created": _TIME,  #: when it was made
     "seen": _TIME,  #: when its queue was read last
     "total": _COUNT,  #: rows
-    **dict.fromkeys(STATES, _COUNT),  #: rows in this state
+    **dict.fromkeys(TASK_STATES, _COUNT),  #: rows in this state
     "done": _OK,  #: whether every row is final
     "bytes": _COUNT,  #: disk use on this machine, about
 }
@@ -200,17 +309,19 @@ def column(values: Sequence[Any], kind: str) -> Any:
     if kind == _TIME:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
-        raw = _integers([None if value is None else round(value * 1e6) for value in values])
-        return pd.TimedeltaIndex(raw.view("timedelta64[us]"))
-    if kind == _ANY:
-        cells = (pd.NA if is_missing(value) else value for value in values)
-        return pd.Series(np.fromiter(cells, dtype=object, count=len(values)), dtype=object)  # an array would be text
-    dtype = {_TEXT: pd.StringDtype(), _COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
+        return pd.TimedeltaIndex(np.rint(np.array(values, dtype=float) * 1e6).astype("timedelta64[us]"))
+    if kind in (_TEXT, _ANY):
+        cells = np.fromiter(values, dtype=object, count=len(values))  # of a list pandas would first find out the type
+        if kind == _TEXT:
+            return pd.array(cells, dtype=pd.StringDtype())
+        cells[pd.isna(cells)] = pd.NA
+        return pd.Series(cells, dtype=object)  # an array would be text
+    dtype = {_COUNT: "Int64", _FLOAT: "Float64", _OK: "boolean"}[kind]
     return pd.array(list(values), dtype=dtype)  # type: ignore[call-overload]  # the stubs want one literal dtype
 
 
 def _integers(values: Sequence[int | None]) -> Any:
-    known = (_NAT if value is None else value for value in values)
+    known = (_NAT if value is None else value for value in values) if None in values else values
     return np.fromiter(known, dtype=np.int64, count=len(values))
 
 

@@ -185,6 +185,11 @@ def _frames_page() -> str:
         "These are the columns, their order and their dtypes, of empty frames too.\n",
         "What is not known is `<NA>` or `NaT`, never 0.\n",
     ]
+    parts += ["## States\n", "| state | meaning | the row has ended | what helps |", "|---|---|---|---|"]
+    for state, traits in _frames.STATES.items():
+        helps = f"`{traits.helps.format('rows')}`" if traits.helps else ""
+        parts.append(f"| `{state}` | {traits.means} | {'yes' if traits.end else 'no'} | {helps} |")
+    parts += ["", "Frames have no `queued` and no `settling`: these are in charts and panels.\n"]
     for name, (title, verbs) in _FRAMES.items():
         parts += [f"## {title}\n", f"{verbs}\n", "| column | dtype | meaning |", "|---|---|---|"]
         remarks = dict(_REMARK.findall(source.partition(f"\n{name} = {{\n")[2].partition("\n}")[0]))

@@ -13,7 +13,7 @@ from cloudtasks_nb import handlers
 NEXT_STEPS = {"hint", "action", "fix"}
 #: Names in hints that stand for objects of this package and of pandas.
 OBJECTS = "batch|clock|ct|data|df|handler|pd|plan|queue|service|task|tasks|text|base64|multiprocessing"
-_FIELD = re.compile(r"\{\w+(!r)?\}")  # of a text that is formatted later
+_FIELD = re.compile(r"\{\w*(!r)?\}")  # of a text that is formatted later
 #: Functions that return one of the texts that they get, or a part of a text: what they are given is looked at.
 _PLAIN = {"format", "get", "join", "removeprefix", "replace"}
 

@@ -21,7 +21,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, in_use, notify_deleted, older
+from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.batch.status import stored_progress
 from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -194,13 +194,13 @@ def _batches(options: argparse.Namespace) -> int:
                 "batch": record.id,
                 "name": record.name,
                 "state": stored_progress(outbox, record, now).state,
-                "endpoint": _endpoint(record, _reach(outbox, record.id)),
+                "endpoint": _endpoint(record),
                 "queue": record.place.queue,
                 "who": record.made_by,
                 "created": record.created.strftime("%Y-%m-%d %H:%M UTC"),
                 "size": f"{sizes.get(record.id, 0) / 1e6:,.1f} MB",
                 "rows": record.total,
-                **{_TITLES.get(state, state.name.lower()): record.counts.get(state, 0) for state in states},
+                **{_TITLES.get(state, state.word): record.counts.get(state, 0) for state in states},
             }
             for record in found
         ]
@@ -223,7 +223,7 @@ def _delete(options: argparse.Namespace) -> int:
     with Outbox(outbox_path()) as outbox:
 
         def delete_one(record: BatchRecord, others: Others = "leave") -> int:
-            place = _reach(outbox, record.id).get("store") or store_place(None)
+            place = record.facts.reached.store or store_place(None)
             store = Store(place, Auth().storage_token)
             return delete(outbox, store, record, others)
 
@@ -246,34 +246,28 @@ def _select(outbox: Outbox, options: argparse.Namespace) -> list[BatchRecord]:
     """Return the batches that the options select, newest first."""
     folder = None if options.local is None else str(Path(options.local).expanduser().resolve())
     found = outbox.batches.find(project=options.project, location=options.location)
-    return [record for record in found if folder in {None, _reach(outbox, record.id).get("folder")}]
+    return [record for record in found if folder in {None, record.facts.reached.folder}]
 
 
-def _endpoint(record: BatchRecord, reach: Mapping[str, Any]) -> str:
+def _endpoint(record: BatchRecord) -> str:
     """Return the text for a batch's endpoint: ``google``, the emulator's folder, or its address."""
     if record.place.endpoint == "google":
         return "google"
-    return str(reach.get("folder") or reach.get("target") or record.place.endpoint)
-
-
-def _reach(outbox: Outbox, batch: str) -> dict[str, Any]:
-    """Return ``target`` and ``folder`` of the endpoint of a batch, and the ``store`` of its results, if known."""
-    return outbox.batches.settings(batch).get(REACH) or {}
+    return record.facts.reached.folder or record.facts.reached.target or record.place.endpoint
 
 
 def _watch(options: argparse.Namespace) -> int:
     """Watch a batch at its endpoint, or send it first; start the emulator of its folder if it does not run."""
     with Outbox(outbox_path()) as outbox:
         record = choose(_select(outbox, options), options.batch)
-        reach = _reach(outbox, record.id)
-    place = record.place
-    store = {"store": reach["store"]} if reach.get("store") else {}
+    place, reached = record.place, record.facts.reached
+    store = {"store": reached.store} if reached.store else {}
     if place.endpoint == "google":
         client = connect(place.project, place.location, **store)
-    elif reach.get("folder"):
-        client = local(reach["folder"], project=place.project, location=place.location, **store)
+    elif reached.folder:
+        client = local(reached.folder, project=place.project, location=place.location, **store)
     else:
-        client = connect(place.project, place.location, endpoint=reach.get("target", place.endpoint), **store)
+        client = connect(place.project, place.location, endpoint=reached.target or place.endpoint, **store)
     with client as tasks:
         batch = tasks.batch(record.id)
         if options.resume or options.trust:

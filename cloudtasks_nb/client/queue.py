@@ -216,19 +216,17 @@ class Queue:
         send_rate : float, optional
             Tasks created in a second, at most; by default, on Google, the recommended gradual increase
             (https://cloud.google.com/tasks/docs/manage-cloud-task-scaling).
-        stop_after_failures : int or float, optional
-            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows. A few
-            more may fail: those that run when this is seen. `send_rate` and ``queue.update(rate=…)`` keep them few.
         canary : int, float or str, optional
             Send so many rows first, or this share of all rows (``"1%"``), and the others once all of these have
             succeeded. If one of them ends otherwise, the others are not sent: ``batch.retry_failed()`` repeats the
             canary, ``batch.resume()`` sends them anyway, ``batch.cancel()`` drops them. The canary is the first rows of
             the batch: once it has succeeded, rows that are added later are sent at once.
-        pause_at : float or str, optional
-            Stop sending when more than this share (``"5%"`` or 0.05) of the rows that have succeeded or failed have
-            failed, once there are 20 of them. Tasks that are in the queue already go on; ``queue.pause()`` stops these
-            too, and `send_rate` keeps them few. ``batch.resume()`` and ``batch.retry_failed()`` go on with the sending,
-            and failures count anew from there.
+        pause_at : int, float or str, optional
+            Stop sending when this number of rows has failed, or when more than this share (``"5%"`` or 0.05) of the
+            rows that have succeeded or failed have failed, once there are 20 of them. Tasks that are in the queue
+            already go on; ``queue.pause()`` stops these too, and `send_rate` keeps them few. ``batch.resume()`` and
+            ``batch.retry_failed()`` go on with the sending, and failures count anew from there; ``batch.cancel()``
+            drops the other rows.
         progress : bool
             Show a bar while planning.
         dry_run : bool
@@ -322,7 +320,7 @@ class Queue:
             attach.
         body, key, at, delay, tz, headers, method, dispatch_deadline, retry : optional
             As for `fan_out`.
-        errors, send_rate, stop_after_failures, canary, pause_at, progress : optional
+        errors, send_rate, canary, pause_at, progress : optional
             As for `fan_out`.
 
         Returns
@@ -417,9 +415,6 @@ class Queue:
             with a zone for each shop; then `start` and `end` are local times of each.
         newest_first : bool
             Create the newest periods first. Cloud Tasks does not guarantee any order.
-        stop_after_failures : int or float, optional
-            Cancel the remaining rows after this number of failed rows, or, if below 1, this share of all rows. A few
-            more may fail: those that run when this is seen. `send_rate` and ``queue.update(rate=…)`` keep them few.
         dry_run : bool
             Send nothing; return the `Plan`, whose frame has a `verdict` (``send`` or ``skip``) and the reason `why`.
         body, at, delay, headers, method, service_account, audience, dispatch_deadline, retry : optional

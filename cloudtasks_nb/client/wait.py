@@ -75,7 +75,7 @@ def _told(found: SingleTasks, task: str) -> dict[str, Any]:
         if result is not None and not result.ok:
             error = message_of(result.error, result.gave_up)
     return {
-        "state": State(row.state).name.lower(),
+        "state": State(row.state).word,
         "attempts": row.attempts,
         "last_status": status_name(row.status, row.http),
         "result": None if result is None or row.state != State.SUCCEEDED else result.result,

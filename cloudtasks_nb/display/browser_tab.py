@@ -14,12 +14,13 @@ from typing import Any
 import anywidget
 import traitlets
 
+from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb.display.plural import percent_text
 
 __all__ = ["BrowserTab", "browser_tab"]
 
 #: What stands before the state of a batch that has ended; the worst comes first.
-_MARKS = {"failed": "\u2715", "unknown": "?", "cancelled": "\u2013", "rejected": "\u2715", "succeeded": "\u2713"}
+_MARKS = {end: STATES[state].sign for end, state in BY_END.items()}
 #: States that are said of a batch that has not ended; the worst comes first.
 _SAID = ("stopped", "held", "paused", "cancelling", "failing")
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display.axis import TEXT
 from cloudtasks_nb.display.charts import FONT, counts_text
 from cloudtasks_nb.display.colours import COLOURS, MARKS
@@ -33,8 +34,8 @@ _GROUPS: tuple[tuple[str, Unit], ...] = (("D", "day"), ("M", "month"), ("Y", "ye
 _COLUMNS = {"time": 48, "year": 40}  # a longer row is continued below
 _NAMED = 3  # as many single periods are named
 
+_BROKEN = [state for state in MARKS if STATES[state].end]  # states that are never too small to be seen
 _EMPTY = {"unsent": "solid", "new": "dashed"}  # states that leave a square empty, and the line around it
-_FAILED = ("failed", "rejected")
 _LEAST_SHARE = 0.5  # of a square: one failure among many is seen, and has room for its cross
 
 _SIDE = 13  # pixels of a square
@@ -302,7 +303,11 @@ def _fill(counts: Mapping[str, int]) -> str:
     """Return the border and the background of a square with these rows."""
     total = sum(counts.values())
     shares = {state: counts[state] / total for state in COLOURS if counts.get(state) and state not in _EMPTY}
-    shares |= {state: max(share, _LEAST_SHARE) for state, share in shares.items() if state in _FAILED}
+    shares |= {
+        state: max(share, _LEAST_SHARE)
+        for state, share in shares.items()
+        if STATES[state].striking and STATES[state].end
+    }
     line = next((line for state, line in _EMPTY.items() if state in counts and not shares), "solid")
     border = f"border:1px {line} #8888" if line == "solid" else f"border:1px {line} {TEXT}"
     scale = 100 / max(sum(shares.values()), 1)

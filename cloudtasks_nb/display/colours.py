@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
+from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb._names import CODES
 
 __all__ = ["COLOURS", "MARKS", "colour"]
 
-#: Colour of each state, from done to not begun: the order in which charts stack them. The contrast to white and to the
-#: dark theme's background is at least 3:1, and adjacent states of a bar differ in lightness too. A colour is always
-#: shown with the name of its state.
-COLOURS = {
-    "succeeded": "#2e9e5b",
-    "failed": "#e5484d",
-    "rejected": "#b5541c",
-    "cancelled": "#6f7782",
-    "gone": "#94796b",
-    "running": "#0e9aa7",
-    "retrying": "#d07a00",
-    "ready": "#3b82f6",
-    "queued": "#3b82f6",  # in the queue, in a state that is not known
-    "scheduled": "#8f6ff0",
-    "settling": "#94796b",  # no longer in the queue, and its log entry is awaited
-    "unsent": "#8b939c",
-}
+#: Colour of each state, in the order in which charts stack them.
+COLOURS = {state: traits.colour for state, traits in STATES.items()}
 #: Mark of a state that has to be told from others without its colour.
-MARKS = {"failed": "✕", "rejected": "✕", "retrying": "↻"}
+MARKS = {state: traits.sign for state, traits in STATES.items() if traits.striking}
 #: Other texts that have the colour of a state: states of a batch and of a queue, yes and no.
 _ALIASES = {
+    **BY_END,
     "stopped": "failed",
     "failing": "retrying",
     "held": "retrying",
     "cancelling": "cancelled",
-    "unknown": "gone",
     "paused": "retrying",
     "disabled": "cancelled",
     "ok": "succeeded",

@@ -1,4 +1,4 @@
-"""Charts of a run: how many attempts ended when, and how long the last ones took."""
+"""Charts of a run: how many rows ended their last attempts when, and how long these took."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted
 
-__all__ = ["Course", "Durations", "Throughput", "course_chart", "durations_chart", "throughput_chart"]
+__all__ = ["Durations", "Throughput", "durations_chart", "throughput_chart"]
 
 _WIDE, _NARROW, _HEIGHT = 540, 380, 178  # pixels
 _LEFT, _RIGHT, _TOP, _FLOOR = 52, 16, 28, 140  # where the bars are
 _ACCENT = "var(--jp-brand-color1,#1976d2)"
 _STRIPES = "stroke-dasharray:2.5 1"
 _LIMIT = f"stroke:{COLOURS['failed']};stroke-width:1.5;stroke-dasharray:6 3"
-_WAITING = f"stroke:{COLOURS['retrying']};stroke-width:2"
-_AGAIN = f"stroke:{COLOURS['retrying']};stroke-dasharray:1.5 2.5"
 _SWATCH = "stroke-width:20"  # of a bar in the legend
 _NEAR = 4  # a limit is drawn if it is at most so many times the highest bar
 _GAP = 3  # pixels; wider bars have a gap between them
@@ -82,11 +80,6 @@ class _Plot:
         """Return the line of a limit."""
         return f'<path d="M{_LEFT} {self.y(rows):.1f}H{self.width - _RIGHT}" style="{_LIMIT}"/>'
 
-    def moment(self, at: float, text: str) -> str:
-        """Return a line at a time, with its tooltip."""
-        title = f"<title>{html.escape(text)}</title>"
-        return f'<path d="M{self.x(at):.1f} {_TOP}V{_FLOOR}" style="{_AGAIN};stroke-width:2">{title}</path>'
-
     def tips(self, edges: Sequence[float], texts: Iterable[str]) -> Iterator[str]:
         """Yield a tooltip for each bar that has a text."""
         for start, end, text in zip(edges[:-1], edges[1:], texts, strict=True):
@@ -118,13 +111,12 @@ class _Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Throughput:
-    """How many attempts ended in each of equal spans of time, without gaps."""
+    """How many last attempts on rows ended in each of equal spans of time, without gaps."""
 
     start: int  #: of the first span, microseconds since 1970
     width: int  #: microseconds of a span
     succeeded: Sequence[int]
     failed: Sequence[int]
-    retries: Sequence[tuple[int, int]] = ()  #: when rows were to be sent again, and how many
     limit: float | None = None  #: attempts a second that the queue allows
 
     @property
@@ -137,31 +129,12 @@ class Throughput:
         """The most attempts a second in one span."""
         return max(map(sum, zip(self.succeeded, self.failed, strict=True)), default=0) / self.seconds
 
-    def words(self, zone: tzinfo = UTC) -> str:
+    def words(self) -> str:
         """Return the figures as a sentence."""
-        again = "".join(f", {n:,} sent again at {time_text(at, zone)}" for at, n in self.retries)
         limit = "" if self.limit is None else f" of {self.limit:g} that the queue allows"
         return (
             f"attempts over time: {sum(self.succeeded):,} succeeded, {sum(self.failed):,} failed, "
-            f"at most {count_text(self.most)} a second{limit}{again}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """How many attempts begin a second in each of equal spans of time, and how many rows wait at its end."""
-
-    start: int  #: of the first span, microseconds since 1970
-    width: int  #: microseconds of a span
-    attempts: Sequence[float]  #: a second
-    waiting: Sequence[int]
-    limit: float  #: attempts a second that the queue allows
-
-    def words(self) -> str:
-        """Return the figures as a sentence."""
-        return (
-            f"attempts over time: at most {count_text(max(self.attempts, default=0))} a second of {self.limit:g} that "
-            f"the queue allows, at most {counted(max(self.waiting, default=0), 'rows')} waiting"
+            f"at most {count_text(self.most)} a second{limit}"
         )
 
 
@@ -185,10 +158,9 @@ class Durations:
 
 
 def throughput_chart(data: Throughput, zone: tzinfo = UTC) -> str:
-    """Return bars of the attempts a second that succeeded and failed; those that failed are striped.
+    """Return bars of the last attempts a second that succeeded and failed; those that failed are striped.
 
-    The limit of the queue is a line if it is near, and so is each moment in which rows were sent again. Times are
-    written in `zone`.
+    The limit of the queue is a line if it is near. Times are written in `zone`.
     """
     low, high = data.start, data.start + data.width * len(data.succeeded)
     near = data.limit is not None and data.limit <= _NEAR * data.most
@@ -210,43 +182,12 @@ def throughput_chart(data: Throughput, zone: tzinfo = UTC) -> str:
             {
                 "succeeded": _bar("succeeded"),
                 **({"failed": _bar("failed")} if any(data.failed) else {}),
-                **(_limit_legend(data.limit, near=near) if data.limit is not None else {}),
-                **({"sent again": _AGAIN} if data.retries else {}),
+                **({} if data.limit is None else {f"limit {data.limit:g}/s{'' if near else ', far above'}": _LIMIT}),
             }
         ),
         plot.bars(edges, [(0, good) for good, _ in rates], f"stroke:{COLOURS['succeeded']}"),
         plot.bars(edges, [(good, good + bad) for good, bad in rates], f"stroke:{COLOURS['failed']};{_STRIPES}"),
         plot.line(data.limit) if near and data.limit is not None else "",
-        *plot.tips(edges, texts),
-        *(plot.moment(at, f"{time_text(at, zone)}: {counted(n, 'rows')} sent again") for at, n in data.retries),
-    ]
-    return svg(data.words(zone), _WIDE, _HEIGHT, parts, fluid=True)
-
-
-def course_chart(data: Course) -> str:
-    """Return bars of the attempts a second, the limit of the queue if it is near, and a line of the rows that wait."""
-    low, high = data.start, data.start + data.width * max(len(data.attempts), 1)
-    near = data.limit <= _NEAR * max(data.attempts, default=0)
-    most = max([*data.attempts, data.limit if near else 0, 1e-6])
-    plot = _Plot(width=_WIDE, low=low, high=high, most=most, least=0)
-    edges = [low + data.width * place for place in range(len(data.attempts) + 1)]
-    texts = [
-        f"{time_text(edge)}: {count_text(rate)} attempts a second; {waiting:,} waiting at the end"
-        for edge, rate, waiting in zip(edges[:-1], data.attempts, data.waiting, strict=True)
-    ]
-    queued = max(data.waiting, default=0)
-    line = " ".join(
-        f"{plot.x(edge):.1f},{plot.y(plot.top * waiting / max(queued, 1)):.1f}"
-        for edge, waiting in zip(edges[1:], data.waiting, strict=True)
-    )
-    parts = [
-        *plot.axes("attempts a second", time_ticks(low, high, 6), f"time ({dates_text(low, high)})"),
-        plot.bars(edges, [(0, rate) for rate in data.attempts], f"stroke:{_ACCENT};stroke-opacity:.75"),
-        plot.line(data.limit) if near else "",
-        f'<polyline points="{line}" style="fill:none;{_WAITING}"/>' if queued else "",
-        *_legend(
-            {**_limit_legend(data.limit, near=near), **({f"waiting, at most {queued:,}": _WAITING} if queued else {})}
-        ),
         *plot.tips(edges, texts),
     ]
     return svg(data.words(), _WIDE, _HEIGHT, parts, fluid=True)
@@ -279,10 +220,6 @@ def _legend(styles: Mapping[str, str]) -> Iterator[str]:
         yield f'<path d="{line}" style="{style}"/>'
         yield text_svg(x + 25, 11, name, anchor="start")
         x += _legend_width(name)
-
-
-def _limit_legend(limit: float, *, near: bool) -> dict[str, str]:
-    return {f"limit {limit:g}/s{'' if near else ', far above'}": _LIMIT}
 
 
 def _bar(state: str) -> str:

@@ -152,10 +152,9 @@ def one_line(message: str) -> str:
     return _QUOTED_SENTENCE.sub(r"\1\3", _MODULE.sub("", text, count=1) if _MODULE.match(text) else text)
 
 
-def shortened(text: str) -> str:
-    """Return a text with "…" in place of what varies so that it stays a line: without "…" in a row, and cut."""
-    text = _SEVERAL.sub("…", text)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1].rstrip("… ") + "…"
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """Return a text so that it stays a line: cut to a number of characters."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip("… ") + "…"
 
 
 def _raised_last(text: str) -> list[str]:
@@ -181,4 +180,4 @@ def _cause_of_line(text: str) -> str | None:
 def _normalise(text: str) -> str:
     text = " ".join(text.split())
     text = _MODULE.sub("", text, count=1) if _MODULE.match(text) else text
-    return shortened(_PARTS.sub(lambda match: match[0] if match["kept"] else "…", text))
+    return shortened(_SEVERAL.sub("…", _PARTS.sub(lambda match: match[0] if match["kept"] else "…", text)))

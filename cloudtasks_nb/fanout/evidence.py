@@ -22,12 +22,12 @@ from cloudtasks_nb._names import code_name
 from cloudtasks_nb.fanout.causes import Fault, cause_of
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["DELETED", "RAISED", "Evidence", "Fact", "Row", "Source", "fold", "status_name"]
+__all__ = ["DELETED", "LAST", "RAISED", "Evidence", "Fact", "Row", "Source", "fold", "status_name"]
 
 T = TypeVar("T")
 
-_SOURCES = 7  # all bits of `Source`
-_LAST = 8  # a bit beside them: the newest attempt failed, and it is the last one that the queue allows
+#: A bit of `Row.heard`, below those of `Source`: the newest attempt failed, and it is the last that the queue allows.
+LAST = 1
 
 #: In place of an HTTP status: no service said it, the function of a handler raised an exception.
 RAISED = 0
@@ -39,9 +39,9 @@ DELETED = "deleted from the queue"
 class Source(IntEnum):
     """Who tells it. Of what several tell of one attempt, the highest one counts. The numbers are stored, as bits."""
 
-    QUEUE = 1
-    RESULTS = 2
-    LOG = 4
+    QUEUE = 2
+    RESULTS = 4
+    LOG = 8
 
 
 class Fact(IntEnum):
@@ -98,7 +98,7 @@ class Row(NamedTuple):
     seen: int | None = None  #: when its task was there, or had left, at last; None above `LEFT_LOGGED`
     reason: str | None = None  #: how its task left; shown while it is gone
     attempts: int | None = None
-    heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`, and `_LAST`
+    heard: int | None = None  #: who has told of the newest attempt: a sum of `Source`, and `LAST`
     status: int | None = None
     http: int | None = None
     due: int | None = None
@@ -131,7 +131,7 @@ def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
     message = _message(row[14:18], news, cause)
     # The queue tells of an attempt that has ended only if there will be another one.
     heard, status, due = attempt[1] or 0, attempt[2], attempt[4]
-    failed = heard & (_LAST | Source.QUEUE) == _LAST
+    failed = heard & (LAST | Source.QUEUE) == LAST
     ended = bool(status) and heard & Source.LOG > 0 and due is None
     state = _state_of(state, fact, failed=failed, ended=ended, own=deleting == tries)
     reason = DELETED if fact == Fact.DELETED else reason
@@ -168,8 +168,8 @@ def _attempt(known: tuple[Any, ...], news: Evidence) -> tuple[Any, ...]:
         return known
     attempts, heard, status, http, due, began, duration = known
     number, last, source = news.attempts or 0, attempts or 0, news.source
-    bit = 0 if news.status is None else source | (_LAST if news.fact is Fact.LAST_FAILED else 0)
-    others = (heard or 0) & _SOURCES
+    bit = 0 if news.status is None else source | (LAST if news.fact is Fact.LAST_FAILED else 0)
+    others = (heard or 0) & ~LAST
     if number > last:
         return number, bit, news.status, news.http, news.due, news.began, news.duration
     if number < last:

@@ -1,13 +1,14 @@
-"""The states of a row."""
+"""The states of a row, and the numbers under which they are stored. What follows from each is in `_frames.py`."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import NoReturn
 
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.errors import OutboxError
 
-__all__ = ["FINAL", "IN_DOUBT", "OPEN", "RETRYING", "State"]
+__all__ = ["BY_ATTEMPT", "FINAL", "IN_DOUBT", "OPEN", "RETRYING", "SUCCESSES", "WORDS", "State"]
 
 
 class State(IntEnum):
@@ -20,9 +21,14 @@ class State(IntEnum):
     SENT = 3  #: acknowledged; whether it is due, runs or retries is the watcher's to know
     SUCCEEDED = 4
     FAILED = 5
-    REJECTED = 6  #: never created, with the reason
+    REJECTED = 6
     CANCELLED = 7
-    GONE = 8  #: no longer in the queue, outcome unknown
+    GONE = 8
+
+    @property
+    def word(self) -> str:
+        """Its name in frames and charts; "queued" for what is sent."""
+        return WORDS[self]
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
@@ -42,5 +48,14 @@ RETRYING = 9
 #: The stored states of rows that are not final.
 OPEN = (State.UNSENT, State.SENT, IN_DOUBT)
 
+#: The words of states, and of what else is in the bytes of `Rows.states`.
+WORDS = {state: state.name.lower() for state in State} | {State.SENT: "queued", RETRYING: "retrying"}
+
 #: States in which nothing more happens by itself, in the order in which they are listed.
-FINAL = (State.SUCCEEDED, State.FAILED, State.REJECTED, State.CANCELLED, State.GONE)
+FINAL = tuple(state for state in State if STATES[state.word].end)
+
+#: Those of them that are an end as it was wanted.
+SUCCESSES = tuple(state for state in FINAL if STATES[state.word].success)
+
+#: Those of them that an attempt has brought about, of which it may be known when it began and how long it took.
+BY_ATTEMPT = tuple(state for state in FINAL if STATES[state.word].attempted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.store.results import tag_of
@@ -91,16 +92,25 @@ class CreateEncoder:
         self._key = key
         self._parent = _field(_FIRST, queue.encode())
         self._prefix = f"{queue}/tasks/".encode()
+        self._heads = lru_cache(maxsize=4_096)(self._head)
 
     def create(self, task: str, wire: bytes) -> bytes:
         """Return the `CreateTaskRequest` for a task with this id."""
-        name = self._prefix + task.encode()
-        head = _FIRST + _length(len(name)) + name
-        size = _length(len(head) + len(wire) + TAG_BYTES)
-        tag = tag_of(self._key, task).encode()
-        return b"".join((self._parent, _SECOND, size, head, wire, _BEFORE_TAG, tag, _BASIC_VIEW))
+        return b"".join(self._pieces(task, wire)[1:])
 
     def batch(self, tasks: Sequence[str], wire: Sequence[bytes], request_id: str) -> bytes:
         """Return the `BatchCreateTasksRequest` for tasks with these ids."""
-        requests = [_field(_SECOND, self.create(task, content)) for task, content in zip(tasks, wire, strict=True)]
-        return b"".join((self._parent, *requests, _field(_THIRD, request_id.encode())))
+        pieces = chain.from_iterable(map(self._pieces, tasks, wire))
+        return b"".join((self._parent, *pieces, _field(_THIRD, request_id.encode())))
+
+    def _pieces(self, task: str, wire: bytes) -> tuple[bytes, ...]:
+        """Return a `CreateTaskRequest` in pieces, behind the one that makes it a field of a batch."""
+        tag = tag_of(self._key, task).encode()
+        return *self._heads(len(task), len(wire)), task.encode(), wire, _BEFORE_TAG, tag, _BASIC_VIEW
+
+    def _head(self, task: int, wire: int) -> tuple[bytes, bytes]:
+        """Return what stands before the id of a task, by the sizes of the id and of the rest of the task."""
+        name = _FIRST + _length(len(self._prefix) + task) + self._prefix
+        inner = len(name) + task + wire + TAG_BYTES
+        head = self._parent + _SECOND + _length(inner) + name
+        return _SECOND + _length(len(head) - len(name) + inner + len(_BASIC_VIEW)), head

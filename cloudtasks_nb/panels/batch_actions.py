@@ -11,17 +11,16 @@ from typing import Protocol
 import pandas as pd
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import ENDS
 from cloudtasks_nb._names import CODES, QueueName
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.progress import FINAL
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.trust import Foreign
 from cloudtasks_nb.fanout.batch.view import BatchView
-from cloudtasks_nb.fanout.states import FINAL as FINAL_STATES
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.panels.batch_list import method_of
 from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
@@ -193,7 +192,7 @@ class BatchActions:
             f"{rows} of batch {batch.id} will be {done} again",
             question,
             ask=again.count > _ASK_ABOVE or bool(succeeded or gone),
-            foreign=view.foreign(FINAL_STATES, again.refs()),
+            foreign=view.foreign(FINAL, again.refs()),
             again=again.refs,
         )
 
@@ -300,7 +299,7 @@ class BatchActions:
 def _of_query(view: BatchView, batch: Batch, query: RowQuery) -> _Again:
     """Return how all rows are sent again that a query chooses without a text."""
     state = query.state or ("failed" if query.cause else "")
-    counts = {state: view.reader.count(replace(query, state=state))} if state in FINAL else {}
+    counts = {state: view.reader.count(replace(query, state=state))} if state in ENDS else {}
     if query.cause or query.state == "failed":
         causes = view.reader.causes() if query.cause else {}
         text = causes[query.cause].text if query.cause in causes else query.cause
@@ -364,7 +363,7 @@ def _resend_code(batch: str, rows: str) -> str:
 def _found_code(shown: ShownRows) -> str:
     """Return the Python that chooses the rows that were found by their state and a text."""
     query = shown.query
-    frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in FINAL else "")
+    frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in ENDS else "")
     return f"(rows := {frame})[{contains_code(query.text, shown.columns)}]"
 
 

@@ -98,7 +98,7 @@ class BatchFailures(widgets.VBox):
         rows = [
             (
                 count_text(cause.failed + cause.retrying),
-                html.escape(mask_text(cause.text)),
+                html.escape(mask_text(cause.words(cause.failed + cause.retrying))),
                 html.escape(self._note(cause)),
                 _between([self._spans[cause.key]] if cause.key in self._spans else []),
                 html.escape(mask_text(self._common.get(cause.key, ""))),
@@ -122,7 +122,7 @@ class BatchFailures(widgets.VBox):
                 [
                     Choice(
                         key=cause.key,
-                        text=cause.text,
+                        text=cause.words(cause.failed + cause.retrying),
                         number=cause.failed + cause.retrying,
                         share=(cause.failed + cause.retrying) / max(total, 1),
                         note=self._note(cause),

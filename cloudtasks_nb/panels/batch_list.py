@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb.display.card import facts_html
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.colours import COLOURS, colour
@@ -16,7 +17,7 @@ from cloudtasks_nb.fanout.batch.report import segments
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.widgets.cells import Column
 
-__all__ = ["COLUMNS", "SHOWN", "VERBS", "batches_frame", "method_of", "totals_html"]
+__all__ = ["COLUMNS", "VERBS", "batches_frame", "method_of", "totals_html"]
 
 _Listed = Sequence[tuple[BatchRecord, Progress]]
 
@@ -39,16 +40,15 @@ VERBS = {
     "batch.errors": "Show causes",
     "batch.tasks": "Show rows",
 }
-#: Which rows a button is about, by the state of the batch.
-SHOWN = {"unknown": "gone", "cancelled": "cancelled", "rejected": "rejected"}
 
+_URGENT = STATES["cancelled"].need  # rows that ended so, or better, need nobody
 #: States in the order in which batches are listed: what needs somebody, now or at the end; what runs, waits, is over.
 _GROUPS: tuple[tuple[str | None, ...], ...] = (
     ("stopped", "failing", "held", "paused"),
-    ("failed", "unknown"),
+    tuple(end for end, state in BY_END.items() if STATES[state].need > _URGENT),
     ("running",),
     ("cancelling", None),
-    ("rejected", "cancelled", "succeeded"),
+    tuple(end for end, state in BY_END.items() if STATES[state].need <= _URGENT),
 )
 _ORDER = {state: place for place, states in enumerate(_GROUPS) for state in states}
 

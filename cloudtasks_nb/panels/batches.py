@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import ipywidgets as widgets
 
+from cloudtasks_nb._frames import BY_END
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.batch_details import BatchDetails
-from cloudtasks_nb.panels.batch_list import COLUMNS, SHOWN, VERBS, batches_frame, method_of, totals_html
+from cloudtasks_nb.panels.batch_list import COLUMNS, VERBS, batches_frame, method_of, totals_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
@@ -142,7 +143,7 @@ class BatchesPanel(Panel):
             return  # the batch has changed since its row was drawn
         buttons = {"batch.resume": actions.resume, "batch.retry_failed": actions.retry, "batch.resend": actions.resend}
         if method in ("batch.resend", "batch.tasks"):
-            self.view.show_rows(SHOWN[progress.state or ""])
+            self.view.show_rows(BY_END[progress.state or ""])
         if method == "queue.resume":
             self.start(lambda: actions.resume_queue(QueueName.parse(record.place.queue_name)), changes=True)
         elif method in buttons:

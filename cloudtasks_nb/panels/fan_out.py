@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import ipywidgets as widgets
 import pandas as pd
 
+from cloudtasks_nb.display.card import lines_html
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import bar_html
@@ -23,7 +24,6 @@ from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_row
-from cloudtasks_nb.fanout.plan.simulation import simulation_html
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -291,9 +291,8 @@ class SendPanel(Panel):
                 return
             if edits == self._edits:  # else the form was changed meanwhile, and is planned again
                 break
-        duration = self.duration.value.strip()  # of an attempt; without one the run is not simulated
-        run = f'<div style="margin-top:10px">{simulation_html(found.simulate(duration))}</div>' if duration else ""
-        self.plan_card.value = plan_html(found) + run
+        duration = self.duration.value.strip()  # of an attempt; without one the end is not known
+        self.plan_card.value = plan_html(found) + lines_html([repr(found.simulate(duration))] if duration else [])
         self._plan, self._line = found, line
         why = blocked(found)
         self.send.description = f"Send {counted(found.sendable, 'tasks')}" if found.sendable else "Send"

@@ -10,7 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
-from cloudtasks_nb._frames import TASKS, column, frame
+from cloudtasks_nb._frames import IN_QUEUE, TASKS, column, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.times import from_micros, time_html
@@ -40,7 +40,7 @@ _COLUMNS = (
     Column("attempts", kind="count"),
     TARGET,
 )
-_STATES = ("any state", "scheduled", "ready", "running", "retrying")
+_STATES = ("any state", *IN_QUEUE)
 _PORTION = 10_000  # tasks that are loaded at once
 
 

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pandas as pd
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.wire import CreateEncoder
 from tests.benchmarks import callers, flights
 from tests.benchmarks.figures import Bench, case
@@ -95,7 +96,7 @@ def _queue(tasks: ct.Client, name: str) -> str:
 def _again(tasks: ct.Client, batch: ct.Batch, queue: str) -> list[bytes]:
     """Return the calls that create the tasks of a batch in another queue."""
     encoder, calls = CreateEncoder(queue, b"key"), []
-    for page in tasks._catalog.outbox.rows.pages(batch.id, wire=True):
+    for page in tasks._catalog.outbox.rows.pages(whole(batch.id), wire=True):
         for first in range(0, len(page.tasks), callers.BATCH):
             part = slice(first, first + callers.BATCH)
             calls.append(encoder.batch([str(task) for task in page.tasks[part]], page.wire[part], str(uuid.uuid4())))

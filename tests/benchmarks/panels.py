@@ -15,6 +15,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.batch import batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, PanelContext, TasksPanel
 from cloudtasks_nb.panels.pacing import Pacing
@@ -152,7 +153,7 @@ def _longest_pause(batch: ct.Batch) -> float:
 def _summary(batch: ct.Batch) -> float:
     """Let all rows of a batch succeed, and return the milliseconds in which the summary of its run is drawn."""
     outbox, start = batch._outbox, now_micros()
-    refs = [ref for page in outbox.rows.pages(batch.id) for ref in page.refs]
+    refs = [ref for page in outbox.rows.pages(whole(batch.id)) for ref in page.refs]
     times: list[dict[str, Any]] = [
         {"last_attempt_time": start + 5_000 * n, "duration": 20_000 + n % 977 * 1_000} for n in range(len(refs))
     ]

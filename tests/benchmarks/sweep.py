@@ -136,7 +136,7 @@ def _results(bench: Bench) -> None:
 
 def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
     """Store a result for each task as its handler does, and record that it has succeeded."""
-    writer, key = ResultWriter(Store(folder)), bytes.fromhex(batch._outbox.batches.settings(batch.id)["keys"][0])
+    writer, key = ResultWriter(Store(folder)), bytes.fromhex(batch._outbox.batches.facts(batch.id).keys[0])
     about: dict[str, Any] = {"attempt": 1, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 0.1}
     tasks = batch.tasks()["task"].tolist()
     for number, task in enumerate(tasks):

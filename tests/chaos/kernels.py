@@ -35,7 +35,6 @@ from cloudtasks_nb.errors import (
     PreconditionError,
 )
 from cloudtasks_nb.fanout.batch import search
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.service.transport import Transport
 
 #: Words of a batch whose rows are not all final; None: it was not read yet.
@@ -149,7 +148,7 @@ def check_words(batch: ct.Batch, order: dict[str, Any]) -> None:
             progress = batch.progress()
             with suppress(KeyError, FileNotFoundError):
                 wished = time.time() - Path(order["wish"]).stat().st_mtime > _KNOWN
-            wished = wished and CANCELLING in batch._outbox.batches.settings(batch.id)
+            wished = wished and batch._outbox.batches.facts(batch.id).cancel is not None
         except CloudTasksError:  # such as that of a batch that was deleted
             return
         if progress.finished:

@@ -110,7 +110,7 @@ class CancelRound(PauseRound):
         super()._plan()
         self._does = self._random.choice(self._OTHER)
         self._steps = ["again" if self._does["verb"] == "delete" else "send"]
-        # To cancel more than 1,000 rows, the queue is paused.
+        # More than 1,000 rows are cancelled in several calls.
         self._rows = 400 if self._does["verb"] == "send" else self._random.choice([400, 1500])
         self._rate = self._random.choice([None, 200.0])
         self._deleted = self._folder / "deleted"

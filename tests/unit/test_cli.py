@@ -10,6 +10,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.display import notify
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
+from cloudtasks_nb.fanout.outbox.facts import Reached
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import State
@@ -33,7 +35,7 @@ from tests.cases import cases
 from tests.interrupts import interruptible
 from tests.processes import run
 from tests.stored import store_result
-from tests.unit.fanout.conftest import chunks, put, refs, send_all, spool
+from tests.unit.fanout.conftest import chunks, put, put_facts, refs, send_all, spool
 
 EMULATOR = ["-m", "cloudtasks_nb.emulator", "--port", "0", "--data-dir", "D"]
 Run = Callable[..., str]
@@ -50,7 +52,7 @@ def sent(tmp_path: Path) -> list[str]:
             spool(outbox, chunks(range(4)), place=at_google(location="l", queue="b")),
             spool(outbox, chunks(range(500), rejected={7: "no day"}), place=elsewhere, name="reports", skip=True),
         ]
-        outbox.batches.set_setting(made[0].batch, "reach", {"target": "127.0.0.1:1", "folder": str(tmp_path)})
+        put_facts(outbox, made[0].batch, reached=Reached(target="127.0.0.1:1", folder=str(tmp_path)))
     return [spooled.batch for spooled in made]
 
 
@@ -84,11 +86,11 @@ def test_batches_lists_what_was_sent_from_here(sent: list[str], printed: Run) ->
 
 def test_batches_say_where_they_were_sent_to(sent: list[str], tmp_path: Path, printed: Run) -> None:
     """An emulator is its folder, or its address if it had none: nobody knows its id."""
-    address = {"target": "127.0.0.1:1"}
-    places = [({**address, "folder": str(tmp_path)}, str(tmp_path)), ({**address, "folder": None}, "127.0.0.1:1")]
+    emulator = Reached(target="127.0.0.1:1")
+    places = ((replace(emulator, folder=str(tmp_path)), str(tmp_path)), (emulator, "127.0.0.1:1"), (Reached(), "e-1"))
     with Outbox(outbox_path()) as outbox:
-        for reach, words in (*places, ({}, "e-1")):
-            outbox.batches.set_setting(sent[0], "reach", reach)
+        for reached, words in places:
+            put_facts(outbox, sent[0], reached=reached)
             assert listed(printed("batches"))[2][:4] == [sent[0], "stopped", words, "a"]
 
 

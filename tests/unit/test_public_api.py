@@ -21,7 +21,7 @@ SERVED = "workers=None, processes=None, give_up_on=()"
 TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
 TASK += "dispatch_deadline=None, retry=None"
 PERIODS = TASK.replace("tz=None", "tz='UTC'")
-BATCH = "name=None, errors='raise', send_rate=None, stop_after_failures=None, canary=None, pause_at=None, progress=True"
+BATCH = "name=None, errors='raise', send_rate=None, canary=None, pause_at=None, progress=True"
 RUN = f"{BATCH}, dry_run=False"
 #: Every public function and method with its parameters: a change here is a change for every user.
 SIGNATURES = {

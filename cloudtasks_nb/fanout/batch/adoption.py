@@ -12,16 +12,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
-from cloudtasks_nb.fanout.batch.claims import claimed_elsewhere
-from cloudtasks_nb.fanout.batch.gate import ask, was_asked
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.sharing import made_elsewhere, other_record
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
@@ -107,14 +106,15 @@ class Adoption:
                 await self._adopt(0, None)
                 self._scan = None
 
-    async def ask(self) -> None:
-        """Hold rows that another home may have sent, if neither log nor results nor the queue tell of them.
+    async def hold_for_answer(self) -> None:
+        """Hold rows until the user confirms that no other home has sent them, if nothing tells whether one has.
 
-        The silence of a log that has every entry is evidence, as long as it has those of the time of the other home.
+        That are log, results and queue. The silence of a log that has every entry is evidence, as long as it has those
+        of the time of the other home.
         """
         record = await self.outbox.run(self.outbox.batches.get, self.batch)
-        settings = record.settings
-        if was_asked(record) or not await self.outbox.run(self.outbox.requests.untried, self.batch):
+        facts = record.facts
+        if facts.held_for is not None or not await self.outbox.run(self.outbox.requests.untried, self.batch):
             return
         if (other := await self.other_home()) is None:
             return
@@ -122,13 +122,13 @@ class Adoption:
         with contextlib.suppress(CloudTasksError):
             await self.outcomes.learn_queue()
         whole = self.outcomes.limit.values.get("log_sampling_ratio") == 1 and not self.outcomes.search.sampled
-        read = "read_elsewhere" in settings and not settings.get("unseen")
+        read = facts.log_read is not None and not facts.log_error
         if whole and read and since > self.watcher.now() - RETENTION:
             return
         with contextlib.suppress(CloudTasksError):
             await self._read(self.outcomes.witnesses.queue, "tasks of the queue", 0)
         self.reading = None
-        await self.outbox.run(ask, self.outbox, self.batch, who)
+        await self._change(lambda facts: facts if facts.held_for is not None else replace(facts, held_for=who))
 
     async def other_home(self) -> tuple[str, int] | None:
         """Return who has made the batch in another home, in words, and when; None if no other has."""
@@ -139,14 +139,14 @@ class Adoption:
             created = found.created
             who = f"{found.made_by or 'another home'}, who made the batch at {created:%Y-%m-%d %H:%M} UTC"
             return who, round(created.timestamp() * _SECOND)
-        claimed = await self.outbox.run(claimed_elsewhere, self.outbox, self.batch)
+        claimed = (await self.outbox.run(self.outbox.batches.facts, self.batch)).claimed_by_other
         return ("another home, which has claimed the batch", self.watcher.now()) if claimed else None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
-        if not self.outbox.requests.waiting(self.batch):
+        if not self.outbox.requests.waiting(self.record.whole):
             return None
-        last = float(self.outbox.batches.settings(self.batch).get("read_elsewhere", 0.0))
+        last = self.outbox.batches.facts(self.batch).log_read or 0.0
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
@@ -163,8 +163,8 @@ class Adoption:
                 return False
             await self._read_results(first=not last)
             # If the results told of rows, the batch counts as read, without a note about the log.
-            adopted = not last and (await self.outbox.run(self.outbox.batches.settings, self.batch)).get("adopted")
-            await self._set("unseen", "" if adopted else error.message)
+            why = error.message
+            await self._change(lambda facts: replace(facts, log_error="" if facts.sent_by_others and not last else why))
         finally:
             self.reading = None
         return True
@@ -186,7 +186,7 @@ class Adoption:
                     return
             logged = await scan
         witnesses, tasks = self.outcomes.witnesses, None
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
         if last and counts[State.UNSENT] <= _NAMED:
             # A few rows are tried again: another home that has done so has made tasks of the same tries, or later ones.
             search = self.outcomes.search
@@ -200,8 +200,7 @@ class Adoption:
                     await self._read(witnesses.queue, "tasks of the queue", since)
             await self.outbox.run(self._set_round)
             self.changed()
-        await self._set("unseen", None)
-        await self._set("read_elsewhere", started / _SECOND)
+        await self._change(lambda facts: replace(facts, log_error=None, log_read=started / _SECOND))
         self.stale = False
 
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
@@ -214,7 +213,7 @@ class Adoption:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
             if bool(done) or await _loop.to_thread(made_elsewhere, self.outcomes.results, self.record):
                 return True
-            if await self.outbox.run(claimed_elsewhere, self.outbox, self.batch):
+            if (await self.outbox.run(self.outbox.batches.facts, self.batch)).claimed_by_other:
                 return True
             tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
             return await self.watcher.is_logged(self.queue, Wanted(since=since, tasks=tasks)) or scan.done()
@@ -242,7 +241,7 @@ class Adoption:
     async def _read_results(self, *, first: bool) -> int:
         """Record as sent the rows whose tasks have a stored result; return how many were not known to be sent."""
         tasks, search = None, self.outcomes.search
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
         if not first and counts[State.UNSENT] * _LISTED < sum(counts.values()):
             tasks = await search.tasks(await search.in_state(State.UNSENT))
         found = 0
@@ -258,10 +257,10 @@ class Adoption:
         """Continue the count of rounds: a notified round ended, and rows that were active later are in the next one."""
         log = self.outcomes.witnesses.log
         number, at = log.notified
-        counts = self.outbox.batches.counts(self.batch)
+        counts = self.outbox.batches.counts(self.record.whole)
         open_ = counts[State.UNSENT] or counts[State.SENT] or log.active > at
         if number:
             self.outbox.outcomes.raise_round(self.batch, number + bool(open_))
 
-    async def _set(self, key: str, value: object) -> None:
-        await self.outbox.run(self.outbox.batches.set_setting, self.batch, key, value)
+    async def _change(self, change: Callable[[BatchFacts], BatchFacts]) -> None:
+        await self.outbox.run(self.outbox.batches.change, self.batch, change)

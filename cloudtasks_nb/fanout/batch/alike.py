@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.batch.report import isolated
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Scope
 
 __all__ = ["alike"]
 
@@ -28,7 +29,7 @@ _FACTS = 2
 _LONGEST = 40  # characters of a value
 
 
-def alike(outbox: Outbox, batch: str, causes: Sequence[Cause]) -> dict[str, str]:
+def alike(outbox: Outbox, rows: Scope, causes: Sequence[Cause]) -> dict[str, str]:
     """Return what the rows of causes have in common, by their keys: ``shop=berlin 100 %``; without those with nothing.
 
     Parameters
@@ -36,13 +37,13 @@ def alike(outbox: Outbox, batch: str, causes: Sequence[Cause]) -> dict[str, str]
     causes : sequence of Cause
         The most frequent first.
     """
-    rows = {cause.key: cause.failed + cause.retrying for cause in causes[:_CAUSES]}
-    samples = outbox.causes.samples(batch, {key: min(1.0, _ROWS / n) for key, n in rows.items()})
+    numbers = {cause.key: cause.failed + cause.retrying for cause in causes[:_CAUSES]}
+    samples = outbox.causes.samples(rows, {key: min(1.0, _ROWS / n) for key, n in numbers.items()})
     if all(len(refs) <= 1 for refs in samples.values()):
         return {}
-    total = sum(outbox.batches.counts(batch).values())
-    every = outbox.causes.sample(batch, min(1.0, _ALL_ROWS / total))
-    read = ReadRows(outbox.rows.pages_of(batch, {*every, *(ref for refs in samples.values() for ref in refs)}))
+    total = sum(outbox.batches.counts(rows).values())
+    every = outbox.causes.sample(rows, min(1.0, _ALL_ROWS / total))
+    read = ReadRows(outbox.rows.pages_of(rows.batch, {*every, *(ref for refs in samples.values() for ref in refs)}))
     cells = read.stored.columns().set_axis(read.refs)
     texts = cells.astype(str).where(cells.notna(), "missing")
     found = {key: _facts(texts.loc[refs], texts.loc[every]) for key, refs in samples.items() if len(refs) > 1}

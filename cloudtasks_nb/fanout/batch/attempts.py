@@ -27,6 +27,7 @@ from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.witnesses import Queue, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service import oplog
@@ -133,14 +134,14 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
             _record(outbox(), batch, pending, at)
 
 
-def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batch: str) -> dict[str, Pending]:
-    """Ask the queue for the tasks of a batch that are not final; nothing where it does not answer."""
-    pages = outbox.rows.pages(batch, states={State.SENT})
+def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, rows: Scope) -> dict[str, Pending]:
+    """Ask the queue for the tasks of rows that are not final; nothing where it does not answer."""
+    pages = outbox.rows.pages(rows, states={State.SENT})
     waiting = [task for page in pages for task in page.tasks if task is not None]
     if len(waiting) > _MOST_PENDING:
         return {}
     at = connection.clock.micros()
-    witness = Queue(connection.watcher, queue, batch)
+    witness = Queue(connection.watcher, queue, rows.batch)
 
     async def read() -> dict[str, Pending]:
         return {task: one async for page in witness.pending(waiting) for task, one in page.items()}
@@ -149,7 +150,7 @@ def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, batc
         found = _loop.run(read())
     except CloudTasksError:
         return {}
-    _record(outbox, batch, found, at)
+    _record(outbox, rows.batch, found, at)
     return found
 
 

@@ -16,8 +16,9 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
-from cloudtasks_nb.fanout.batch.request import make_request
+from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
+from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, one_zone, parse_freq, period_rows
 from cloudtasks_nb.fanout.plan.plan import Plan
@@ -60,10 +61,10 @@ class Backfill:
         recipe = replace(request.recipe, shown=tuple(map(str, rows.columns)))
         parts = [request.recipe.identity.hex(), partitions.freq.name, partitions.tz, columns]
         digest = hashlib.blake2b(orjson.dumps(parts), digest_size=4).hexdigest()
-        self._grows = request.options.name is None  # a series, and not a batch that the user has named
-        self._name = request.options.name or f"backfill-{digest}"
+        self._grows = request.options["name"] is None  # a series, and not a batch that the user has named
+        self._name = request.options["name"] or f"backfill-{digest}"
         self._series = {"freq": partitions.freq.name, "tz": partitions.tz, "across": columns}
-        named = replace(request.options, name=self._name)
+        named = BatchOptions(**{**request.options, "name": self._name})
         self._request = replace(request, recipe=recipe, options=named, series=self._series)
 
     def send(self) -> Batch:
@@ -79,9 +80,13 @@ class Backfill:
             notify("; ".join(self._partitions.notes))
         batch = self._catalog.fan_out(self._request, grows=self._grows)
         outbox = self._catalog.outbox
-        asked = [moment.tz_convert("UTC").isoformat() for moment in self._partitions.requested]
-        before = outbox.batches.settings(batch.id).get(ASKED, asked)
-        outbox.batches.set_setting(batch.id, ASKED, [min(asked[0], before[0]), max(asked[1], before[1])])
+        first, last = (moment.tz_convert("UTC").isoformat() for moment in self._partitions.requested)
+
+        def widen(facts: BatchFacts) -> BatchFacts:
+            begin, end = facts.periods or (first, last)
+            return replace(facts, periods=(min(first, begin), max(last, end)))
+
+        outbox.batches.change(batch.id, widen)
         return batch
 
     def plan(self) -> Plan:
@@ -100,7 +105,7 @@ class Backfill:
 
     def upcoming(self, record: BatchRecord | None) -> Periods:
         """Return the periods to be sent, and the states of those that the batch has, as `known` returned it."""
-        before = None if record is None else PeriodStates(self._catalog.outbox, record.id, self._series)
+        before = None if record is None else PeriodStates(self._catalog.outbox, record.whole, self._series)
         return upcoming(self._partitions, combinations(self._across), before)
 
     def known(self) -> BatchRecord | None:

@@ -46,7 +46,7 @@ class Batch:
     What `fan_out`, `backfill` and `map` return is for the rows of their input: their frames have its index and order,
     `progress` and `wait` are about these rows, and `retry_failed`, `resend` and `cancel` change no others. If the batch
     has more rows, the frames of all of them are those of `whole`. The rest is always about the batch: `status`,
-    `resume`, `on_complete`, `delete`, its id and its name.
+    `resume`, `on_complete`, `delete`, its id and its name. Two objects are equal if they are for the same rows.
 
     Sending and watching go on in the background; `await batch` and `wait()` wait for the end. Methods that return rows
     first read what other homes and earlier kernels did, for 30 seconds at most; methods that send read all of it.
@@ -67,17 +67,17 @@ class Batch:
         tracker: Tracker,
         open_panel: Callable[..., Any],
         delete: Callable[[str, Others], None],
-        rows: Scope | None = None,
+        rows: Scope,
         shown: bytes = b"",
     ) -> None:
         self._own_tracker = tracker
-        self._rows: str = tracker.batch if rows is None else rows
+        self._rows = rows
         self._connection, self._outbox = tracker.connection, tracker.outbox
         self._open_panel = open_panel
         self._delete = delete
         self._view = BatchView(tracker, self._rows)
         framed = not tracker.record.description.get("backfill")
-        without = shown if rows is not None and not rows.rows else b""  # of an input without rows
+        without = shown if rows.input and not rows.rows else b""  # of an input without rows
         self._frames = RowFrames(self._outbox.rows, self._rows, self._view.now, framed=framed, shown=without)
 
     @property
@@ -128,7 +128,7 @@ class Batch:
         >>> len(batch.tasks()), len(batch.whole.tasks())
         (1, 3)
         """
-        return Batch(self._own_tracker, self._open_panel, self._delete)
+        return Batch(self._own_tracker, self._open_panel, self._delete, self._own_tracker.record.whole)
 
     def panel(self, *, read_only: bool = False, tz: Any = None) -> Any:
         """Return a widget with the batch, live: its bar, what failed and why, its calendar, and its verbs.
@@ -219,10 +219,12 @@ class Batch:
         return self._key() == other._key() if isinstance(other, Batch) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return hash(self.id)  # a batch that grows has parts that were all of it
 
-    def _key(self) -> tuple[str, str]:
-        return self._own_tracker.record.place.endpoint, self.id
+    def _key(self) -> tuple[str, Scope]:
+        tracker = self._own_tracker
+        whole = self._rows.covers(tracker.progress.total)
+        return tracker.record.place.endpoint, tracker.record.whole if whole else self._rows
 
     @property
     def _tracker(self) -> Tracker:
@@ -379,13 +381,14 @@ class Batch:
         Returns
         -------
         pandas.DataFrame
-            One row a cause, the most frequent first. `cause` is the message, with "…" in place of what differs between
-            its rows; it is the status if there is no message. `rows` is the sum of `failed` and `retrying`; `first` and
-            `last` are times of last attempts; `row` is the first row of the input that has the cause, `error` its
-            traceback or message. `where` is function and line: of a cell ``report, cell [1] line 12``, of a module
-            ``report, etl.py line 12``. `common` has up to two values of the input's columns that most rows of the cause
-            have and few others: ``shop=berlin 100 %``. It is from a sample of 100 rows of the cause, for the 50 most
-            frequent causes, and missing if there is no such value, or if it may be chance, as in two rows of four.
+            One row a cause, the most frequent first. `cause` is the message of its first row; where no traceback is
+            known, it has "…" in place of what differs between rows, and is the status if there is no message. `rows` is
+            the sum of `failed` and `retrying`; `first` and `last` are times of last attempts; `row` is the first row of
+            the input that has the cause, `error` its traceback or message. `where` is function and line: of a cell
+            ``report, cell [1] line 12``, of a module ``report, etl.py line 12``. `common` has up to two values of the
+            input's columns that most rows of the cause have and few others: ``shop=berlin 100 %``. It is from a sample
+            of 100 rows of the cause, for the 50 most frequent causes, and missing if there is no such value, or if it
+            may be chance, as in two rows of four.
 
         Examples
         --------
@@ -549,7 +552,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        foreign = find_foreign(self._outbox, self._tracker.batch, {State.UNSENT})
+        foreign = find_foreign(self._outbox, self._tracker.record.whole, {State.UNSENT})
         check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
         _loop.run(self._tracker.resume())
         return self
@@ -583,8 +586,8 @@ class Batch:
         deleted batch ...: 3 rows, ... results
         """
         tracker = self._tracker
-        total = sum(self._outbox.batches.counts(tracker.batch).values())
-        if isinstance(self._rows, Scope) and self._rows.rows != total:
+        total = sum(self._outbox.batches.counts(tracker.record.whole).values())
+        if not self._rows.covers(total):
             raise PreconditionError(
                 f"batch {self.id} is not deleted: this is {self._rows.rows:,} of its {counted(total, 'rows')}",
                 resource=self.id,
@@ -625,8 +628,7 @@ class Batch:
         return self._go(sending=False)
 
     def _new_tries(self, *, trust: bool) -> NewTries:
-        now = self._view.now()
-        return NewTries(outbox=self._outbox, batch=self._rows, tasks=self.tasks, trust=trust, now=now)
+        return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks, trust=trust)
 
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))

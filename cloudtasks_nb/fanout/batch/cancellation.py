@@ -7,19 +7,17 @@ next one that has the batch open goes on. Until then no process gives out rows o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, UnavailableError
-from cloudtasks_nb.fanout.batch.cancels import ELSEWHERE, takes_up
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, INPUTS
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
@@ -61,19 +59,19 @@ class Cancellation:
         """Whether another process cancels the batch, and this one goes on if that ends before."""
         return self.active and not self._owner
 
-    async def wish(self, rows: str) -> bool:
+    async def wish(self, rows: Scope) -> bool:
         """Store that the batch, or rows of it, are to be cancelled, and begin; return whether it is the batch."""
-        wish = {"at": self.connection.clock.micros(), "by": self.cancels.name}
+        at = self.connection.clock.micros()
 
-        def change(record: BatchRecord) -> tuple[dict[str, Any], bool]:
-            every = isinstance(rows, Scope) and rows.rows == record.total
-            made = self.cancels.wished(record, self.batch if every else rows, wish)
-            return {CANCELLING: made}, INPUTS not in made
+        def change(facts: BatchFacts) -> BatchFacts:
+            record = self.outbox.batches.get(self.batch)
+            meant = record.whole if rows.covers(record.total) else rows
+            return replace(facts, cancel=self.cancels.wished(facts.cancel, meant, at))
 
-        every = await self.outbox.run(self.outbox.batches.decide, self.batch, change)
+        _, facts = await self.outbox.run(self.outbox.batches.change, self.batch, change)
         self._refused = None
         self.begin()
-        return every
+        return facts.cancels_all
 
     def begin(self) -> None:
         """Cancel the batch in the background; if that is running and pauses after an error, it goes on at once."""
@@ -82,15 +80,12 @@ class Cancellation:
 
     def take_up(self, record: BatchRecord) -> None:
         """Cancel the batch if that is wished, by whatever process, and this connection may."""
-        wish = record.settings.get(CANCELLING)
+        wish = record.facts.cancel
         # What is left of a cancel that was refused may be possible at the end: then there is no task to be deleted.
         refused = self._refused is not None and (self._refused or not record.done)
         if wish is None or self.active or refused:
             return
-        if (
-            wish.get("by", self.cancels.name) == self.cancels.name
-            or abs(self.connection.clock.micros() - wish["at"]) > _OURS
-        ):
+        if wish.by == self.cancels.name or abs(self.connection.clock.micros() - wish.at) > _OURS:
             self._refused = None
             self.begin()
 
@@ -104,7 +99,7 @@ class Cancellation:
             while (wish := await self._wish()) is not None and self._refused is None:
                 error = await self._cancel(wish)
                 if error is None or isinstance(error, QueueNotFoundError):  # which has taken its tasks along
-                    await self.outbox.run(self.outbox.batches.decide, self.batch, lambda record: _done(record, wish))
+                    await self.outbox.run(self.outbox.batches.change, self.batch, partial(_without, wish))
                 elif isinstance(error, PermissionDeniedError):
                     self._refused = (await self.outbox.run(self.outbox.batches.get, self.batch)).done
                 else:
@@ -123,33 +118,30 @@ class Cancellation:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
 
-    async def _wish(self) -> Mapping[str, Any] | None:
+    async def _wish(self) -> Cancel | None:
         """Return the stored wish; None if there is none."""
-        return (await self.outbox.run(self.outbox.batches.settings, self.batch)).get(CANCELLING)
+        return (await self.outbox.run(self.outbox.batches.facts, self.batch)).cancel
 
-    def _tell(self, wish: Mapping[str, Any] | None) -> None:
+    def _tell(self, wish: Cancel | None) -> None:
         """Say that another connection has begun the cancel, and has not carried it out."""
-        own = wish is not None and not takes_up({CANCELLING: wish})
-        if wish is not None and own and wish.get("by", self.cancels.name) != self.cancels.name:
-            line = f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now"
-            if wish.get("paused"):
-                line += f"; queue {self.queue.queue} was paused for that, and is resumed at the end"
-            notify(line)
+        if wish is not None and not wish.has_remote and wish.by != self.cancels.name:
+            notify(f"batch {self.batch} was being cancelled by another connection: the remaining tasks are deleted now")
 
-    async def _cancel(self, wish: Mapping[str, Any]) -> CloudTasksError | None:
+    async def _cancel(self, wish: Cancel) -> CloudTasksError | None:
         """Stop sending, delete the tasks in the queue, and record which were deleted.
 
         Return the error because of which something is left to do.
         """
         self.trouble = None
-        parts: list[tuple[str, str | None]] = [
-            (Scope(self.batch, number, rows), name) for number, rows, name in wish.get(INPUTS, ())
+        parts: list[tuple[Scope, str | None]] = [
+            (Scope(self.batch, number, rows), name) for number, rows, name in wish.parts
         ]
-        whole = (self.batch, None if ELSEWHERE in wish else self.cancels.name_of(wish, self.batch))
-        errors = [await self._cancel_rows(rows, name, wish) for rows, name in parts or [whole]]
+        rows = whole(self.batch)
+        every = (rows, None if wish.remote else self.cancels.name_of(wish, rows))
+        errors = [await self._cancel_rows(rows, name) for rows, name in parts or [every]]
         return next(filter(None, errors), None)
 
-    async def _cancel_rows(self, rows: str, name: str | None, wish: Mapping[str, Any]) -> CloudTasksError | None:
+    async def _cancel_rows(self, rows: Scope, name: str | None) -> CloudTasksError | None:
         """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
         pages = self.outbox.deletions(rows)
         if name is not None:
@@ -160,27 +152,23 @@ class Cancellation:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
         more = await self.outbox.run(next, steps, 0)  # from the first step on, no request of the batch is sent again
-        paused = name is not None and not isinstance(rows, Scope) and await self._prepare(wish)
-        try:
-            while more:
-                self.sending.changed()  # a sending that waits for the canary ends with the last of them
-                more = await self.outbox.run(next, steps, 0)
-            error = await self._join(rows)
-            if error is None and name is None:
-                await self.outbox.run(pages.leave)
-            elif error is None:
-                error = await self._delete_tasks(pages, rows)
-        finally:
-            refusal = await self._resume() if paused else None
-        return error or refusal
+        while more:
+            self.sending.changed()  # a sending that waits for the canary ends with the last of them
+            more = await self.outbox.run(next, steps, 0)
+        if error := await self._join(rows):
+            return error
+        if name is not None:
+            return await self._delete_tasks(pages, rows)
+        await self.outbox.run(pages.leave)
+        return None
 
-    async def _join(self, rows: str) -> CloudTasksError | None:
+    async def _join(self, rows: Scope) -> CloudTasksError | None:
         """Wait for the results of the requests that are under way: their tasks have to be deleted too.
 
         The other rows of the batch are sent meanwhile. Return the error because of which there are no results.
         """
         waiting, looked = self.outbox.requests.waiting, False
-        if not isinstance(rows, Scope):
+        if not rows.input:
             if await self.outbox.run(waiting, rows):
                 self.sending.begin()
             await self.sending.join()
@@ -197,57 +185,7 @@ class Cancellation:
                 self.sending.changed()
         return None
 
-    async def _prepare(self, wish: Mapping[str, Any]) -> bool:
-        """Pause the queue if that is useful, and store that before; return whether it is paused.
-
-        In a queue that has other tasks too, the tasks are deleted in the order of their dispatch.
-        """
-        if not (wish.get("paused") or await self._is_alone()):
-            return False
-        await self._store_paused(paused=True)
-        try:
-            await self.connection.transport.call("PauseQueue", name=str(self.queue))
-        except CloudTasksError as error:
-            if wish.get("paused") or isinstance(error, UnavailableError):
-                return True  # it is paused, or may be
-            # Such as a missing permission: tasks may run before they are deleted.
-            await self._store_paused(paused=False)
-            return False
-        return True
-
-    async def _resume(self) -> CloudTasksError | None:
-        """Resume the queue that was paused for the deletion; return the error if that was not possible."""
-        try:
-            await self.connection.transport.call("ResumeQueue", name=str(self.queue))
-        except CloudTasksError as error:
-            notify(
-                f"queue {self.queue.queue} stays paused: it was paused to cancel batch {self.batch}, and could not "
-                f'be resumed: {error.message}; tasks.batch("{self.batch}") or queue.resume() resumes it'
-            )
-            return error
-        await self._store_paused(paused=False)
-        return None
-
-    async def _store_paused(self, *, paused: bool) -> None:
-        def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
-            return {CANCELLING: {**record.settings.get(CANCELLING, {}), "paused": paused}}, None
-
-        await self.outbox.run(self.outbox.batches.decide, self.batch, change)
-
-    async def _is_alone(self) -> bool:
-        """Return whether the queue runs, and has many tasks of this batch and no others."""
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
-        ours = counts[State.SENT] + counts[State.UNSENT]
-        if ours <= _DELETED_TOGETHER:
-            return False
-        try:
-            values = await self.connection.watcher.read_queue(self.queue)
-        except CloudTasksError:
-            return False
-        tasks = values.get("tasks")
-        return values["state"] == "RUNNING" and tasks is not None and tasks <= ours
-
-    async def _delete_tasks(self, pages: DeletionQueue, rows: str) -> CloudTasksError | None:
+    async def _delete_tasks(self, pages: DeletionQueue, rows: Scope) -> CloudTasksError | None:
         """Delete the tasks of rows that are in the queue; return the error of a call that failed as a whole."""
         refusals = list[CloudTasksError]()
         await _loop.gather(self._delete_pages(pages, refusals) for _ in range(_IN_FLIGHT))
@@ -270,7 +208,6 @@ class Cancellation:
             results = [True if error is None else failed for error in errors]
 
 
-def _done(record: BatchRecord, wish: Mapping[str, Any]) -> tuple[dict[str, Any], None]:
+def _without(wish: Cancel, facts: BatchFacts) -> BatchFacts:
     """Remove the wish that was carried out; a later one stays."""
-    later = record.settings.get(CANCELLING, {}).get("at") != wish.get("at")
-    return ({} if later else {CANCELLING: None}), None
+    return facts if facts.cancel is None or facts.cancel.at != wish.at else replace(facts, cancel=None)

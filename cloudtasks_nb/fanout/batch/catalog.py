@@ -29,12 +29,12 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.deletion import REACH, Others, delete, delete_old, notify_deleted
+from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.live import read_first
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.request import LASTING, FanOutRequest
+from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
 from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
@@ -43,9 +43,10 @@ from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import give_function
 from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.batches import choose
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Reached
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled, whole
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
 from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
@@ -59,6 +60,7 @@ from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
+from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.store.batches import read_claim
 
 __all__ = ["Catalog", "outbox_path"]
@@ -121,21 +123,22 @@ class Catalog:
         InvalidInputError
             If the queue is too slow to dispatch the rows before they expire; nothing is stored then.
         """
+        _loop.in_thread(METHODS["ListLogEntries"].messages)  # else their import holds up the first sending
         limits, check = self._limits(request)
         result, first = self._spool(request, check)
         if not result.created:
-            self.outbox.batches.set_setting(result.batch, LASTING, request.options.lasting)
+            self.outbox.batches.change(result.batch, lambda facts: replace(facts, options=request.lasting))
             result = self._read_known(result)
         held, shared = read_batch(self.outbox, result.batch)[1].held, self._sharing.active
         strange = not result.created and result.added and not (result.known or grows)
         same = COLUMNS[:-1] if request.series else ()  # the last one says the same of a period
         why = difference_to(self.outbox, result.batch, first, same) if strange else None
-        notify_spooled(result, request.options.name, held=held, shared=shared, strange=why)
+        notify_spooled(result, request.options["name"], held=held, shared=shared, strange=why)
         _warn_about_outcomes(limits, request)
         if result.created and not self._sharing.active:
             self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
-        batch = self._open(result.batch, sending=True, rows=result.scope, shown=first)
+        batch = self._open(result.scope or whole(result.batch), sending=True, shown=first)
         self._sharing.publish(result.batch)
         if result.created and self._sharing.made_elsewhere(result.batch):
             read_first(self._trackers[result.batch], whole=True)
@@ -161,7 +164,7 @@ class Catalog:
             If the batch of this name was made of other templates.
         """
         limits, check = self._limits(request)
-        bar = Bar("planning", length(request.data), show=request.options.progress)
+        bar = Bar("planning", length(request.data), show=request.options["progress"])
         spec = self._spec(request)
         spec = replace(spec, compare=partial(self._sharing.find_alike, _notify_elsewhere, spec))
         with self.outbox.dry_run(spec) as dry_run, bar:
@@ -181,8 +184,8 @@ class Catalog:
                 queue=request.queue,
                 submit=submit or (lambda: self.fan_out(request)),
                 send=lambda task: _try(task, request.recipe),
-                errors=request.options.errors,
-                send_rate=request.options.send_rate,
+                errors=request.options["errors"],
+                send_rate=request.options["send_rate"],
                 limits=limits,
                 check=check,
                 priced=not self._connection.endpoint.local,
@@ -227,7 +230,7 @@ class Catalog:
         """
         found = self._find(batch)
         self._sharing.update(found.id)
-        opened = self._open(found.id, sending=False, adopting=has_others(self.outbox.batches.get(found.id)))
+        opened = self._open(found.whole, sending=False, adopting=has_others(self.outbox.batches.get(found.id)))
         self._sharing.publish(found.id)
         return opened
 
@@ -375,7 +378,7 @@ class Catalog:
         """
         found = self._connection.read_queue(request.queue, "its limits and what it logs are not known")
         limits = {} if found is None else queue_values(found)
-        queue, rate, send_rate = request.queue.queue, limits.get("rate"), request.options.send_rate
+        queue, rate, send_rate = request.queue.queue, limits.get("rate"), request.options["send_rate"]
         return limits, lambda tasks: check_drain(tasks, queue, rate, send_rate)
 
     def _now(self, recipe: Recipe) -> dt.datetime:
@@ -387,9 +390,9 @@ class Catalog:
         return BatchSpec(
             place=self.place(request.queue),
             recipe=request.recipe.identity,
-            name=request.options.name,
+            name=request.options["name"],
             description=request.description,
-            skip=request.options.errors == "skip",
+            skip=request.options["errors"] == "skip",
             clock=lambda: self._connection.clock.micros() / 1e6,
         )
 
@@ -397,19 +400,19 @@ class Catalog:
         """Store the rows; return what became of them, and what is shown of the first ones."""
         spec, recipe, options = self._spec(request), request.recipe, request.options
         now = self._now(recipe)
-        facts = {
-            f"_{LASTING}": options.lasting,
+        about = {
             "_retry": recipe.retry or {},
             MADE_BY: _settings.user(),
             "_due": recipe.schedule.fixed(now),
             "_spread": recipe.schedule.template is not None,
         }
-        spec = replace(spec, description={**spec.description, **facts}, check=check)
+        facts = BatchFacts(options=request.lasting)
+        spec = replace(spec, description={**spec.description, **about}, facts=facts, check=check)
         self._sharing.check(spec)
         spec = replace(spec, compare=partial(self._sharing.find_alike, self._sharing.fetch, spec))
-        with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options.progress) as bar:
+        with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options["progress"]) as bar:
             chunks = plan_chunks(
-                request.data, recipe, now=now, errors=options.errors, on_progress=bar.add, on_note=notify
+                request.data, recipe, now=now, errors=options["errors"], on_progress=bar.add, on_note=notify
             )
             first = b""
             for chunk in chunks:
@@ -419,13 +422,14 @@ class Catalog:
 
     def _read_known(self, result: Spooled) -> Spooled:
         """Read what others did with a batch that this home has; return what became of its rows as it is now."""
-        before = self.outbox.batches.counts(result.batch)
-        batch = self._open(result.batch, sending=False)  # keeps its tracker
+        counts, rows = self.outbox.batches.counts, whole(result.batch)
+        before = counts(rows)
+        batch = self._open(rows, sending=False)  # keeps its tracker
         read_first(self._trackers[batch.id], whole=True)
         if result.added:  # which may have been sent since, by a batch that is open: they cannot be told from the known
-            return result if self.outbox.batches.counts(batch.id) == before else replace(result, left={})
+            return result if counts(rows) == before else replace(result, left={})
         new = Counter({State.REJECTED: result.rejected + result.duplicates})
-        return replace(result, left=Counter(self.outbox.batches.counts(result.scope or batch.id)) - new)
+        return replace(result, left=Counter(counts(result.scope or rows)) - new)
 
     def _notify_not_compared(self, batch: str, queue: QueueName) -> None:
         """Say that a dry run is not compared with what another home has sent of a batch, if that may be something."""
@@ -454,19 +458,20 @@ class Catalog:
         ):
             notify(unseen_note(log_reason(ratio)))
 
-    def _open(
-        self, batch: str, *, sending: bool, adopting: bool = False, rows: Scope | None = None, shown: bytes = b""
-    ) -> Batch:
-        outbox = self.outbox
+    def _open(self, rows: Scope, *, sending: bool, adopting: bool = False, shown: bytes = b"") -> Batch:
+        outbox, batch = self.outbox, rows.batch
         with self._lock:
             tracker = self._trackers.get(batch)
             if tracker is None or tracker.deleted:  # by another kernel, and made anew
                 self._opened.add(batch)
                 endpoint = self._connection.endpoint
-                reach = {"target": endpoint.target, "folder": endpoint.folder, "store": self._connection.store.url}
-                if endpoint.temporary:
-                    reach["machine"] = platform.node()
-                outbox.batches.set_setting(batch, REACH, reach)
+                reached = Reached(
+                    target=endpoint.target,
+                    folder=endpoint.folder,
+                    store=self._connection.store.url,
+                    machine=platform.node() if endpoint.temporary else None,
+                )
+                outbox.batches.change(batch, lambda facts: replace(facts, reached=reached))
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
         _loop.run(tracker.start(sending=sending, adopting=adopting))
         return Batch(tracker, self._open_panel, self.delete, rows, shown)
@@ -531,14 +536,14 @@ def _try(task: Any, recipe: Recipe) -> Trial:
 def _report_ended(outbox: Outbox) -> None:
     """Say once which batches were lost with a temporary emulator, as after a restart of the kernel."""
     # Machines may share the outbox; what runs on another one is not known here.
-    found = ((record.id, record.settings.get(REACH, {})) for record in outbox.batches.find())
-    here = {batch: reach for batch, reach in found if reach.get("machine") == platform.node() and "ended" not in reach}
-    ended = set(filter(has_ended, {reach["target"] for reach in here.values()}))
-    batches = {batch: reach for batch, reach in here.items() if reach["target"] in ended}
+    found = {record.id: record.facts.reached for record in outbox.batches.find()}
+    here = {batch: at for batch, at in found.items() if at.machine == platform.node() and not at.ended}
+    ended = set(filter(has_ended, {at.target for at in here.values()}))
+    batches = [batch for batch, at in here.items() if at.target in ended]
     if not batches:
         return
-    for batch, reach in batches.items():
-        outbox.batches.set_setting(batch, REACH, reach | {"ended": True})
+    for batch in batches:
+        outbox.batches.change(batch, lambda facts: replace(facts, reached=replace(facts.reached, ended=True)))
     notify(
         "ct.local() without a folder is temporary: an earlier emulator has ended with its queues, its tasks and "
         f'{counted(len(batches), "batches")}, and the same cells send their rows again; ct.local("folder") keeps them'

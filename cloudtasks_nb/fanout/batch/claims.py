@@ -7,34 +7,28 @@ of a task that was sent with the key of its batch.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
 
 import orjson
 
 from cloudtasks_nb.errors import BatchExistsError, StoreError
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["batch_keys", "check_recipe", "claim", "claimed_elsewhere", "is_claimed", "own_key"]
+__all__ = ["batch_keys", "check_recipe", "claim", "is_claimed", "own_key"]
 
-# Settings of a batch: its keys in hex, the first one for new tasks; the URL of the store in which it has a claim; and
-# whether another home has made a claim of it.
-_KEYS, _CLAIMED, _ELSEWHERE = "keys", "claimed", "claimed_elsewhere"
 _KEY_SIZE = 16  # bytes
 
 
 def own_key(outbox: Outbox, batch: str) -> bytes:
     """Return the key for new tasks of a batch, which is made if there is none."""
-
-    def decide(record: BatchRecord) -> tuple[Mapping[str, Any], bytes]:
-        keys = record.settings.get(_KEYS) or [secrets.token_hex(_KEY_SIZE)]
-        return {_KEYS: keys}, bytes.fromhex(keys[0])
-
-    return outbox.batches.decide(batch, decide)
+    new = (secrets.token_hex(_KEY_SIZE),)
+    _, facts = outbox.batches.change(batch, lambda facts: replace(facts, keys=facts.keys or new))
+    return bytes.fromhex(facts.keys[0])
 
 
 def claim(outbox: Outbox, store: Store, batch: str) -> None:
@@ -56,12 +50,7 @@ def claim(outbox: Outbox, store: Store, batch: str) -> None:
 
 def is_claimed(outbox: Outbox, store: Store, batch: str) -> bool:
     """Return whether this home knows the claim of a batch in a store."""
-    return outbox.batches.settings(batch).get(_CLAIMED) == store.url
-
-
-def claimed_elsewhere(outbox: Outbox, batch: str) -> bool:
-    """Return whether another home was the first to send a batch, as far as this one has read its claim."""
-    return _ELSEWHERE in outbox.batches.settings(batch)
+    return outbox.batches.facts(batch).claimed_in == store.url
 
 
 def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False) -> tuple[bytes, ...]:
@@ -80,17 +69,15 @@ def batch_keys(outbox: Outbox, store: Store, batch: str, *, again: bool = False)
     BatchNotFoundError
         If the home does not have the batch.
     """
-    settings = outbox.batches.settings(batch)
     if again or not is_claimed(outbox, store, batch):
         record, found = outbox.batches.get(batch), read_claim(store, batch)
         with suppress(BatchExistsError):  # these results are not of this batch; its sending tells it
             if found is not None:
                 _take(outbox, store, record, found)
-            elif _KEYS in settings:  # it was sent while the store did not answer
+            elif record.facts.keys:  # it was sent while the store did not answer
                 with suppress(StoreError):  # this home may only read: the results count here
                     claim(outbox, store, batch)
-        settings = outbox.batches.settings(batch)
-    return tuple(map(bytes.fromhex, settings.get(_KEYS, ())))
+    return tuple(map(bytes.fromhex, outbox.batches.facts(batch).keys))
 
 
 def check_recipe(store: Store, batch: str, label: str, recipe: bytes) -> None:
@@ -111,12 +98,13 @@ def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> No
     """Use the key of a claim for new tasks; keep those that tasks were sent with before."""
     key = _read(store, record.id, record.name or record.id, record.recipe, found).hex()
 
-    def decide(now: BatchRecord) -> tuple[Mapping[str, Any], bool]:
-        keys = now.settings.get(_KEYS, ())
-        settings = {_KEYS: [key, *(one for one in keys if one != key)], _CLAIMED: store.url}
-        return settings if key in keys else {**settings, _ELSEWHERE: True}, key not in keys
+    def take(facts: BatchFacts) -> BatchFacts:
+        keys = (key, *(one for one in facts.keys if one != key))
+        by_other = facts.claimed_by_other or key not in facts.keys
+        return replace(facts, keys=keys, claimed_in=store.url, claimed_by_other=by_other)
 
-    if outbox.batches.decide(record.id, decide):
+    before, _ = outbox.batches.change(record.id, take)
+    if key not in before.keys:
         outbox.results.reread(record.id)  # what did not count may count by this key
 
 

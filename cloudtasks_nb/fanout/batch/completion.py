@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from cloudtasks_nb.errors import (
     UnavailableError,
 )
 from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
@@ -36,8 +37,6 @@ from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
 __all__ = ["CompletionNotifier", "failed_notification", "register", "registered", "store_registration"]
 
-#: Of a batch: by URL, how it is notified, of which round that was done last, and what became of it.
-_SETTING = "completions"
 _NEW = {"told": 0, "again": 0, "known": 0, "error": None}
 
 _Due = tuple[BatchRecord, str, Mapping[str, Any]]
@@ -112,18 +111,18 @@ def _rerouting(target: Any, own: tuple[str | None, str]) -> str | None:
     return None
 
 
-def registered(record: BatchRecord) -> dict[str, dict[str, Any]]:
+def registered(facts: BatchFacts) -> dict[str, dict[str, Any]]:
     """Return which URLs are notified of the end of a batch, how, and what became of that.
 
     ``told`` is the last round of which that was done, ``again`` how often it was done once more, ``known`` the last
     round of which it is known what became of it, and ``error`` why that one failed.
     """
-    return {url: {**_NEW, **options} for url, options in record.settings.get(_SETTING, {}).items()}
+    return {url: {**_NEW, **options} for url, options in facts.notifications.items()}
 
 
 def failed_notification(record: BatchRecord) -> tuple[str, str] | None:
     """Return why a notification of the end of the present round failed, and the line that sends it again."""
-    for url, options in registered(record).items():
+    for url, options in registered(record.facts).items():
         if record.done and options["told"] == record.round and options["error"]:
             names = ("service_account", "audience", "queue")
             given = "".join(f", {name}={options[name]!r}" for name in names if options[name])
@@ -137,19 +136,19 @@ def store_registration(outbox: Outbox, batch: str, url: str, **values: Any) -> N
     If a notification failed, and how is stored anew, it is sent again.
     """
 
-    def change(record: BatchRecord) -> tuple[dict[str, Any], None]:
-        known = registered(record)
+    def change(facts: BatchFacts) -> BatchFacts:
+        known = registered(facts)
         old = known.get(url, _NEW)
         if old["error"] and "queue" in values:
             old = {**_NEW, "again": old["again"] + 1}
-        return {_SETTING: {**known, url: {**old, **values}}}, None
+        return replace(facts, notifications={**known, url: {**old, **values}})
 
-    outbox.batches.decide(batch, change)
+    outbox.batches.change(batch, change)
 
 
 def _when(outbox: Outbox, batch: str, url: str) -> str:
     record = outbox.batches.get(batch)
-    known = registered(record)
+    known = registered(record.facts)
     others = [one for one in known if one != url]
     if record.done:
         notified = known[url]["told"] >= record.round
@@ -216,7 +215,7 @@ class CompletionNotifier:
     def _urls(self, *, told: bool) -> list[_Due]:
         """Return the URLs that are to be notified of the end of the present round, or of which no outcome is known."""
         record = self.outbox.batches.get(self.batch)
-        urls, now = registered(record) if record.done else {}, record.round
+        urls, now = registered(record.facts) if record.done else {}, record.round
         return [(record, url, one) for url, one in urls.items() if one["known"] < now and (one["told"] == now) is told]
 
     async def _find_out(self, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
@@ -274,7 +273,7 @@ def _summary(record: BatchRecord, now: dt.datetime) -> dict[str, Any]:
         "queue": record.place.queue_name,
         "round": record.round,
         "total": record.total,
-        **{state.name.lower(): record.counts[state] for state in FINAL},
+        **{state.word: record.counts[state] for state in FINAL},
         "created": record.created.isoformat(),
         "completed": now.isoformat(),
     }

@@ -12,21 +12,15 @@ from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError, StoreError
-from cloudtasks_nb.fanout.batch.sharing import OTHERS
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["REACH", "Others", "delete", "delete_old", "in_use", "notify_deleted", "older"]
-
-#: Setting of a batch: address and folder of its endpoint, and the place of its results; of a temporary emulator also
-#: the machine that it runs on, and whether it was reported that it has ended.
-REACH = "reach"
+__all__ = ["Others", "delete", "delete_old", "in_use", "notify_deleted", "older"]
 
 #: What becomes of objects in the store of a batch that has rows of other homes.
 Others: TypeAlias = Literal["ask", "delete", "leave"]
@@ -53,7 +47,7 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "
             resource=record.id,
             hint="batch.cancel() ends the sending and deletes its tasks; then batch.wait() and batch.delete()",
         )
-    theirs, results = record.settings.get(OTHERS, 0), 0
+    theirs, results = record.facts.foreign_rows, 0
     if theirs and others == "ask":
         raise PreconditionError(
             f"batch {record.id} is not deleted: {counted(theirs, 'rows')} of it are of other homes, which would lose "
@@ -124,8 +118,7 @@ def in_use(outbox: Outbox, record: BatchRecord) -> str | None:
     """Return why a batch must stay; None if it can be deleted."""
     if not record.done and outbox.requests.has_sender(record.id):  # at the end a sender leaves in a moment
         return "it is being sent"
-    wish = record.settings.get(CANCELLING)
-    if wish is not None and (wish.get("paused") or not record.done):
+    if record.facts.cancel and not record.done:
         return "it is being cancelled"
     pending = record.counts[State.SENT]
     if pending and not _queue_has_ended(record):
@@ -144,5 +137,5 @@ def _batches(records: Sequence[BatchRecord]) -> str:
 
 def _queue_has_ended(record: BatchRecord) -> bool:
     """Return whether the batch was sent to a temporary emulator that has ended."""
-    reach = record.settings.get(REACH, {})
-    return "ended" in reach or (reach.get("machine") == platform.node() and has_ended(reach["target"]))
+    reached = record.facts.reached
+    return reached.ended or (reached.machine == platform.node() and has_ended(reached.target))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,16 @@ from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import InvalidInputError, StoreError
 from cloudtasks_nb.fanout.batch.alike import alike
+from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.evidence import RAISED
-from cloudtasks_nb.fanout.outbox.causes import Cause, stored_key
+from cloudtasks_nb.fanout.outbox.causes import LIKE_IT, Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.fanout.wording import reads_as
 
 __all__ = ["causes_hint", "choose", "errors_frame", "failed_frame", "names_of", "status_codes", "stored_errors"]
 
@@ -40,14 +41,14 @@ _FORMS = (
 )
 
 
-def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: RowFrames) -> pd.DataFrame:
+def errors_frame(outbox: Outbox, results: StoredResults, scope: Scope, frames: RowFrames) -> pd.DataFrame:
     """Return a row for each cause of failures, the most frequent first, with an error that is in the store."""
-    spans = outbox.causes.spans(batch)
-    causes = [cause for cause in outbox.causes.found(batch) if cause.key in spans]
+    spans = outbox.causes.spans(scope)
+    causes = [cause for cause in outbox.causes.found(scope) if cause.key in spans]
     refs = [spans[cause.key].ref for cause in causes]
     rows = {
         ref: (task or "", attempts, message)
-        for page in outbox.rows.pages_of(batch, refs)
+        for page in outbox.rows.pages_of(scope.batch, refs)
         for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
     }
     try:
@@ -55,7 +56,7 @@ def errors_frame(outbox: Outbox, results: StoredResults, batch: str, frames: Row
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
-    common = alike(outbox, batch, causes)
+    common = alike(outbox, scope, causes)
     columns: dict[str, list[Any]] = {
         "cause": [cause.text for cause in causes],
         "rows": [cause.failed + cause.retrying for cause in causes],
@@ -93,51 +94,50 @@ def stored_errors(results: StoredResults, attempts: Sequence[tuple[str, int | No
                 yield task, result.error
 
 
-def choose(where: Any, causes: Sequence[Cause], batch: str) -> Choice:
+def choose(where: Any, outbox: Outbox, rows: Scope) -> Choice:
     """Return which failed rows a `where` of `retry_failed` chooses.
 
     Parameters
     ----------
     where : object
         Statuses, causes, types of exceptions, a list of these, or rows of `batch.errors()`.
-    causes : sequence of Cause
-        Those of the failed rows.
-    batch : str
+    outbox, rows
+        Where the failed rows are.
 
     Raises
     ------
     InvalidInputError
         If it is something else, or names what no failed row has.
     """
+    causes = [cause for cause in outbox.causes.found(rows) if cause.failed]
     if isinstance(where, (pd.DataFrame, pd.Series)) and "cause" in where:
-        named = [where["cause"]] if isinstance(where, pd.Series) else where["cause"].tolist()
-        return Choice(causes=frozenset(stored_key(one.key) for text in named for one in _shown_as(str(text), causes)))
+        given = [where["cause"]] if isinstance(where, pd.Series) else where["cause"]
+        keys = [_named(text, causes) or outbox.causes.of_message(rows, text) for text in map(str, given)]
+        return Choice(causes=frozenset(map(stored_key, chain(*keys))))
     choice, others = _sort_out(where, "where", _FORMS)
     found: set[str | int] = set()
     for item in others:
-        same = [cause for cause in causes if item in (cause.text, cause.kind)]
+        same = _named(item, causes) or [cause.key for cause in causes if item == cause.kind]
         if not same:
-            texts = {cause.text: cause.failed for cause in causes}
+            texts = [cause.text for cause in causes]
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), texts)}",
-                resource=batch,
-                hint=causes_hint(texts),
+                resource=rows.batch,
+                hint=causes_hint(outbox, rows),
             )
-        found.update(stored_key(cause.key) for cause in same)
+        found.update(map(stored_key, same))
     return replace(choice, causes=frozenset(found))
 
 
-def _shown_as(text: str, causes: Sequence[Cause]) -> list[Cause]:
-    """Return the causes that a text of `batch.errors()` means, also of one that was read before more rows failed."""
-    same = [cause for cause in causes if text in (cause.key, cause.text)]
-    return same or [cause for cause in causes if cause.where is not None and reads_as(cause.text, text)]
+def _named(text: Any, causes: Sequence[Cause]) -> list[str]:
+    """Return the keys of the causes that have a key, a text, or a text in words of some rows."""
+    message = LIKE_IT.sub("", str(text))
+    return [one.key for one in causes if text in (one.key, one.text) or message == one.text.removesuffix("…").rstrip()]
 
 
-def causes_hint(causes: Mapping[str, int]) -> str:
+def causes_hint(outbox: Outbox, rows: Scope) -> str:
     """Return the causes of the failed rows, as a hint."""
-    shown = ", ".join(f"{cause} {count:,}" for cause, count in list(causes.items())[:_SHOWN])
-    rest = len(causes) - _SHOWN
-    return f"the failed rows have {shown}" + (f" and {rest:,} other causes" if rest > 0 else "") + ": batch.errors()"
+    return f"the failed rows have {causes_text(outbox.causes.failed(rows), _SHOWN)}: batch.errors()"
 
 
 def status_codes(status: Any) -> list[str]:

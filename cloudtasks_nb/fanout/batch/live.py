@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import BY_END
 from cloudtasks_nb.display.notify import current_output, in_notebook, notify
 from cloudtasks_nb.display.progress_bar import Bar, Live
 from cloudtasks_nb.fanout.batch.progress import Progress
@@ -75,7 +76,7 @@ class _LiveReport:
             await asyncio.to_thread(self.show)
 
 
-def display_report(tracker: Tracker, bundle: _Bundle, rows: str) -> Callable[[], None]:
+def display_report(tracker: Tracker, bundle: _Bundle, rows: Scope) -> Callable[[], None]:
     """Show a batch in the current output and keep it up to date; return a function that shows the current state now.
 
     Parameters
@@ -83,16 +84,15 @@ def display_report(tracker: Tracker, bundle: _Bundle, rows: str) -> Callable[[],
     tracker : Tracker
     bundle : callable
         Returns the current state of the batch as a MIME bundle.
-    rows : str
+    rows : Scope
         Those of its rows that it shows.
     """
     if not tracker.reports:
         show_in_tab(tracker)
-    shown = rows.input if isinstance(rows, Scope) else 0
-    if shown not in tracker.reports:
-        tracker.reports[shown] = _LiveReport(tracker, bundle)
-    tracker.reports[shown].add_output()
-    return tracker.reports[shown].show
+    if rows.input not in tracker.reports:
+        tracker.reports[rows.input] = _LiveReport(tracker, bundle)
+    tracker.reports[rows.input].add_output()
+    return tracker.reports[rows.input].show
 
 
 class _TabProgress:
@@ -132,7 +132,7 @@ class _TabProgress:
                 done=progress.done,
                 total=progress.total,
                 state=state,
-                rows=progress.counts().get("gone" if state == "unknown" else state) or 0,
+                rows=progress.counts().get(BY_END.get(state, "")) or 0,
                 detail=repr(progress),
             )
 
@@ -147,7 +147,7 @@ def show_in_tab(tracker: Tracker) -> Callable[[], None]:
 
 
 def wait(
-    tracker: Tracker, bundle: _Bundle, seconds: float | None, rows: str, progress: Callable[[], Progress]
+    tracker: Tracker, bundle: _Bundle, seconds: float | None, rows: Scope, progress: Callable[[], Progress]
 ) -> Progress:
     """Wait until all `rows` of a batch are final, and show their progress: the batch in a notebook, else a bar.
 

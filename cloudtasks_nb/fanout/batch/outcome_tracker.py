@@ -8,7 +8,7 @@ import datetime as dt
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -21,13 +21,13 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedE
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, Queue, Results, Witnesses
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State
@@ -69,29 +69,29 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
     has_results : bool
         Whether a task of the batch has a stored result.
     """
-    notes, settings = [], record.settings
-    if CANCELLING in settings and not cancels_all(settings):
+    notes, facts = [], record.facts
+    if facts.cancel and not facts.cancels_all:
         notes.append("some of its rows are being cancelled")
-    if already := settings.get("already"):
+    if facts.existing:
         notes.append(
-            f"{already:,} tasks existed before: created from another machine, or before the outbox was deleted"
+            f"{facts.existing:,} tasks existed before: created from another machine, or before the outbox was deleted"
         )
-    if settings.get("adopted"):
+    if facts.sent_by_others:
         notes.append(
             "rows were sent from elsewhere: their states are those of the log of the last 30 days, and of stored "
             "results"
         )
-    if unseen := settings.get("unseen"):
-        notes.append(unseen_note(unseen))
+    if facts.log_error:
+        notes.append(unseen_note(facts.log_error))
     elif 0 < ratio < 1:
         notes.append(unseen_note(log_reason(ratio)))
-    if corrected := settings.get("corrected"):
-        rows = counted(corrected, "rows")
+    if facts.corrected:
+        rows = counted(facts.corrected, "rows")
         notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
     if ratio == 0:
         if not has_results and (record.counts[State.GONE] or not names_handler(record.description)):
             notes.append(NO_LOG.format(queue="the queue"))
-        if not settings.get("adopted"):
+        if not facts.sent_by_others:
             notes.append(unseen_note(log_reason(ratio)))
     return notes
 
@@ -126,15 +126,10 @@ class OutcomeTracker:
         self.trouble: str | None = None  #: why the last search failed
         facts = self.record.description
         self.limit = Limit(facts.get("_retry") or {})
-        self.queue = queue = QueueName.parse(self.record.place.queue_name)
-        self.witnesses = Witnesses(
-            log=Log(self.watcher, queue, self.batch, self.limit),
-            queue=Queue(self.watcher, queue, self.batch),
-            stored=[],
-        )
+        self.queue = QueueName.parse(self.record.place.queue_name)
         self.stored = StoredResults(self.outbox, self.results, self.batch)
         self._stored = Results(self.stored, self.limit)
-        self.witnesses.stored.append(self._stored)
+        self.witnesses = Witnesses.of(self.watcher, self.queue, self.batch, self.limit, self._stored)
         self._recorded = 0  # number of the newest result of which failed rows know
         self._listed = 0  # when the tasks were listed last whose functions gave up, of the service
         self.search = Search(self.outbox, self.record, self.watcher, self.witnesses, self.tell, self.clock)
@@ -147,9 +142,8 @@ class OutcomeTracker:
 
     def load(self) -> None:
         """Read from the outbox what earlier processes have found out."""
-        settings = self.outbox.batches.settings(self.batch)
-        self.search.sampled = bool(settings.get("sampled"))
-        self.has_results = bool(settings.get("results"))
+        facts = self.outbox.batches.facts(self.batch)
+        self.search.sampled, self.has_results = facts.log_sampled, facts.has_results
         self.retrying = self.outbox.rows.retrying(self.batch, self.watcher.now())
 
     async def tell(self, evidence: Iterable[Evidence]) -> Recorded:
@@ -170,8 +164,11 @@ class OutcomeTracker:
         self.pace.add(recorded.ends, recorded.failed)
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):
             self.has_results = True
-            await self.outbox.run(self.outbox.batches.set_setting, self.batch, "results", True)
+            await self._change(lambda facts: replace(facts, has_results=True))
         return recorded
+
+    async def _change(self, change: Callable[[BatchFacts], BatchFacts]) -> None:
+        await self.outbox.run(self.outbox.batches.change, self.batch, change)
 
     async def _read_given_up(self) -> None:
         """Find out which functions gave up, by a listing."""
@@ -222,13 +219,13 @@ class OutcomeTracker:
         lacking = snapshot.gone or self.limit.values.get("log_sampling_ratio", 1) < 1
         if lacking and not self.search.sampled:
             self.search.sampled = True
-            await self.outbox.run(self.outbox.batches.set_setting, self.batch, "sampled", True)
+            await self._change(lambda facts: replace(facts, log_sampled=True))
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if snapshot.entries:
             await self.tell(self.witnesses.log.evidence(snapshot.entries))
             await self.explain()
-            counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+            counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
             sent = min(sent, counts[State.SENT])
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)

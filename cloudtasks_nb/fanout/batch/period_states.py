@@ -15,31 +15,18 @@ import pandas as pd
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Scope, whole
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, one_zone, parse_freq, partition
 from cloudtasks_nb.fanout.plan.preview import preview_names
-from cloudtasks_nb.fanout.states import RETRYING, State
+from cloudtasks_nb.fanout.states import WORDS
 
-__all__ = ["ASKED", "PeriodStates", "upcoming"]
-
-#: Setting of a batch: first and last moment of what was asked for, as ISO text.
-ASKED = "asked"
+__all__ = ["PeriodStates", "upcoming"]
 
 _RELAX = 20  # a drawing is shown so many times longer than it took
 _WEEK = dt.timedelta(days=7)
 _YEAR = 12  # months
 _MOST_BANDS = 12  # values of `across` that have a band each
 _MOST_CHOICES = 1_000  # values of `across` that are offered to be shown alone
-
-_STATES = {
-    State.SUCCEEDED: "succeeded",
-    State.FAILED: "failed",
-    State.REJECTED: "rejected",
-    State.CANCELLED: "cancelled",
-    State.GONE: "gone",
-    RETRYING: "retrying",
-    State.SENT: "queued",
-    State.UNSENT: "unsent",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +43,8 @@ class PeriodStates:
 
     Parameters
     ----------
-    batch : str
-        Its id, or those of its rows that are shown.
+    rows : Scope
+        Those that are shown.
     series : mapping
         `freq` and `tz` of its partitions, and the columns of `across`.
     clock : callable
@@ -65,11 +52,11 @@ class PeriodStates:
     """
 
     def __init__(
-        self, outbox: Outbox, batch: str, series: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
+        self, outbox: Outbox, rows: Scope, series: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._outbox = outbox
-        self._batch = batch
+        self._rows = rows
         self._freq = parse_freq(series["freq"])
         self._tz = series["tz"]
         self._zone = one_zone(series["tz"])  # None: each row has its own, and the calendar shows local times
@@ -105,7 +92,7 @@ class PeriodStates:
         bands : sequence of str
             The labels of the bands to return; none for all, in one band if there are more than 12.
         """
-        states = np.frombuffer(self._outbox.rows.states(self._batch), dtype=np.uint8)
+        states = np.frombuffer(self._outbox.rows.states(self._rows), dtype=np.uint8)
         if not len(states):
             return None
         read = self._places(len(states))
@@ -117,8 +104,8 @@ class PeriodStates:
             rows = rows.assign(band=rows["band"].cat.set_categories(bands))
         elif len(choices) > _MOST_BANDS:
             rows, across = rows.assign(band=pd.Categorical([""]).take(np.zeros(len(rows), dtype=np.intp))), []
-        words = pd.Index(_STATES.values())
-        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, _STATES))))
+        words = pd.Index(WORDS.values())
+        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, WORDS))))
         counts = rows.groupby(["band", "start", "state"], observed=False).size().to_numpy().reshape(-1, len(words))
         starts, names = (rows[name].cat.categories for name in ("start", "band"))
         return Periods(
@@ -135,7 +122,7 @@ class PeriodStates:
     def _places(self, rows: int) -> _Places:
         """Read in which period and band each row is, unless that is known of so many rows: they only get more."""
         if self._read is None or len(self._read.rows) != rows:
-            columns = ReadRows(self._outbox.rows.pages(self._batch)).stored.columns()
+            columns = ReadRows(self._outbox.rows.pages(self._rows)).stored.columns()
             moments = pd.Categorical(starts_in(columns["start"], self._zone))
             labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
             bands = pd.Categorical(labels, categories=list(dict.fromkeys(labels)))
@@ -148,15 +135,15 @@ class PeriodStates:
         return self._read
 
     def _line(self, count: int, read: _Places) -> str:
-        whole, zone, notes = read.whole, self._zone or dt.UTC, list[str]()
-        total = sum(self._outbox.batches.counts(str(self._batch)).values())
-        asked = self._outbox.batches.settings(self._batch).get(ASKED)
+        every, zone, notes = read.whole, self._zone or dt.UTC, list[str]()
+        total = sum(self._outbox.batches.counts(whole(self._rows.batch)).values())
+        asked = self._outbox.batches.facts(self._rows.batch).periods
         if asked is not None and len(read.rows) == total:  # it was asked for all rows
             first, last = (pd.Timestamp(moment).tz_convert(zone) for moment in asked)
-            notes = replace(whole, requested=(first, last)).notes
-        holes = len(whole) - count if self._zone else 0
+            notes = replace(every, requested=(first, last)).notes
+        holes = len(every) - count if self._zone else 0
         between = [f"{holes:,} between them are not in this batch"] if holes else []
-        return "; ".join([str(whole), *between, *notes])
+        return "; ".join([str(every), *between, *notes])
 
 
 def _unit(freq: Freq) -> Unit:

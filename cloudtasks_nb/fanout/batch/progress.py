@@ -8,25 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+from cloudtasks_nb._frames import ENDS, IN_QUEUE, STATES, TASK_STATES
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
-from cloudtasks_nb.fanout import states
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["FINAL", "PENDING", "SNAPSHOT", "Pace", "Progress", "Status", "unpack"]
-
-#: The setting of a batch that is its progress, as the process saw it that watched the batch last.
-SNAPSHOT = "progress"
+__all__ = ["Pace", "Progress", "Status", "unpack"]
 
 _WINDOW = 30  # seconds that a rate looks back
 _GAP = 5  # seconds in which no row ends, after which a rate begins anew
 _BETWEEN = 3  # times as long as it takes a queue to dispatch a task, if that is longer
-
-#: States that no attempt of Cloud Tasks will change any more.
-FINAL = tuple(state.name.lower() for state in states.FINAL)
-
-#: States of a task that is in its queue.
-PENDING = ("scheduled", "ready", "running", "retrying")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +107,9 @@ class Progress(Status):
         Of a batch that is `unread`, no number is known but the total.
         """
         names: dict[str, Any] = {
-            state.name.lower(): None if unread else count for state, count in counts.items() if state is not State.SENT
+            state.word: None if unread else count for state, count in counts.items() if state is not State.SENT
         }
-        more |= dict.fromkeys(PENDING) if unread else {}
+        more |= dict.fromkeys(IN_QUEUE) if unread else {}
         return cls(total=sum(counts.values()), **names, **asdict(status), **more)
 
     @property
@@ -141,7 +132,7 @@ class Progress(Status):
         >>> batch.progress().done
         3
         """
-        return sum(getattr(self, name) or 0 for name in FINAL)
+        return sum(getattr(self, name) or 0 for name in ENDS)
 
     @property
     def known(self) -> int:
@@ -152,7 +143,7 @@ class Progress(Status):
         >>> batch.progress().known
         3
         """
-        return (self.succeeded or 0) + (self.failed or 0) + (self.cancelled or 0)
+        return sum(getattr(self, name) or 0 for name in ENDS if STATES[name].known)
 
     @property
     def pending(self) -> int:
@@ -174,7 +165,7 @@ class Progress(Status):
         >>> batch.progress().unknown
         0
         """
-        return max(0, self.pending - self.settling - sum(getattr(self, name) or 0 for name in PENDING))
+        return max(0, self.pending - self.settling - sum(getattr(self, name) or 0 for name in IN_QUEUE))
 
     @property
     def finished(self) -> bool:
@@ -195,8 +186,7 @@ class Progress(Status):
         >>> batch.progress().counts()["succeeded"]
         2
         """
-        names = ("unsent", "rejected", *PENDING, "succeeded", "failed", "cancelled", "gone")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in TASK_STATES}
 
     def __repr__(self) -> str:
         parts = [f"{count:,} {name}" for name, count in self.counts().items() if count]
@@ -263,7 +253,7 @@ class Pace:
 
 
 def unpack(stored: Mapping[str, Any]) -> Progress:
-    """Return a progress that is stored as a setting, by its JSON values."""
+    """Return a progress that is stored, by its JSON values."""
     moments = {name: stored[name] and dt.datetime.fromisoformat(stored[name]) for name in ("eta", "at", "since")}
     sources = {name: dt.datetime.fromisoformat(at) for name, at in stored["sources"].items()}
     return Progress(**{**stored, **moments, "sources": sources})

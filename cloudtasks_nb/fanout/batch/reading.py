@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.adoption import READING
-from cloudtasks_nb.fanout.batch.cancels import takes_up, was_cancelled
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -90,8 +89,8 @@ class Reading:
         Return that nothing answers if another home may have sent some.
         """
         self.adoption.stale |= again
-        settings = await self.outbox.run(self.outbox.batches.settings, self.batch)
-        if not self.adoption.stale and "read_elsewhere" in settings:
+        facts = await self.outbox.run(self.outbox.batches.facts, self.batch)
+        if not self.adoption.stale and facts.log_read is not None:
             return None
         self.supervisor.start(_ADOPTING, self._adopt, again=False)
         await self._ended(_ADOPTING)
@@ -109,7 +108,7 @@ class Reading:
     async def _read(self, *, results: bool) -> None:
         self._problems = []
         await self._adopt()
-        await self.adoption.ask()
+        await self.adoption.hold_for_answer()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():
             new = False  # nobody else has sent a row
@@ -152,7 +151,7 @@ class Reading:
         await _loop.until(self.listen, lambda: not self.supervisor.running(work) or self.unanswered() is not None)
 
     async def _was_adopted(self) -> bool:
-        return "adopted" in await self.outbox.run(self.outbox.batches.settings, self.batch)
+        return (await self.outbox.run(self.outbox.batches.facts, self.batch)).sent_by_others
 
     async def _read_log(self) -> bool:
         """Read the log of a batch that is not watched; return whether it may have something new."""
@@ -202,9 +201,9 @@ class Reading:
         await self.sending.cancels.take()
         if self.sending.cancels.shared:
             await self.turn()  # the sending may have taken it up
-            await _loop.until(self.listen, lambda: not takes_up(self.record().settings))
-        if was_cancelled(record := self.record()) and record.counts[State.GONE]:  # rows that came later
-            await self.outbox.run(self.outbox.deletions(self.batch).leave, deleted=True)
+            await _loop.until(self.listen, lambda: not ((cancel := self.record().facts.cancel) and cancel.has_remote))
+        if (record := self.record()).facts.cancelled_by and record.counts[State.GONE]:  # rows that came later
+            await self.outbox.run(self.outbox.deletions(record.whole).leave, deleted=True)
             await self.turn()
 
     async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:

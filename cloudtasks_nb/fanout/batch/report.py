@@ -7,12 +7,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb.display.card import html_card, lines_html
 from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.outbox.causes import LIKE_IT
 
 __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
 
@@ -20,7 +22,7 @@ __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_te
 RESUME = "batch.resume()"
 
 _WIDTH = 40  # characters of the bar in text
-_CAUSES, _CAUSE_WIDTH = 3, 80  # causes in a line, and characters of each
+_CAUSES, _CAUSE_WIDTH = 3, 160  # causes in a line, and characters of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,20 +154,22 @@ def endings(
 
     Each is the word for a batch that has ended so, a sentence, and the line of Python that helps.
     """
-    failed, gone, cancelled, rejected = (counts[name] for name in ("failed", "gone", "cancelled", "rejected"))
-    may_have_run = gone > sum(count for how, count in lost.items() if how is not None)  # these are not sent again
-    found = (
-        (failed, "failed", f"{failed:,} failed ({causes_text(causes)})", "batch.retry_failed()"),
-        (gone, "unknown", _gone_text(lost, gone), _rows_code("gone") if may_have_run else _resend_code("gone")),
-        (cancelled, "cancelled", f"{cancelled:,} cancelled", _resend_code("cancelled")),
-        (rejected, "rejected", f"{rejected:,} rejected", _rows_code("rejected")),
-    )
-    return [(word, text, method) for count, word, text, method in found if count]
+    texts = {"failed": f"{counts['failed']:,} failed ({causes_text(causes)})", "gone": _gone_text(lost, counts["gone"])}
+    may_have_run = counts["gone"] > sum(count for how, count in lost.items() if how is not None)
+    found = []
+    for end, state in BY_END.items():
+        if counts[state] and not STATES[state].success:
+            helps = "{}" if state == "gone" and may_have_run else STATES[state].helps  # these are not sent again
+            found.append((end, texts.get(state, f"{counts[state]:,} {state}"), helps.format(_rows(state))))
+    return found
 
 
 def causes_text(causes: Mapping[str, int], most: int = _CAUSES, text: str = "{} {:,}") -> str:
-    """Return the most frequent causes with their counts; long ones are cut."""
-    shown = [text.format(_cut(mask_text(cause)), count) for cause, count in list(causes.items())[:most]]
+    """Return the most frequent causes with their counts, if they do not say these by themselves; long ones are cut."""
+    shown = [
+        ("{}" if LIKE_IT.search(cause) else text).format(_cut(mask_text(cause)), count)
+        for cause, count in list(causes.items())[:most]
+    ]
     rest = len(causes) - len(shown)
     return ", ".join(shown) + (f" and {counted(rest, 'other causes')}" if rest else "")
 
@@ -191,11 +195,6 @@ def _cut(cause: str) -> str:
     return cause if len(cause) <= _CAUSE_WIDTH else cause[: _CAUSE_WIDTH - 1].rstrip("… ") + "…"
 
 
-def _rows_code(state: str) -> str:
+def _rows(state: str) -> str:
     """Return the line of Python that shows the rows in a final state."""
     return f"batch.tasks().query(\"state == '{state}'\")"
-
-
-def _resend_code(state: str) -> str:
-    """Return the line of Python that sends the rows in a final state again."""
-    return f"batch.resend({_rows_code(state)})"

@@ -8,35 +8,31 @@ import math
 import numbers
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar, cast
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.facts import LastingOptions
 from cloudtasks_nb.fanout.plan.inputs import length, read_input
 from cloudtasks_nb.fanout.plan.options import TaskKeywords
 from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
 
 __all__ = [
-    "LASTING",
     "BackfillKeywords",
     "BatchOptions",
     "FanOutKeywords",
     "FanOutRequest",
-    "lasting_options",
     "make_request",
     "share_of",
     "takes",
 ]
 
-#: The setting of a batch with the lasting options of a later `fan_out`; those of the first are in its description.
-LASTING = "options"
-
-_LASTING = ("send_rate", "stop_after_failures", "canary", "pause_at")
 _NO_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # ends of lines, and what changes how other characters are shown
 _JOINERS = "\u200c\u200d"  # which are parts of words and of emoji
+_CANARY = 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows'
+_PAUSE_AT = 'pause_at=10 holds the other rows back when 10 have failed, pause_at="5%" when more than 5 % have'
 _LONGEST_NAME = 200  # it stands in one line, and in a column of a frame
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -52,60 +48,26 @@ class _PeriodKeywords(TypedDict, total=False):
     body: Any
 
 
-class _BatchKeywords(TypedDict, total=False):
-    """The fields of `BatchOptions`, for type checkers."""
-
+class _PlanOptions(TypedDict, total=False):
     name: str | None
-    errors: Literal["raise", "skip"]
-    send_rate: float | None
-    stop_after_failures: float | None
-    canary: float | str | None
-    pause_at: float | str | None
-    progress: bool
+    errors: Literal["raise", "skip"]  #: what to do with rows that cannot become tasks
 
 
-class FanOutKeywords(_RowKeywords, TaskKeywords, _BatchKeywords, total=False):
+class BatchOptions(_PlanOptions, LastingOptions, total=False):
+    """The options of `fan_out` and `backfill` that concern the batch as a whole."""
+
+    progress: bool  #: show a bar while planning
+
+
+_DEFAULTS = BatchOptions(name=None, errors="raise", send_rate=None, canary=None, pause_at=None, progress=True)
+
+
+class FanOutKeywords(_RowKeywords, TaskKeywords, BatchOptions, total=False):
     """The optional arguments of `fan_out`."""
 
 
-class BackfillKeywords(_PeriodKeywords, TaskKeywords, _BatchKeywords, total=False):
+class BackfillKeywords(_PeriodKeywords, TaskKeywords, BatchOptions, total=False):
     """The optional arguments of `backfill`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOptions:
-    """The options of `fan_out` and `backfill` that concern the batch as a whole, checked."""
-
-    name: str | None = None
-    errors: Literal["raise", "skip"] = "raise"  #: what to do with rows that cannot become tasks
-    send_rate: float | None = None  #: tasks created a second
-    stop_after_failures: float | None = None  #: failed rows, or below 1 a share of all rows
-    canary: float | str | None = None  #: rows that are sent first, or a share of all rows, also as "1%"
-    pause_at: float | str | None = None  #: share of failures above which the sending pauses, also as "5%"
-    progress: bool = True  #: show a bar while planning
-
-    @property
-    def lasting(self) -> dict[str, Any]:
-        """The options that hold in every round of the batch, also after a restart, as JSON values."""
-        values = {name: getattr(self, name) for name in _LASTING}
-        return {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}  # of numpy
-
-    def __post_init__(self) -> None:
-        _check_name(self.name)
-        if self.send_rate is not None and not _is_positive(self.send_rate):
-            hint = (
-                "send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: "
-                "queue.update(rate=5)"
-            )
-            raise wrong_argument("send_rate", self.send_rate, "is not a number of tasks created a second", hint)
-        limit = self.stop_after_failures
-        if limit is not None and (not _is_positive(limit) or (limit > 1 and limit != int(limit))):
-            hint = "stop_after_failures=10, or 0.05 for a twentieth of all rows"
-            raise wrong_argument("stop_after_failures", limit, "is neither a number of rows nor a share of them", hint)
-        _check_canary(self.canary)
-        if self.pause_at is not None and not _is_share(share_of(self.pause_at)):
-            hint = 'pause_at="5%" or 0.05; stop_after_failures=10 cancels the rest after a number of failures'
-            raise wrong_argument("pause_at", self.pause_at, "is not a share of failures", hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +77,7 @@ class FanOutRequest:
     queue: QueueName
     data: Any
     recipe: Recipe
-    options: BatchOptions = field(default_factory=BatchOptions)
+    options: BatchOptions = field(default_factory=_DEFAULTS.copy)
     function: Any = None  #: the `Handler` or `Deployment` that the tasks call; None: a URL
     series: Mapping[str, Any] | None = None  #: of a backfill its frequency, zone and columns, JSON-able
 
@@ -126,6 +88,12 @@ class FanOutRequest:
         if self.series is not None:
             described["backfill"] = self.series
         return described
+
+    @property
+    def lasting(self) -> LastingOptions:
+        """Those of the options that are stored with the batch."""
+        options: Mapping[str, Any] = self.options
+        return cast("LastingOptions", {name: options[name] for name in LastingOptions.__annotations__})
 
 
 def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOutRequest:
@@ -141,18 +109,18 @@ def make_request(queue: QueueName, data: Any, given: Mapping[str, Any]) -> FanOu
     InvalidInputError, TemplateError
         Naming the argument that is wrong, or the file that cannot be read.
     """
-    options = BatchOptions(**{name: given[name] for name in _BatchKeywords.__annotations__ if name in given})
+    chosen = {name: given[name] for name in _DEFAULTS if name in given}
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in chosen.items()}  # of numpy
+    options = cast("BatchOptions", {**_DEFAULTS, **plain})
+    _check_options(options)
     recipe = compile_recipe(given)
     rows = read_input(data)
-    _check_canary(options.canary, length(rows) or 0)
+    count = length(rows) or 0
+    canary = options["canary"]
+    if canary and not isinstance(canary, str) and 0 < count <= canary:
+        raise wrong_argument("canary", canary, f"leaves no row for later: there are {count:,}", _CANARY)
     function = given["url"] if hasattr(given["url"], "uncovered") else None
     return FanOutRequest(queue=queue, data=rows, recipe=recipe, options=options, function=function)
-
-
-def lasting_options(record: BatchRecord) -> dict[str, Any]:
-    """Return the lasting options of a batch, as the newest `fan_out` has set them."""
-    found = record.settings.get(LASTING) or record.description.get(f"_{LASTING}", {})
-    return {name: found.get(name) for name in _LASTING}
 
 
 def share_of(option: float | str | None) -> float | None:
@@ -179,13 +147,13 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
     Parameters
     ----------
     keywords : type
-        A TypedDict that names the options. Their defaults are those in `BatchOptions`, else None.
+        A TypedDict that names the options. Their defaults are those of `BatchOptions`, else None.
     **defaults
         Other defaults.
     """
     kinds = {name: getattr(kind, "__forward_arg__", kind) for name, kind in keywords.__annotations__.items()}
     every: dict[str, Any] = dict.fromkeys(kinds)
-    every |= {one.name: one.default for one in fields(BatchOptions) if one.name in every} | defaults
+    every |= {name: default for name, default in _DEFAULTS.items() if name in every} | defaults
 
     def decorate(method: _Method) -> _Method:
         signature = inspect.signature(method)
@@ -201,6 +169,16 @@ def takes(keywords: type, **defaults: Any) -> Callable[[_Method], _Method]:
         return cast("_Method", complete)
 
     return decorate
+
+
+def _check_options(options: BatchOptions) -> None:
+    _check_name(options["name"])
+    send_rate = options["send_rate"]
+    if send_rate is not None and not _is_positive(send_rate):
+        hint = "send_rate=200, or leave it out; how fast tasks are dispatched is set on the queue: queue.update(rate=5)"
+        raise wrong_argument("send_rate", send_rate, "is not a number of tasks created a second", hint)
+    _check_limit("canary", options["canary"], _CANARY)
+    _check_limit("pause_at", options["pause_at"], _PAUSE_AT)
 
 
 def _check_name(name: str | None) -> None:
@@ -219,20 +197,12 @@ def _check_name(name: str | None) -> None:
         )
 
 
-def _check_canary(canary: float | str | None, rows: int = 0) -> None:
-    """Check the option; with a number of rows also that it is below that."""
-    if canary is None or _is_share(share_of(canary)):
+def _check_limit(name: str, limit: Any, hint: str) -> None:
+    """Check an option that is a whole number of rows, or a share below 1, also in percent."""
+    share: Any = share_of(limit)
+    if limit is None or (_is_positive(share) and share < 1) or (_is_positive(limit) and limit == int(limit)):
         return
-    why = "is neither a number of rows nor a share of them"
-    if _is_positive(canary) and canary == int(canary):
-        if not rows or int(canary) < rows:
-            return
-        why = f"leaves no row for later: there are {rows:,}"
-    raise wrong_argument("canary", canary, why, 'canary=20 sends 20 rows first, canary="1%" a hundredth of all rows')
-
-
-def _is_share(value: Any) -> bool:
-    return _is_positive(value) and value < 1
+    raise wrong_argument(name, limit, "is neither a number of rows nor a share of them", hint)
 
 
 def _is_positive(value: Any) -> bool:

@@ -15,7 +15,7 @@ from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
 from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Wanted
-from cloudtasks_nb.fanout.outbox.records import Choice
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -30,10 +30,9 @@ class NewTries:
     """Opens a new try for rows of a batch that are final."""
 
     outbox: Outbox
-    batch: str  #: its id, or those of its rows that are meant
+    rows: Scope  #: those that are meant
     tasks: Callable[[], pd.DataFrame]  #: `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks
     trust: bool  #: also for rows that this home did not render
-    now: int  #: as for `Outcomes.new_try`
 
     def retry_failed(self, where: Any) -> bool:
         """Open one for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
@@ -48,15 +47,14 @@ class NewTries:
         if isinstance(where, pd.DataFrame) and ("cause" not in where or {"task", "state"} & {*where}):
             self._open(self._with_tasks(where, "retry_failed"), {State.FAILED}, _RETRY)
             return True
-        causes = [cause for cause in self.outbox.causes.found(self.batch) if cause.failed]
-        if not causes:
-            notify(f"nothing is sent again: no row of batch {self.batch} is in state failed")
+        if not self.outbox.batches.counts(self.rows)[State.FAILED]:
+            notify(f"nothing is sent again: no row of batch {self.rows.batch} is in state failed")
             return False
-        choice = None if where is None else choose(where, causes, self.batch)
+        choice = None if where is None else choose(where, self.outbox, self.rows)
         if choice is not None:
             self._check_choice(choice, where)
         self._check_trust({State.FAILED}, _RETRY, choice)
-        self.outbox.outcomes.new_try(self.batch, choice, {State.FAILED}, self.now)
+        self.outbox.outcomes.new_try(self.rows, choice)
         return True
 
     def resend(self, df: Any) -> None:
@@ -72,16 +70,18 @@ class NewTries:
         self._open(self._with_tasks(df, "resend"), FINAL, RESEND)
 
     def _check_trust(self, states: Collection[State], again: str, rows: Wanted) -> None:
-        check_trusted(self.outbox, find_foreign(self.outbox, self.batch, states, rows), again, trust=self.trust)
+        check_trusted(self.outbox, find_foreign(self.outbox, self.rows, states, rows), again, trust=self.trust)
 
     def _check_choice(self, choice: Choice, where: Any) -> None:
         """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
-        count = self.outbox.causes.matching(self.batch, choice)
+        count = self.outbox.causes.matching(self.rows, choice)
         if not count:
             shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
-            hint = causes_hint(self.outbox.causes.failed(self.batch))
-            raise InvalidInputError(f"no failed row of batch {self.batch} has {shown}", resource=self.batch, hint=hint)
-        assumed = count - self.outbox.causes.matching(self.batch, replace(choice, assumed=frozenset()))
+            hint = causes_hint(self.outbox, self.rows)
+            raise InvalidInputError(
+                f"no failed row of batch {self.rows.batch} has {shown}", resource=self.rows.batch, hint=hint
+            )
+        assumed = count - self.outbox.causes.matching(self.rows, replace(choice, assumed=frozenset()))
         if assumed:
             notify(
                 f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
@@ -91,24 +91,24 @@ class NewTries:
     def _open(self, df: pd.DataFrame, allowed: Collection[State], again: str) -> None:
         """Open one for those rows of a frame that are in an allowed state; print which are left out, and why."""
         wanted = df["task"].dropna().unique().tolist()
-        if strange := [task for task in wanted if batch_of(str(task)) != self.batch]:
+        if strange := [task for task in wanted if batch_of(str(task)) != self.rows.batch]:
             raise InvalidInputError(
-                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.batch}: {strange[0]}",
-                resource=self.batch,
+                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.rows.batch}: {strange[0]}",
+                resource=self.rows.batch,
                 hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
             )
-        found = self.outbox.rows.locate(self.batch, wanted)
-        inside = set(self.outbox.rows.within(self.batch, found.values()))
+        found = self.outbox.rows.locate(self.rows.batch, wanted)
+        inside = set(self.outbox.rows.within(self.rows, found.values()))
         if outside := [task for task, ref in found.items() if ref not in inside]:
             raise InvalidInputError(
-                f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {self.batch} that are not in this "
-                f"input: {outside[0]}",
-                resource=self.batch,
+                f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {self.rows.batch} that are not in "
+                f"this input: {outside[0]}",
+                resource=self.rows.batch,
                 hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
             )
         rows = [(ref, task) for task, ref in found.items()]
         self._check_trust(allowed, again, rows)
-        opened = self.outbox.outcomes.new_try(self.batch, rows, allowed, now=self.now)
+        opened = self.outbox.outcomes.new_try(self.rows, rows, allowed)
         if opened < len(df):
             reasons = [
                 (len(wanted) - len(found), "has", "have", "a newer try"),
@@ -136,7 +136,7 @@ class NewTries:
                     return known
         raise InvalidInputError(
             f"{method}() wants rows of tasks(), failed() or results() of this batch",
-            resource=self.batch,
+            resource=self.rows.batch,
             hint=f"failed = batch.failed(); batch.{method}(failed.head(3))",
         )
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from cloudtasks_nb._frames import is_missing
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
-from cloudtasks_nb.fanout.batch.table import ReadRows
+from cloudtasks_nb.fanout.batch.table import ReadRows, places
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.plan.identity import batch_of
 
 __all__ = ["RowName", "row_names", "row_texts"]
@@ -35,7 +35,7 @@ def row_names(outbox: Outbox, tasks: Iterable[str]) -> dict[str, RowName]:
         ids = list(group)
         for record in outbox.batches.find(batch=batch):
             refs = outbox.rows.locate(batch, ids, any_try=True)
-            texts = row_texts(outbox, record, set(refs.values()))
+            texts = row_texts(outbox, record, record.whole, set(refs.values()))
             name = record.name or record.id
             for task, ref in refs.items():
                 position, text = texts[ref]
@@ -48,9 +48,9 @@ def _batch(task: str) -> str:
 
 
 def row_texts(
-    outbox: Outbox, record: BatchRecord, refs: Collection[int], most: int | None = None
+    outbox: Outbox, record: BatchRecord, rows: Scope, refs: Collection[int], most: int | None = None
 ) -> dict[int, tuple[int, str]]:
-    """Return the positions in the input and the values of rows of a batch, by their refs.
+    """Return the positions of rows of a batch in the input of `rows`, and their values, by their refs.
 
     The columns of the key come first, or the label of the period, then those of body, URL and headers; `most` is how
     many there are at most. The text of a row without columns is empty.
@@ -63,9 +63,10 @@ def row_texts(
         values = values.drop(columns=["start", "end"], errors="ignore")  # the label of the period says both
     first = [name for name in (key if isinstance(key, list) else ()) if name in values]
     names = list(dict.fromkeys([*first, *values.columns]))[:most]
-    rows = values[names].to_numpy(dtype=object)
-    texts = (" · ".join(filter(None, map(_pair, names, row))) for row in rows)
-    return dict(zip(read.refs, zip(read.positions, texts, strict=True), strict=True))
+    cells = values[names].to_numpy(dtype=object)
+    texts = (" · ".join(filter(None, map(_pair, names, row))) for row in cells)
+    found = places(outbox.rows, rows, read.refs, read.positions)
+    return dict(zip(read.refs, zip(found, texts, strict=True), strict=True))
 
 
 def _pair(name: str, value: Any) -> str:

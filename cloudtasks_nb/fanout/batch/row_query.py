@@ -11,16 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from cloudtasks_nb._frames import STATES as TASK_STATES
-from cloudtasks_nb._frames import spellings
+from cloudtasks_nb._frames import STATES as TRAITS
+from cloudtasks_nb._frames import TASK_STATES, spellings
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
-from cloudtasks_nb.fanout.batch.table import InputOrder, rows_frame
+from cloudtasks_nb.fanout.batch.table import InputOrder, places, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import RowFilter
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.store.results import StoredResult
@@ -29,17 +29,13 @@ __all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
 
 _SCANNED = 2_000  # rows that are searched together
 
-#: The states by which rows are chosen, those that need attention first.
-STATES = {
-    "failed": RowFilter(states=frozenset({State.FAILED})),
+_FILTERS = {
     "retrying": RowFilter(states=frozenset({State.UNSENT, State.SENT}), tried=True),
-    "gone": RowFilter(states=frozenset({State.GONE})),
-    "rejected": RowFilter(states=frozenset({State.REJECTED})),
     "queued": RowFilter(states=frozenset({State.SENT}), tried=False),
     "unsent": RowFilter(states=frozenset({State.UNSENT}), tried=False),
-    "succeeded": RowFilter(states=frozenset({State.SUCCEEDED})),
-    "cancelled": RowFilter(states=frozenset({State.CANCELLED})),
-}
+} | {state.word: RowFilter(states=frozenset({state})) for state in FINAL}
+#: The states by which rows are chosen, those that need attention first.
+STATES = dict(sorted(_FILTERS.items(), key=lambda item: -TRAITS[item[0]].need))
 _WITH_CAUSE = ("failed", "retrying")
 
 #: Returns those rows of a frame that are wanted.
@@ -81,36 +77,36 @@ class RowReader:
     Parameters
     ----------
     outbox : Outbox
-    batch : str
-        Its id, or those of its rows that are wanted.
+    rows : Scope
+        Those that are wanted.
     results : StoredResults
         Those of the batch.
     now : callable
         Returns the time of the service in microseconds since 1970.
     """
 
-    def __init__(self, outbox: Outbox, batch: str, results: StoredResults, now: Callable[[], int]) -> None:
+    def __init__(self, outbox: Outbox, rows: Scope, results: StoredResults, now: Callable[[], int]) -> None:
         self._now = now
-        self._outbox, self._batch, self._results = outbox, batch, results
+        self._outbox, self._rows, self._results = outbox, rows, results
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each of `STATES`. Reads counters only."""
-        counts = self._outbox.batches.counts(self._batch)
-        retrying = sum(self._outbox.causes.retrying(self._batch).values())
+        counts = self._outbox.batches.counts(self._rows)
+        retrying = sum(self._outbox.causes.retrying(self._rows).values())
         found = {name: sum(counts[state] for state in STATES[name].states) for name in STATES}
         return {**found, "retrying": retrying, "queued": max(0, counts[State.SENT] - retrying)}
 
     def causes(self) -> dict[str, Cause]:
         """Return the causes by their keys, the most frequent first. Reads counters only."""
-        return {cause.key: cause for cause in self._outbox.causes.found(self._batch)}
+        return {cause.key: cause for cause in self._outbox.causes.found(self._rows)}
 
     def cause_spans(self) -> dict[str, Span]:
         """Return the times of the attempts and the first row of each cause. Reads the outcomes of all rows."""
-        return self._outbox.causes.spans(self._batch)
+        return self._outbox.causes.spans(self._rows)
 
     def common(self) -> dict[str, str]:
         """Return what the rows of each cause have in common, by its key. Reads a sample of the rows."""
-        return alike(self._outbox, self._batch, list(self.causes().values()))
+        return alike(self._outbox, self._rows, list(self.causes().values()))
 
     def count(self, query: RowQuery) -> int:
         """Return how many rows a query without a text chooses. Reads counters only."""
@@ -123,7 +119,7 @@ class RowReader:
     def each(self, query: RowQuery, together: int = 10_000) -> Iterator[int]:
         """Yield the refs of all rows that a query without a text chooses; so many are read `together`."""
         for one in query.filters:
-            yield from self._outbox.rows.matching(self._batch, one, together)
+            yield from self._outbox.rows.matching(self._rows, one, together)
 
     def refs(self, query: RowQuery, start: int = 0, size: int | None = None) -> list[int]:
         """Return the refs of rows that a query without a text chooses: `size` of them from the one at `start`."""
@@ -182,8 +178,11 @@ class RowReader:
         return values.sort_values(ascending=not descending, kind="stable", key=_comparable).index.tolist()
 
     def frame(self, refs: Iterable[int]) -> pd.DataFrame:
-        """Return rows as `batch.tasks()` does, in input order; the index is the position in the input."""
-        return rows_frame(self._outbox.rows.pages_of(self._batch, refs, wire=True), {}, self._now())
+        """Return rows with the columns of `batch.tasks()`, by ascending refs, and their positions in the input."""
+        rows, some = self._outbox.rows, sorted(refs)
+        made = rows_frame(rows.pages_of(self._rows.batch, some, wire=True), {}, self._now())
+        made.index = pd.Index(places(rows, self._rows, some, made.index.tolist()), dtype="int64", name="row")
+        return made
 
     def answers(self, tasks: Sequence[str]) -> Answers:
         """Return what tasks have come to, as far as results are stored.
@@ -205,7 +204,7 @@ class RowReader:
         StoreError
             If the store cannot be read.
         """
-        found = self.frame(self._outbox.rows.locate(self._batch, [task]).values())
+        found = self.frame(self._outbox.rows.locate(self._rows.batch, [task]).values())
         if found.empty:
             return None
         state, url, message = found[["state", "url", "last_message"]].iloc[0]
@@ -216,15 +215,15 @@ class RowReader:
 
     def task(self, ref: int) -> str | None:
         """Return the newest task of a row; None if there never was one."""
-        return next(iter(self._outbox.rows.tasks(self._batch, [ref])), None)
+        return next(iter(self._outbox.rows.tasks(self._rows.batch, [ref])), None)
 
     def positions(self, refs: Iterable[int]) -> Iterator[int]:
         """Yield the places of rows in `batch.tasks()`, from 0."""
-        order = InputOrder.of(self._outbox.rows, self._batch)
-        if order is not None and order.part:
+        order = InputOrder.of(self._outbox.rows, self._rows)
+        if order is not None:
             yield from order.positions(list(refs))
             return
-        parts = self._outbox.rows.parts(self._batch)
+        parts = self._outbox.rows.parts(self._rows.batch)
         before = accumulate((last - first + 1 for first, last in parts), initial=0)
         shifts = [(last, place - first) for (first, last), place in zip(parts, before, strict=False)]
         for ref in refs:
@@ -239,7 +238,7 @@ class RowReader:
         """Return how many of these rows are in each state in which they can be sent again."""
         found: Counter[str] = Counter()
         for page in paged(refs, _SCANNED):
-            found.update(state.name.lower() for state in self._outbox.rows.states_of(page).values() if state in FINAL)
+            found.update(state.word for state in self._outbox.rows.states_of(page).values() if state in FINAL)
         return dict(found)
 
 

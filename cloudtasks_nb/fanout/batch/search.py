@@ -243,7 +243,7 @@ class Search:
 
     async def _read_log(self, refs: Refs, since: int = _EVER) -> None:
         """Read the log for rows by the names of their tasks, or that of the whole batch if this takes fewer reads."""
-        counts = await self.outbox.run(self.outbox.batches.counts, self.batch)
+        counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
         by_name = len(refs) / NAMES <= 1 + (sum(counts.values()) - len(refs)) / PAGE
         async for evidence in self.witnesses.log.read(await self.tasks(refs) if by_name else None, since):
             await self.tell(evidence)

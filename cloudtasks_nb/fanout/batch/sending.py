@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -17,7 +17,6 @@ from cloudtasks_nb.fanout.batch.adoption import LATE, Adoption
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.claims import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.gate import Gate, read_batch
-from cloudtasks_nb.fanout.batch.request import lasting_options
 from cloudtasks_nb.fanout.outbox.locks import Hold
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
@@ -131,7 +130,7 @@ class Sending:
         """Return whether rows are unsent and no process sends them."""
         if self.outbox.requests.has_sender(self.record.id):
             return False
-        return self.outbox.requests.waiting(self.record.id)
+        return self.outbox.requests.waiting(self.record.whole)
 
     async def _send(self) -> None:
         self._announce()
@@ -182,7 +181,7 @@ class Sending:
                 self.supervisor.start("reading the log for", self.adoption.finish)
             with suppress(StoreError):
                 await self.cancels.take()
-            await self.adoption.ask()
+            await self.adoption.hold_for_answer()
             record, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
             self.apply_gate(gate)
             sender = Sender(
@@ -193,12 +192,13 @@ class Sending:
                 report=self._note,
                 until=lambda: 0 if self._only_doubtful else self.gate.until,
                 were_created=self.adoption.seen,
-                send_rate=lasting_options(record)["send_rate"],
+                send_rate=record.facts.options.get("send_rate"),
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},
                 clock=self.clock,
             )
             if already := await sender.run():
-                await self.outbox.run(self.outbox.batches.set_setting, self.record.id, "already", already)
+                change = self.outbox.batches.change
+                await self.outbox.run(change, self.record.id, lambda facts: replace(facts, existing=already))
         except Exception as error:
             if not isinstance(error, CloudTasksError):
                 _LOGGER.exception("sending batch %s failed", self.record.id)

@@ -14,6 +14,7 @@ import orjson
 
 from cloudtasks_nb.errors import InvalidInputError, OutboxError
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, inflate
+from cloudtasks_nb.fanout.outbox.facts import LastingOptions, facts_from
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
@@ -56,6 +57,7 @@ def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> byte
             "name": record.name,
             "recipe": record.recipe.hex(),
             "description": {name: value for name, value in first.description.items() if name != IMPORTED},
+            "options": first.facts.options,
             "created": first.created.timestamp(),
             "rows": record.total,
         }
@@ -84,6 +86,7 @@ def unpack_record(data: bytes) -> BatchRecord:
         given = found["id"] if identity == named_identity(place, found["id"]) else None  # the name was an id
         if not known or found["id"] not in islice(batch_ids(identity, given), _IDS):
             raise ValueError("its id is not that of its name and place")
+        options = {name: found["options"].get(name) for name in LastingOptions.__annotations__}
         return BatchRecord(
             id=found["id"],
             identity=identity,
@@ -95,6 +98,7 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
+            facts=facts_from({"options": options}),
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error
@@ -107,6 +111,7 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
         recipe=record.recipe,
         name=record.name,
         description=record.description,
+        facts=record.facts,
         skip=True,
         origin=record,
     )

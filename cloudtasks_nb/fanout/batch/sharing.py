@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from cloudtasks_nb import _loop, _settings
+from cloudtasks_nb import _loop
+from cloudtasks_nb._settings import user
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
@@ -20,6 +22,7 @@ from cloudtasks_nb.fanout.batch.shared_batch import (
     unpack_block,
     unpack_record,
 )
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Published
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -35,12 +38,8 @@ from cloudtasks_nb.store.batches import (
 )
 from cloudtasks_nb.store.store import Store, answer_of
 
-__all__ = ["OTHERS", "Sharing", "has_others", "made_elsewhere", "other_record"]
+__all__ = ["Sharing", "has_others", "made_elsewhere", "other_record"]
 
-#: Setting of a batch: how many rows of it other homes have made.
-OTHERS = "others"
-
-_SHARED = "shared"  # setting of a batch: what of it is in which store
 _PATIENCE = 5.0  # seconds to wait for the list of batches
 
 T = TypeVar("T")
@@ -78,23 +77,23 @@ class Sharing:
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
-        parts, (known, names) = self._parts(batch), self._known(batch)
-        if not self.active or known == parts:
+        parts, (published, known) = self._parts(batch), self._known(batch)
+        if not self.active or published == parts:
             return
         try:
             data, mine = read_record(self._store, batch), self._outbox.batches.get(batch)
             theirs = None if data is None else _read(data)
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
-            record, names = pack_record(mine, theirs), names if theirs else set()  # another home may have deleted it
-            blocks = pack_blocks(self._outbox.rows, batch, names, _settings.user())
-            names.update(write_batch(self._store, batch, record, blocks))
+            gone = set[str]() if theirs else known  # another home may have deleted it
+            record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, batch, known - gone, user())
+            written = set(write_batch(self._store, batch, record, blocks))
             if mine.name is None:
                 index_unnamed(self._store, alike_digest(mine.place, mine.recipe), batch)
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
-        self._remember(batch, names, parts)
+        self._remember(batch, written, parts, gone - written)
 
     def find_alike(
         self, found: Callable[[str], None], spec: BatchSpec, own: str, has_any: Callable[[bytes], bool]
@@ -157,7 +156,7 @@ class Sharing:
             If they cannot be read or stored.
         """
         found = self._outbox.batches.find(batch=batch)
-        parts, blocks = self._known(batch) if found else (None, set[str]())
+        parts = self._known(batch)[0] if found else None
         published = not found or parts == self._parts(batch)
         names = self._new_blocks(batch)
         data = read_record(self._store, batch)
@@ -173,11 +172,11 @@ class Sharing:
                 bar.add(len(chunk.rows))
             added = spool.commit().added
         if added:
-            theirs = self._outbox.batches.settings(batch).get(OTHERS, 0) + added
-            self._outbox.batches.set_setting(batch, OTHERS, theirs)
-            self._outbox.batches.set_setting(batch, "read_elsewhere", None)  # these rows were not known then
+            self._outbox.batches.change(  # these rows were not known when the log was read
+                batch, lambda facts: replace(facts, foreign_rows=facts.foreign_rows + added, log_read=None)
+            )
         # Rows of this home that could not be written before are not in the store now either.
-        self._remember(batch, blocks.union(names), self._parts(batch) if published else parts)
+        self._remember(batch, set(names), self._parts(batch) if published else parts)
 
     def _ask(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function reads from the store; a StoreError if that takes long."""
@@ -194,17 +193,28 @@ class Sharing:
 
     def _known(self, batch: str) -> tuple[int | None, set[str]]:
         """Return how many parts of a batch are in the store, and the names of its blocks there."""
-        found = self._outbox.batches.settings(batch).get(_SHARED, {})
-        return (found["parts"], set(found["blocks"])) if found.get("store") == self._store.url else (None, set())
+        found = self._published(self._outbox.batches.facts(batch))
+        return found.parts, set(found.blocks)
 
-    def _remember(self, batch: str, names: Iterable[str], parts: int | None) -> None:
-        value = {"store": self._store.url, "parts": parts, "blocks": sorted(names)}
-        self._outbox.batches.set_setting(batch, _SHARED, value)
+    def _remember(self, batch: str, names: set[str], parts: int | None, gone: Collection[str] = ()) -> None:
+        """Store that blocks are in the store, and that others are gone; another kernel may have added some."""
+
+        def change(facts: BatchFacts) -> BatchFacts:
+            blocks = names.union(self._published(facts).blocks).difference(gone)
+            published = Published(store=self._store.url, parts=parts, blocks=tuple(sorted(blocks)))
+            return replace(facts, published=published)
+
+        self._outbox.batches.change(batch, change)
+
+    def _published(self, facts: BatchFacts) -> Published:
+        """Return what of a batch is known to be in this store."""
+        same = facts.published.store == self._store.url
+        return facts.published if same else Published(store=self._store.url)
 
 
 def has_others(record: BatchRecord) -> bool:
     """Return whether this home has rows of a batch that another one has made."""
-    return record.imported or OTHERS in record.settings
+    return record.imported or record.facts.foreign_rows > 0
 
 
 def made_elsewhere(store: Store, record: BatchRecord) -> bool:

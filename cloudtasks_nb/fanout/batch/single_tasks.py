@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch.search import entry_wait, left_queue
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import CLOCK_MARGIN, Limit, Log, Queue, pending_evidence, result_evidence
+from cloudtasks_nb.fanout.batch.witnesses import CLOCK_MARGIN, Limit, Witnesses, pending_evidence, result_evidence
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import batch_of
@@ -55,11 +56,12 @@ class SingleTasks:
         created: Mapping[str, int | None],
     ) -> None:
         self.rows = {task: Row(ref=0, tries=1, state=State.SENT) for task in created}
-        self.results: dict[str, StoredResult] = {}  #: of each task the one that counts
         self._connection, self._watcher, self._outbox, self._name = connection, connection.watcher, outbox, queue
         self._created = dict(created)
         self._limit, self._sampled = Limit({}), False
-        self._log, self._queue = Log(self._watcher, queue, None, self._limit), Queue(self._watcher, queue, None)
+        stored = _Results(connection, outbox, queue, self._limit, self._from)
+        self._witnesses = Witnesses.of(self._watcher, queue, None, self._limit, stored)
+        self.results: Mapping[str, StoredResult] = stored.counting  #: of each task the one that counts
         self._pending: Mapping[str, Pending] = {}
         self._missing: dict[str, int] = {}  # since when tasks are not in the queue
         self._log_read = 0
@@ -111,52 +113,24 @@ class SingleTasks:
             self._limit.values = snapshot.values
             self._sampled |= snapshot.values["log_sampling_ratio"] < 1
         now, asked = self._watcher.now(), self.open
-        found = {task: one async for page in self._queue.pending(asked) for task, one in page.items()}
+        found = {task: one async for page in self._witnesses.queue.pending(asked) for task, one in page.items()}
         self._pending = {task: found[task] for task in asked if task in found}
         self._tell(pending_evidence(task, one, now) for task, one in self._pending.items())
         for task, one in self._pending.items():
             self._created[task] = self._created[task] or one.create_time
         before = self._missing
         self._missing = {task: before.get(task, now) for task in asked if task not in self._pending}
-        # Once is enough: a result is stored before its task leaves the queue.
-        await self._read_results([task for task in self._missing if task not in before])
-        await self._settle(snapshot, now, new=bool(self._missing.keys() - before.keys()))
+        new = [task for task in self._missing if task not in before]
+        for witness in self._witnesses.stored:  # once is enough: a result is stored before its task leaves the queue
+            async for evidence in witness.read(new, 0):
+                self._tell(evidence)
+        await self._settle(snapshot, now, new=bool(new))
         if not self._connection.endpoint.local:
             await asyncio.sleep(len(asked) / _LOOKUPS)
 
     def _tell(self, told: Iterable[Evidence]) -> None:
         for one in told:
             self.rows[one.task] = fold(self.rows[one.task], one, 1, one.cause)
-
-    async def _read_results(self, tasks: Sequence[str]) -> None:
-        batches = defaultdict[str, list[str]](list)
-        singles = []
-        for task in tasks:
-            batch = batch_of(task)
-            if batch is None:
-                singles.append(_loop.to_thread(self._results_of, task))
-            else:
-                batches[batch].append(task)
-        of_rows = [_loop.to_thread(self._results_of_rows, *one) for one in batches.items()]
-        for found in await asyncio.gather(*singles, *of_rows):
-            self._tell(result_evidence(result, self._limit) for result in found)
-            for result in found:
-                if (known := self.results.get(result.task)) is None or result.rank > known.rank:
-                    self.results[result.task] = result
-
-    def _results_of(self, task: str) -> list[StoredResult]:
-        # A handler writes by the clock of its machine, which does not go with an emulator's that was moved forward.
-        earliest = self._from(task) - max(self._connection.clock.ahead, 0)
-        found = results_of_task(self._connection.store, self._name.queue, task)
-        return [result for result in found if result.started.timestamp() * _SECOND >= earliest]
-
-    def _results_of_rows(self, batch: str, tasks: Sequence[str]) -> list[StoredResult]:
-        stored = StoredResults(self._outbox(), self._connection.store, batch)
-        with suppress(BatchNotFoundError):  # it was made elsewhere
-            if (unreadable := stored.sync()) is not None:
-                raise unreadable
-            return [result for result in stored.read(tasks) if result is not None]
-        return []
 
     async def _settle(self, snapshot: Snapshot, now: int, *, new: bool) -> None:
         """Read the log for the tasks that are missing; those that have waited long enough for their entry are final."""
@@ -179,8 +153,47 @@ class SingleTasks:
     async def _read_log(self, tasks: Sequence[str]) -> None:
         wanted = Wanted(since=min(map(self._from, tasks)), tasks=tasks)
         async for entries in self._watcher.task_log(self._name, wanted):
-            self._tell(self._log.evidence(one for one in entries if one.time >= self._from(one.task)))
+            self._tell(self._witnesses.log.evidence(one for one in entries if one.time >= self._from(one.task)))
 
     def _from(self, task: str) -> int:
         """Return the time before which nothing is about the task."""
         return max((self._created[task] or 0) - CLOCK_MARGIN, 0)
+
+
+@dataclass(eq=False)
+class _Results:
+    """What handlers have stored of tasks, whether a batch has made them or not."""
+
+    connection: Connection
+    outbox: Callable[[], Outbox]
+    queue: QueueName
+    limit: Limit
+    earliest: Callable[[str], int]  #: returns the time before which nothing is about a task
+    counting: dict[str, StoredResult] = field(default_factory=dict)  #: of each task the result that counts
+
+    async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
+        """Yield what results tell of tasks."""
+        batches = defaultdict[str | None, list[str]](list)
+        for task in tasks or ():
+            batches[batch_of(task)].append(task)
+        reads = [_loop.to_thread(self._of_task, task) for task in batches.pop(None, ())]
+        reads += [_loop.to_thread(self._of_rows, str(batch), rows) for batch, rows in batches.items()]
+        for found in await asyncio.gather(*reads):
+            for result in found:
+                if (known := self.counting.get(result.task)) is None or result.rank > known.rank:
+                    self.counting[result.task] = result
+            yield [result_evidence(result, self.limit) for result in found]
+
+    def _of_task(self, task: str) -> list[StoredResult]:
+        # A handler writes by the clock of its machine, which does not go with an emulator's that was moved forward.
+        earliest = self.earliest(task) - max(self.connection.clock.ahead, 0)
+        found = results_of_task(self.connection.store, self.queue.queue, task)
+        return [result for result in found if result.started.timestamp() * _SECOND >= earliest]
+
+    def _of_rows(self, batch: str, tasks: Sequence[str]) -> list[StoredResult]:
+        stored = StoredResults(self.outbox(), self.connection.store, batch)
+        with suppress(BatchNotFoundError):  # it was made elsewhere
+            if (unreadable := stored.sync()) is not None:
+                raise unreadable
+            return [result for result in stored.read(tasks) if result is not None]
+        return []

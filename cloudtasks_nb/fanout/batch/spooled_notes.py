@@ -9,16 +9,16 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.versions import failed_advice
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Spooled, whole
 from cloudtasks_nb.fanout.plan.preview import difference
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import FINAL, SUCCESSES, State
 
 __all__ = ["difference_to", "notify_spooled"]
 
 
 def difference_to(outbox: Outbox, batch: str, shown: bytes, same: Collection[str]) -> str:
     """Return why a batch has none of some rows, if one column differs; the others are as for `difference`."""
-    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(batch)), "")
+    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(whole(batch))), "")
 
 
 def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:
@@ -42,7 +42,7 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
         if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
-        left = ((count, state.name.lower()) for state, count in result.left.items() if state in FINAL[1:])
+        left = ((n, state.word) for state, n in result.left.items() if state in FINAL and state not in SUCCESSES)
         parts += [
             f"{count:,} {state} {_are(count)} left" + (failed_advice(count) if state == "failed" else "")
             for count, state in left

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cloudtasks_nb._frames import IN_QUEUE
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
-from cloudtasks_nb.fanout.batch.progress import PENDING, SNAPSHOT, Progress, Status, unpack
+from cloudtasks_nb.fanout.batch.progress import Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.requests import cancels_all
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import SUCCESSES, State
 
 __all__ = ["NOT_READ", "Facts", "is_newest", "progress_of_part", "read_facts", "status_of", "stored_progress"]
 
@@ -125,14 +125,14 @@ def progress_of_part(
     if not (unread or any(counts[state] for state in (State.UNSENT, State.SENT))):
         state, reason, action = _end(counts, causes, lost)
         status = replace(status, state=state, reason=reason, action=action, since=None)
-    split = dict.fromkeys(PENDING, None if sent else 0)
+    split = dict.fromkeys(IN_QUEUE, None if sent else 0)
     settling, sources = min(whole.settling, sent), whole.sources
     return Progress.of(counts, status, unread=unread, settling=settling, sources=sources, **split)
 
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
     """Return how a batch is by what is stored on this machine; `now` is the time of the service."""
-    stored = record.settings.get(SNAPSHOT)
+    stored = record.facts.progress
     earlier = None if stored is None else unpack(stored)
     same = earlier is not None and earlier.pending == record.counts[State.SENT]
     facts = Facts(
@@ -141,7 +141,7 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
         **read_facts(outbox, record, gate_of(outbox, record)),
     )
     unknown = None if record.counts[State.SENT] else 0
-    split = {name: getattr(earlier, name) if same else unknown for name in PENDING}
+    split = {name: getattr(earlier, name) if same else unknown for name in IN_QUEUE}
     sources = {} if earlier is None else earlier.sources
     return Progress.of(
         record.counts, status_of(facts, earlier and earlier.status), unread=facts.unread, sources=sources, **split
@@ -150,7 +150,7 @@ def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Pr
 
 def is_newest(record: BatchRecord, progress: Progress) -> bool:
     """Return whether no process has stored what it saw of the service later than this progress."""
-    stored = record.settings.get(SNAPSHOT)
+    stored = record.facts.progress
     at = None if stored is None else unpack(stored).at
     return at is None or (progress.at is not None and progress.at >= at)
 
@@ -164,11 +164,11 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any
         "doubtful": record.doubtful,
         "changed": record.changed,
         "gate": gate,
-        "cancelling": cancels_all(record.settings) or cancelled_by(record) is not None,
-        "unread": has_others(record) and waits and not {"read_elsewhere", "unseen"} & record.settings.keys(),
-        "causes": causes.failed(record.id) if counts[State.FAILED] else {},
-        "retried": causes.retrying(record.id) if counts[State.SENT] else {},
-        "lost": causes.lost(record.id) if counts[State.GONE] else {},
+        "cancelling": record.facts.cancels_all or cancelled_by(record) is not None,
+        "unread": has_others(record) and waits and record.facts.log_read is None and record.facts.log_error is None,
+        "causes": causes.failed(record.whole) if counts[State.FAILED] else {},
+        "retried": causes.retrying(record.whole) if counts[State.SENT] else {},
+        "lost": causes.lost(record.whole) if counts[State.GONE] else {},
         "notification": failed_notification(record),
         "sends": waits and outbox.requests.has_sender(record.id),
     }
@@ -185,7 +185,8 @@ _Found = tuple[str, str | None, str | None]  # state, reason and action
 def _end(counts: Mapping[State, int], causes: Mapping[str, int], lost: Mapping[str | None, int]) -> _Found:
     """Return how rows have ended."""
     names = {state.name.lower(): count for state, count in counts.items()}
-    return next(iter(endings(names, causes, lost)), ("succeeded", None, None))
+    well = not any(count for state, count in counts.items() if state not in SUCCESSES)
+    return next(iter(endings(names, causes, lost)), ("succeeded" if well else "unknown", None, None))
 
 
 def _now(facts: Facts, opened: int) -> Iterator[_Found]:

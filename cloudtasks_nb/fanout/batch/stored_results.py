@@ -30,7 +30,6 @@ _PACK_SIZE = 1 << 23  # bytes
 #: What the names of packs begin with. They sort behind those of handlers, which are hexadecimal: a bucket lists its
 #: objects in order, so whoever misses one that is deleted during the listing finds the pack behind it.
 _PACK = "p"
-_LOOSE = "loose"  # setting of a batch: whether its results stay as they are, as they could not be packed
 
 
 class Answers(NamedTuple):
@@ -53,7 +52,7 @@ class StoredResults:
 
     def __init__(self, outbox: Outbox, store: Store, batch: str) -> None:
         self._outbox = outbox
-        self._results, self._settings, self._set = outbox.results, outbox.batches.settings, outbox.batches.set_setting
+        self._results = outbox.results
         self._store, self._batch = store, batch
         self._root = f"results/{batch}/"
 
@@ -148,12 +147,12 @@ class StoredResults:
         CloudTasksError
             If the bucket cannot be read or written. Nothing is lost, and this home packs no more of this batch.
         """
-        if self._store.appends or self._settings(self._batch).get(_LOOSE):
+        if self._store.appends or self._outbox.batches.facts(self._batch).keeps_objects:
             return False
         try:
             return any(self._pack(folder, self._small(folder)) for folder in ("", FAILURES))
         except StoreError:
-            self._set(self._batch, _LOOSE, True)
+            self._outbox.batches.change(self._batch, lambda facts: replace(facts, keeps_objects=True))
             raise
 
     def _small(self, folder: str) -> dict[str, int]:

@@ -16,8 +16,7 @@ from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.row_names import row_texts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.outcomes import Past
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 
 __all__ = ["SlowRow", "Summary", "SummaryReader", "summarise"]
@@ -67,13 +66,13 @@ class SummaryReader:
     ----------
     outbox, record
         The batch, and where it is.
-    rows : str, optional
-        Those of its rows that are summarised; all when left out.
+    rows : Scope
+        Those of its rows that are summarised.
     """
 
-    def __init__(self, outbox: Outbox, record: BatchRecord, rows: str | None = None) -> None:
+    def __init__(self, outbox: Outbox, record: BatchRecord, rows: Scope) -> None:
         self._outbox = outbox
-        self._rows = record.id if rows is None else rows
+        self._rows = rows
         self._record = record
         self._created = round(record.created.timestamp() * _SECOND)
         self._lock = threading.Lock()
@@ -99,26 +98,21 @@ class SummaryReader:
             return self._summary, 0.0
 
     def _read(self) -> Summary | None:
-        batch, outbox = self._record.id, self._outbox
-        found = summarise(outbox.rows.timings(self._rows), outbox.outcomes.past(batch), created=self._created)
+        found = summarise(self._outbox.rows.timings(self._rows), created=self._created)
         if found is None:
             return None
-        texts = row_texts(self._outbox, self._record, [row.ref for row in found.slowest], _NAMED_BY)
+        texts = row_texts(self._outbox, self._record, self._rows, [row.ref for row in found.slowest], _NAMED_BY)
         names = {ref: f"row {place}: {text}" if text else f"row {place}" for ref, (place, text) in texts.items()}
         return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
 
 
-def summarise(
-    pages: Iterable[TimingsPage], past: Sequence[tuple[int, int, int]] = (), *, created: int
-) -> Summary | None:
+def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
     """Summarise rows, in less than 100 bytes of memory a row; return None if there are none.
 
     Parameters
     ----------
     pages : iterable of TimingsPage
         The last attempts on rows that succeeded or failed.
-    past : sequence of (second, Past, count)
-        What happened before these attempts.
     created : int
         When the batch was created, microseconds since 1970.
     """
@@ -137,7 +131,7 @@ def summarise(
         rows=len(ref),
         started=min(created, int(start.min())),
         ended=int(ended.max()),
-        throughput=_throughput(ended, failed, past),
+        throughput=_throughput(ended, failed),
         durations=_histogram(known) if len(known) else None,
         slowest=[
             SlowRow(ref=ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
@@ -147,21 +141,17 @@ def summarise(
     )
 
 
-def _throughput(ended: _Ints, failed: _Ints, past: Sequence[tuple[int, int, int]]) -> Throughput:
-    """Count attempts in at most `_MOST_SPANS` spans of a round length."""
-    again = [(second * _SECOND, n) for second, kind, n in past if kind == Past.AGAIN]
-    earlier = np.array([one for one in past if one[1] != Past.AGAIN], dtype=np.int64).reshape(-1, 3)
-    weights = np.concatenate([np.ones(len(ended), dtype=np.int64), earlier[:, 2]])
-    ended, failed = np.concatenate([ended, earlier[:, 0] * _SECOND]), np.concatenate([failed, earlier[:, 1]])
+def _throughput(ended: _Ints, failed: _Ints) -> Throughput:
+    """Count last attempts in at most `_MOST_SPANS` spans of a round length."""
     first, last = int(ended.min()), int(ended.max())
     least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
     width = time_step(least)
     width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
     spans = ended // width - first // width
-    counts = np.bincount(2 * spans + failed, weights, minlength=2 * int(spans.max()) + 2).astype(np.int64)
+    counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
     start = first // width * width
     succeeded, broken = counts[::2].tolist(), counts[1::2].tolist()
-    return Throughput(start=start, width=width, succeeded=succeeded, failed=broken, retries=again)
+    return Throughput(start=start, width=width, succeeded=succeeded, failed=broken)
 
 
 def _histogram(seconds: npt.NDArray[np.float64]) -> Durations:

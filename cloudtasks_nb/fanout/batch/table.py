@@ -13,17 +13,16 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.fanout.evidence import RAISED, status_name
-from cloudtasks_nb.fanout.outbox.records import RowFilter
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope, whole
 from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.tallies import paged
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import read_task
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import WORDS, State
 from cloudtasks_nb.service.watch import Pending
 
-__all__ = ["InputOrder", "ReadRows", "RowFrames", "rows_frame"]
+__all__ = ["InputOrder", "ReadRows", "RowFrames", "places", "rows_frame"]
 
-_WORDS = {state: state.name.lower() for state in State}
 _SECOND = 1_000_000
 _BRIEF = ("task", "state", "last_message")
 
@@ -91,6 +90,12 @@ class ReadRows:
         self.refs += page.refs
 
 
+def places(rows: Rows, scope: Scope, refs: Sequence[int], positions: list[int]) -> list[int]:
+    """Return the positions of rows in the input that is meant; of a batch those in the inputs that brought them."""
+    order = InputOrder.of(rows, scope)
+    return positions if order is None else list(order.places(refs).tolist())
+
+
 class InputOrder:
     """The order and the labels of an input whose rows came with several ones, or are a part of their batch.
 
@@ -103,7 +108,7 @@ class InputOrder:
     """
 
     def __init__(self, rows: Rows, order: Order) -> None:
-        self._rows, self._input, self.part = rows, order.input, order.part
+        self._rows, self._input = rows, order.input
         self._firsts, self._lasts, self._places = np.frombuffer(order.spans, np.int64).reshape(-1, 3).T.copy()
         self._labels = np.frombuffer(order.labels, np.int64)
         self._by_ref = np.argsort(self._firsts)
@@ -111,9 +116,9 @@ class InputOrder:
         self._before = np.cumsum(sizes) - sizes  # rows before a span
 
     @classmethod
-    def of(cls, rows: Rows, batch: str) -> InputOrder | None:
+    def of(cls, rows: Rows, scope: Scope) -> InputOrder | None:
         """Return the order of the rows that are meant; None: as they are stored."""
-        order = rows.order(batch)
+        order = rows.order(scope)
         return None if order is None else cls(rows, order)
 
     def refs(self) -> Iterator[int]:
@@ -187,8 +192,8 @@ class RowFrames:
     ----------
     rows : Rows
         Those of the outbox.
-    batch : str
-        Its id, or those of its rows that are wanted.
+    scope : Scope
+        The rows that are wanted.
     now : callable
         Returns the time of the service in microseconds since 1970.
     framed : bool
@@ -198,11 +203,10 @@ class RowFrames:
     """
 
     def __init__(
-        self, rows: Rows, batch: str, now: Callable[[], int], *, framed: bool = True, shown: bytes = b""
+        self, rows: Rows, scope: Scope, now: Callable[[], int], *, framed: bool = True, shown: bytes = b""
     ) -> None:
-        self._rows, self._batch, self._now, self._framed = rows, batch, now, framed
-        none: list[Any] = [*[()] * 14, shown, ()]
-        self._without = [Page(*none)] if shown else []
+        self._rows, self._scope, self._now, self._framed = rows, scope, now, framed
+        self._without = [Page.without_rows(shown)] if shown else []
         self._known: tuple[list[tuple[int, int]], bool] | None = None
 
     def frame(
@@ -224,12 +228,12 @@ class RowFrames:
         brief : bool
             Of our columns only task, state and last_message.
         """
-        pages = self._rows.pages(self._batch, states=states, wire=True)
+        pages = self._rows.pages(self._scope, states=states, wire=True)
         if refs is not None:
-            pages = self._rows.pages_of(self._batch, refs, wire=True)
+            pages = self._rows.pages_of(self._scope.batch, refs, wire=True)
         made = self._made(pages, pending or {}, brief=brief)
         if made.empty:  # with the columns of the input all the same, so that batch.failed()["day"] works on a good day
-            first = self._without or islice(self._rows.pages(str(self._batch), wire=True), 1)
+            first = self._without or islice(self._rows.pages(whole(self._scope.batch), wire=True), 1)
             labelled = self._labelled(self._order())
             made = rows_frame(first, {}, self._now(), labelled=labelled, brief=brief).head(0)
         return made
@@ -237,12 +241,12 @@ class RowFrames:
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows with task, state and last_message, so many at a time, without a look into the queue."""
         order = self._order()
-        for refs in paged(self._rows.matching(self._batch, RowFilter()) if order is None else order.refs(), size):
-            yield self._made(self._rows.pages_of(self._batch, refs, wire=True), {}, brief=True)
+        for refs in paged(self._rows.matching(self._scope, RowFilter()) if order is None else order.refs(), size):
+            yield self._made(self._rows.pages_of(self._scope.batch, refs, wire=True), {}, brief=True)
 
     def labels(self, refs: Sequence[int | None]) -> Any:
         """Return the labels of rows as a column: those of the index of the input, else the positions in it."""
-        read = ReadRows(self._rows.pages_of(self._batch, {ref for ref in refs if ref is not None}))
+        read = ReadRows(self._rows.pages_of(self._scope.batch, {ref for ref in refs if ref is not None}))
         order = self._order()
         turn, positions, index = _named(read, order, labelled=self._labelled(order))
         found = positions if index is None else index.tolist()
@@ -258,32 +262,32 @@ class RowFrames:
         return rows_frame(pages, pending, self._now(), labelled=labelled, brief=brief, order=order)
 
     def _order(self) -> InputOrder | None:
-        return InputOrder.of(self._rows, self._batch)
+        return InputOrder.of(self._rows, self._scope)
 
     def _labelled(self, order: InputOrder | None) -> bool:
         """Return whether the index does; print once if rows of several inputs have the same labels or positions."""
         if order is not None and order.has_labels:
             return order.labelled
-        parts = self._rows.parts(self._batch) if order is None else [(next(order.refs(), 0), 0)]
+        parts = self._rows.parts(self._scope.batch) if order is None else [(next(order.refs(), 0), 0)]
         if self._known is None or self._known[0] != parts:
             self._known = parts, self._tells_apart(parts)
         return self._known[1]
 
     def _tells_apart(self, parts: Sequence[tuple[int, int]]) -> bool:
-        pages = (self._without or islice(self._rows.pages(self._batch, after=first - 1), 1) for first, _ in parts)
+        pages = (self._without or islice(self._rows.pages(self._scope, after=first - 1), 1) for first, _ in parts)
         firsts = [ReadRows(page).stored for page in pages]
         if len(firsts) == 1 and firsts[0].complete:
             return True
         if any(stored.labelled for stored in firsts):
-            read = ReadRows(self._rows.pages(self._batch))
+            read = ReadRows(self._rows.pages(self._scope))
             if read.stored.index(read.positions) is not None:
                 return True
-        elif len(firsts) == 1 or not self._framed or not self._rows.repeated(self._batch):
+        elif len(firsts) == 1 or not self._framed or not self._rows.repeated(self._scope):
             return False
         notify(
-            f"batch {self._batch} was made of several inputs that have index labels in common, or labels of different "
-            "kinds. The index of batch.tasks() and results() is therefore the position of each row in its own input, "
-            "which several rows may share, and a join by index is wrong: join by columns, "
+            f"batch {self._scope.batch} was made of several inputs that have index labels in common, or labels of "
+            "different kinds. The index of batch.tasks() and results() is therefore the position of each row in its "
+            "own input, which several rows may share, and a join by index is wrong: join by columns, "
             "df.merge(batch.results(), on=[...])"
         )
         return False
@@ -322,7 +326,7 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
 
 def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
     if (state := State(code)) is not State.SENT:
-        return _WORDS[state]
+        return WORDS[state]
     if there is not None:
         return there.state
     if attempts:

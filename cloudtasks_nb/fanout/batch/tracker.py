@@ -16,6 +16,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 from weakref import WeakMethod, WeakSet, WeakValueDictionary
@@ -29,7 +30,7 @@ from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.reading import Reading
 from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Sending
@@ -39,7 +40,6 @@ from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_no
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, cancels_all
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot
@@ -163,7 +163,7 @@ class Tracker:
         """Return other notes on the batch, a sentence each."""
         ratio = self.queue_values().get("log_sampling_ratio", 1)
         notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
-        more = (self.connection.clock.warning, self.gate.note, self.gate.stop_note(self.progress.cancelled))
+        more = (self.connection.clock.warning, self.gate.note)
         return [*notes, *filter(None, more)]
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -221,10 +221,10 @@ class Tracker:
             self._supervisor.start(_PACKING, self.outcomes.pack_results)
         self._changed()
 
-    async def cancel(self, rows: str | None = None) -> None:
-        """Store that the batch, or rows of it, are to be cancelled, and begin; from now on it counts as cancelled."""
+    async def cancel(self, rows: Scope) -> None:
+        """Store that rows of the batch, or all, are to be cancelled, and begin; from now on it counts as cancelled."""
         self.connection.transport.check_open()
-        if await self._cancellation.wish(rows or self.batch):
+        if await self._cancellation.wish(rows):
             self._wants_to_send = False
         await self.start(sending=False)
 
@@ -247,7 +247,7 @@ class Tracker:
             timer.cancel()
         self._call_listeners()
 
-    async def finished(self, rows: str | None = None) -> Progress:
+    async def finished(self, rows: Scope) -> Progress:
         """Wait until every row is final, or those of an input, and the notifications of the end are created.
 
         Raises
@@ -261,7 +261,7 @@ class Tracker:
         opened = _OpenRows(self.outbox, rows)
 
         async def check() -> None:
-            if not await opened.unsent(self.record.total) or self.sending or CANCELLING in self.record.settings:
+            if not await opened.unsent(self.record.total) or self.sending or self.record.facts.cancel:
                 return
             if self.gate.held:
                 reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
@@ -397,7 +397,7 @@ class Tracker:
         self._seen, self.record, self._stored = number, record, stored
         self._sending.apply_gate(gate)
         self._cancellation.take_up(record)
-        if self._wants_to_send and self._waits_to_be_sent() and not cancels_all(record.settings):
+        if self._wants_to_send and self._waits_to_be_sent() and not record.facts.cancels_all:
             self._wants_to_send, self._has_sent = False, True
             self._sending.begin()
         elif record.done and number >= self._required:  # a start may have come since it was read
@@ -415,7 +415,8 @@ class Tracker:
         self.progress = self._seen_progress()
         now = _now()
         if (record.done or now - self._saved_at >= _SAVE) and is_newest(record, self.progress):
-            await self.outbox.run(self.outbox.batches.set_setting, self.batch, SNAPSHOT, self.progress)
+            seen = asdict(self.progress)
+            await self.outbox.run(self.outbox.batches.change, self.batch, lambda facts: replace(facts, progress=seen))
             self._saved_at = now
         self._call_listeners()
         return record
@@ -572,18 +573,18 @@ class _OpenRows:
     Parameters
     ----------
     outbox : Outbox
-    rows : str, optional
-        The rows of the input; None, the id of a batch, or an input with all its rows: there is nothing to look at.
+    rows : Scope
+        If these are all rows of the batch, there is nothing to look at.
     """
 
-    def __init__(self, outbox: Outbox, rows: str | None) -> None:
+    def __init__(self, outbox: Outbox, rows: Scope) -> None:
         self._outbox, self._rows = outbox, rows
         self._first = 0  # the ref of the first one
         self.ended = False  #: there was none at the last look
 
     async def unsent(self, total: int) -> bool:
         """Look at them; return whether the first one is to be sent. A batch with `total` rows is not looked at."""
-        if not isinstance(self._rows, Scope) or self._rows.rows == total:
+        if self._rows.covers(total):
             return True
         found = await self._outbox.run(self._outbox.rows.first_open, self._rows, self._first)
         if found is None:

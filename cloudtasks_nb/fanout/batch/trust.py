@@ -11,6 +11,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Wanted
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.foreign import Call, call_of, plain_text
 from cloudtasks_nb.fanout.states import State
 
@@ -47,7 +48,7 @@ class Foreign:
         return [*lines, f"the store says that they are of {', '.join(makers[:_NAMED])}{more}, which nothing proves"]
 
 
-def find_foreign(outbox: Outbox, batch: str, states: Collection[State], rows: Wanted = None) -> Foreign | None:
+def find_foreign(outbox: Outbox, scope: Scope, states: Collection[State], rows: Wanted = None) -> Foreign | None:
     """Return the rows in some states that this home did not render, with what their tasks do; None if there are none.
 
     Parameters
@@ -55,14 +56,14 @@ def find_foreign(outbox: Outbox, batch: str, states: Collection[State], rows: Wa
     states, rows
         As for `Trust.untrusted`.
     """
-    makers = outbox.trust.untrusted(batch, states, rows)
+    makers = outbox.trust.untrusted(scope, states, rows)
     if not makers:
         return None
-    pages = outbox.rows.pages_of(batch, makers, wire=True)
+    pages = outbox.rows.pages_of(scope.batch, makers, wire=True)
     calls = Counter(call_of(task) for page in pages for task in page.wire)
-    place = outbox.batches.get(batch).place
+    place = outbox.batches.get(scope.batch).place
     queue = f"{place.queue} of project {place.project}"
-    return Foreign(batch=batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))
+    return Foreign(batch=scope.batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))
 
 
 def check_trusted(outbox: Outbox, foreign: Foreign | None, again: str, *, trust: bool) -> None:

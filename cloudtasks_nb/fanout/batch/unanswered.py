@@ -21,7 +21,7 @@ def absent_handlers(connection: Connection, outbox: Outbox, record: BatchRecord)
     addresses = connection.absent_handlers(record.place.queue_name)
     if not addresses:
         return ()
-    pages = outbox.rows.pages(record.id, wire=True)
+    pages = outbox.rows.pages(record.whole, wire=True)
     urls = (read_task(wire)[0] for page in pages for wire in page.wire if wire)
     own = urllib.parse.urlsplit(next(urls, "")).netloc  # other batches share the queue
     target = str(record.description.get("url", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
@@ -12,12 +13,10 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["advise", "failed_advice", "give_function", "notify_versions", "stale_rows"]
-
-_FUNCTION = "function"  # setting of a batch: name and version of the function that `fan_out` was given last
 
 #: How to compute rows of an earlier version again, and rows that failed; ``{}`` becomes "it" or "them". Empty: no note
 #: about rows of an earlier version, no advice about those that failed.
@@ -45,8 +44,8 @@ def failed_advice(count: int) -> str:
 def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     """Note which function a batch was given with some rows; say if known rows were computed by another version."""
     tracker.function = function
-    value = {"name": function.name, "version": function.version}
-    tracker.outbox.batches.set_setting(tracker.batch, _FUNCTION, value)
+    value = (function.name, function.version)
+    tracker.outbox.batches.change(tracker.batch, lambda facts: replace(facts, function=value))
     if not any(rows.left.get(state) for state in FINAL):
         return
     try:
@@ -55,35 +54,32 @@ def give_function(tracker: Tracker, function: Any, rows: Spooled) -> None:
     except StoreError as error:
         notify(f"by which version of {function.name} rows were computed could not be read: {error.message}")
         return
-    notify_versions(tracker, tracker.batch if rows.scope is None else rows.scope)
+    notify_versions(tracker, rows.scope or tracker.record.whole)
     if function.uncovered:
         uncovered = ", ".join(function.uncovered)
         cure = 'if that has changed, name="second" makes a new batch of all rows'
         notify(f"the version of {function.name} does not cover {uncovered}; {cure}")
 
 
-def notify_versions(tracker: Tracker, batch: str) -> None:
-    """Say how many rows were computed by an earlier version of the function, or by which ones if none was given.
-
-    `batch` is the id of the batch, or those of its rows that are meant; so it is in `stale_rows`.
-    """
+def notify_versions(tracker: Tracker, rows: Scope) -> None:
+    """Say how many rows were computed by an earlier version of the function, or by which ones if none was given."""
     results = tracker.outbox.results
-    versions, function = results.versions(batch), _given(tracker)
+    versions, function = results.versions(rows.batch), _given(tracker)
     if function is not None:
         name, version = function
         advice, _ = _advice.get()
-        if advice and (stale := len(results.of_versions(batch, versions - {version}))):
+        if advice and (stale := len(results.of_versions(rows, versions - {version}))):
             were, them = ("was", "it") if stale == 1 else ("were", "them")
             what = f"{stale:,} of these rows {were} computed by an earlier version of {name}"
             notify(f"{what}: {advice.format(them)}")
     elif len(versions) > 1:
-        found = {one or "not known": len(results.of_versions(batch, {one})) for one in versions}
-        mixed = [f"{version} ({counted(rows, 'rows')})" for version, rows in sorted(found.items()) if rows]
+        found = {one or "not known": len(results.of_versions(rows, {one})) for one in versions}
+        mixed = [f"{version} ({counted(count, 'rows')})" for version, count in sorted(found.items()) if count]
         if len(mixed) > 1:
             notify(f"these rows were computed by {len(mixed)} versions of a function: {', '.join(mixed)}")
 
 
-def stale_rows(tracker: Tracker, batch: str) -> list[int]:
+def stale_rows(tracker: Tracker, rows: Scope) -> list[int]:
     """Return the refs of the rows that were computed by another version than that of the function given last.
 
     Raises
@@ -94,12 +90,12 @@ def stale_rows(tracker: Tracker, batch: str) -> list[int]:
     function = _given(tracker)
     if function is None:
         raise PreconditionError(
-            f"no version is known with which the results of batch {batch} could be compared",
-            resource=batch,
+            f"no version is known with which the results of batch {rows.batch} could be compared",
+            resource=rows.batch,
             hint="queue.fan_out(df, url=handler), with what ct.serve or ct.deploy returned, says which one is wanted",
         )
     results = tracker.outbox.results
-    return results.of_versions(batch, results.versions(batch) - {function[1]})
+    return results.of_versions(rows, results.versions(rows.batch) - {function[1]})
 
 
 def _given(tracker: Tracker) -> tuple[str, str] | None:
@@ -107,6 +103,5 @@ def _given(tracker: Tracker) -> tuple[str, str] | None:
     if tracker.function is not None:  # its handler may have another version by now
         name, version = tracker.function.name, tracker.function.version
     else:
-        found = tracker.outbox.batches.settings(tracker.batch).get(_FUNCTION, {})
-        name, version = found.get("name"), found.get("version")
+        name, version = tracker.outbox.batches.facts(tracker.batch).function or ("", None)
     return None if version is None else (name, version)

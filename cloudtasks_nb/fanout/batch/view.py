@@ -30,7 +30,7 @@ class BatchView:
 
     code = "batch"  #: as in `Report`
 
-    def __init__(self, tracker: Tracker, rows: str) -> None:
+    def __init__(self, tracker: Tracker, rows: Scope) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
         self._rows = rows  # those that are shown
         self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
@@ -45,7 +45,7 @@ class BatchView:
     def part(self) -> str | None:
         """Which rows of the batch are shown, such as "6 of the 12 rows of batch march"; None: all."""
         record, total = self._tracker.record, self._tracker.progress.total
-        if not isinstance(self._rows, Scope) or self._rows.rows == total:
+        if self._rows.covers(total):
             return None
         return f"{self._rows.rows:,} of the {counted(total, 'rows')} of batch {record.name or record.id}"
 
@@ -86,7 +86,7 @@ class BatchView:
     def foreign(self, states: Collection[State], refs: Iterable[int] | None = None) -> Foreign | None:
         """Return the rows in some states, of all or of these, that this home did not render and nobody trusts."""
         rows = None if refs is None else ((ref, None) for ref in refs)
-        return find_foreign(self._outbox, self._tracker.batch, states, rows)
+        return find_foreign(self._outbox, self._tracker.record.whole, states, rows)
 
     def trust(self, foreign: Foreign) -> None:
         """Have these rows sent as they are, because somebody has seen what they do."""
@@ -104,7 +104,7 @@ class BatchView:
         tracker.connection.transport.check_open()
         chosen = list(self.reader.each(query)) if refs is None else refs
         check_trusted(self._outbox, self.foreign(FINAL, chosen), RESEND, trust=False)
-        opened = self._outbox.outcomes.new_try(tracker.batch, ((ref, None) for ref in chosen), FINAL, now=self.now())
+        opened = self._outbox.outcomes.new_try(tracker.record.whole, ((ref, None) for ref in chosen), FINAL)
         _loop.run(tracker.start(sending=True))
         return opened
 

@@ -1,6 +1,7 @@
 """The witnesses of what becomes of a batch's tasks: the operations log, the stored results, and the queue.
 
-A further one is a class with `read`, and an item of `Witnesses.stored`.
+A further one is a class with `read`, an item of the list that `Witnesses.of` makes, and a `Source`. Batches ask it, and
+`queue.wait` does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES, QueueName, code_of
@@ -234,11 +235,16 @@ def result_evidence(result: StoredResult, limit: Limit) -> Evidence:
 
 
 class Witnesses(NamedTuple):
-    """The witnesses of one batch."""
+    """The witnesses of one batch, or of single tasks of a queue."""
 
     log: Log
     queue: Queue
-    stored: list[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
+    stored: Sequence[Witness]  #: what handlers, or others, have stored of tasks before these left the queue
+
+    @classmethod
+    def of(cls, watcher: Watcher, queue: QueueName, batch: str | None, limit: Limit, results: Witness) -> Self:
+        """Return those of a batch, or of single tasks if it is None; `results` tells what handlers have stored."""
+        return cls(Log(watcher, queue, batch, limit), Queue(watcher, queue, batch), [results])
 
 
 def unread_since(created: dt.datetime, read: dt.datetime | None, now: int) -> int:

@@ -1,11 +1,11 @@
-"""Batches as a whole: which ones there are, their counts and settings."""
+"""Batches as a whole: which ones there are, their counts and facts."""
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -14,23 +14,22 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import tallies
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts, facts_from, stored_facts
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.outbox.sweep import forget
-from cloudtasks_nb.fanout.outbox.tallies import number_of
+from cloudtasks_nb.fanout.outbox.tallies import not_found, number_of
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
 __all__ = ["Batches", "choose"]
 
-T = TypeVar("T")
-
-# One statement, so that counts and settings are of the same moment.
+# One statement, so that counts and facts are of the same moment.
 _FIND = """
     SELECT num, id, identity, place, name, recipe, description, created, changed, round,
         (SELECT json_group_array(json_array(state, n)) FROM
             (SELECT state, sum(n) AS n FROM spans CROSS JOIN tallies ON part = first >> 32
              WHERE scope = batches.num GROUP BY state)),
-        (SELECT json_group_object(key, json(value)) FROM settings WHERE settings.num = batches.num)
+        (SELECT json_group_object(facts.name, json(value)) FROM facts WHERE facts.num = batches.num)
     FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC"""
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
 
@@ -53,20 +52,21 @@ class Batches(Repository):
         found = ((row, orjson.loads(row[3])) for row in connection.execute(_FIND, (batch,)))
         return [_record(row, at) for row, at in found if wanted <= at.items()]
 
-    def get(self, batch: str | None = None) -> BatchRecord:
-        """Return a batch by its id, the beginning of its id or its name; without any of them the newest one.
+    def get(self, batch: str) -> BatchRecord:
+        """Return a batch by its id.
 
         Raises
         ------
         BatchNotFoundError
-            If there is none, or several ids begin so.
+            If there is none.
         """
-        exact = [] if batch is None else self.find(batch=batch)
-        return choose(exact or self.find(), batch)
+        for record in self.find(batch=batch):
+            return record
+        raise not_found(batch)
 
-    def counts(self, batch: str) -> dict[State, int]:
+    def counts(self, rows: Scope) -> dict[State, int]:
         """Return how many rows are in each state. Reads tallies only, unless it is an input of fewer rows."""
-        return self._database.read(tallies.counts, batch)
+        return self._database.read(tallies.counts, rows)
 
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:
@@ -91,43 +91,19 @@ class Batches(Repository):
         forget(connection, number_of(connection, batch))
 
     @reading
-    def settings(self, connection: sqlite3.Connection, batch: str) -> dict[str, Any]:
-        """Return the settings of a batch."""
-        found = connection.execute("SELECT key, value FROM settings WHERE num = ?", (number_of(connection, batch),))
-        return {key: orjson.loads(value) for key, value in found}
+    def facts(self, connection: sqlite3.Connection, batch: str) -> BatchFacts:
+        """Return what is known of a batch as a whole."""
+        return stored_facts(connection, number_of(connection, batch))
 
     @transaction
-    def set_setting(self, connection: sqlite3.Connection, batch: str, key: str, value: Any) -> None:
-        """Store a setting of a batch, any value that JSON has; None removes it."""
-        _set(connection, batch, {key: value})
+    def change(
+        self, connection: sqlite3.Connection, batch: str, change: Callable[[BatchFacts], BatchFacts]
+    ) -> tuple[BatchFacts, BatchFacts]:
+        """Store what a function makes of the facts of a batch, while no process writes; return them before and after.
 
-    @transaction
-    def decide(
-        self, connection: sqlite3.Connection, batch: str, decide: Callable[[BatchRecord], tuple[Mapping[str, Any], T]]
-    ) -> T:
-        """Store settings by what is in the outbox, while no process writes there.
-
-        Parameters
-        ----------
-        decide : callable
-            Is called with the batch, and may read from the outbox; returns settings, and what is to be returned.
+        The function may read from the outbox.
         """
-        settings, result = decide(self.get(batch))
-        _set(connection, batch, settings)
-        return result
-
-
-def _set(connection: sqlite3.Connection, batch: str, settings: Mapping[str, Any]) -> None:
-    num = number_of(connection, batch)
-    for key, value in settings.items():
-        if value is None:
-            connection.execute("DELETE FROM settings WHERE num = ? AND key = ?", (num, key))
-        else:
-            connection.execute(
-                """INSERT INTO settings VALUES (?, ?, ?)
-                   ON CONFLICT DO UPDATE SET value = excluded.value WHERE value != excluded.value""",
-                (num, key, orjson.dumps(value).decode()),
-            )
+        return change_facts(connection, number_of(connection, batch), change)
 
 
 def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
@@ -172,7 +148,7 @@ def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
 
 
 def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
-    _, batch, identity, _, name, recipe, description, created, changed, round_, tallied, settings = row
+    _, batch, identity, _, name, recipe, description, created, changed, round_, tallied, facts = row
     numbers = dict(orjson.loads(tallied))
     doubtful = numbers.pop(IN_DOUBT, 0)
     counts = dict.fromkeys(State, 0) | {State(state): n for state, n in numbers.items()}
@@ -188,7 +164,7 @@ def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
         counts={**counts, State.SENT: counts[State.SENT] + doubtful},
         round=round_,
         doubtful=doubtful,
-        settings=orjson.loads(settings),
+        facts=facts_from(orjson.loads(facts)),
     )
 
 

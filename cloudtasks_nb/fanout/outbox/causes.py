@@ -1,29 +1,42 @@
 """How many rows of a batch failed, are tried again, or are gone, and why.
 
 A cause is shown with a text that tells it from the others of its batch, everywhere the same. If the traceback is known,
-that is what the messages of its rows have in common, and so it changes as rows fail with other messages. What is stored
-of a row is the cause's key, which never changes.
+that is the message of the first of its rows, in input order. What is stored of a row is the cause's key, which never
+changes.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cloudtasks_nb._names import CODES, code_name
-from cloudtasks_nb.fanout.causes import NO_STATUS, Fault
+from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, one_line, shortened
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
-from cloudtasks_nb.fanout.outbox.records import Choice
-from cloudtasks_nb.fanout.outbox.tallies import ALL, CAUSE, ROWS, as_json, causes, number, number_of, scope_of
+from cloudtasks_nb.fanout.outbox.records import Choice, Scope
+from cloudtasks_nb.fanout.outbox.tallies import (
+    ALL,
+    CAUSE,
+    FAILING,
+    MESSAGE,
+    ROWS,
+    as_json,
+    causes,
+    number,
+    scope_of,
+)
 from cloudtasks_nb.fanout.states import OPEN, State
-from cloudtasks_nb.fanout.wording import Wording
 
-__all__ = ["Cause", "Causes", "Span", "chosen", "stored_key"]
+__all__ = ["LIKE_IT", "Cause", "Causes", "Span", "chosen", "stored_key"]
 
-#: Rows that failed, or whose last attempt did.
-_FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for state in OPEN)}) AND status > 0))"
+#: The end of `Cause.words` of several rows.
+LIKE_IT = re.compile(r" … and [\d,]+ like it$")
+
+_LONGEST = 100  # characters of a message that is the text of a cause
 
 # A number for each row from 0 to 2^32: so evenly spread that the rows below a bound are a sample of all, also of those
 # that are the same in every seventh row.
@@ -37,11 +50,17 @@ class Cause:
     """A cause of failures, and how many rows have it."""
 
     key: str  #: which cause it is, as `stored_key` reads it
-    text: str  #: as it is shown
+    text: str  #: as it is shown; of those with a `where` the message of the first row
     kind: str  #: the type of the exception, or the status
     where: str | None  #: the line of the user's code: ``report, cell [1] line 12``
     failed: int
     retrying: int  #: their last attempt failed, and they are tried again
+
+    def words(self, rows: int) -> str:
+        """Return how the cause of so many rows is shown: if the text is the message of one, with "… and 11 like it"."""
+        if self.where is None or rows == 1:
+            return self.text
+        return f"{self.text.removesuffix('…').rstrip()} … and {rows - 1:,} like it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +79,14 @@ class Causes(Repository):
     """Why rows of the batches of an outbox failed."""
 
     @reading
-    def found(self, connection: sqlite3.Connection, batch: str) -> list[Cause]:
+    def found(self, connection: sqlite3.Connection, rows: Scope) -> list[Cause]:
         """Return the causes of failed rows and of those that are tried again, the most frequent first.
 
-        Reads tallies only.
+        Reads tallies, and one row of each cause whose traceback is known.
         """
-        num = number_of(connection, batch)
-        failed = dict(causes(connection, batch, State.FAILED))
-        retrying = {cause: n for cause, n in causes(connection, batch, *OPEN) if cause != ""}
-        words = dict(connection.execute("SELECT cause, words FROM wordings WHERE num = ?", (num,)))
-        texts = {stored: _text(stored, words.get(stored)) for stored in {**failed, **retrying}}
+        failed = dict(causes(connection, rows, State.FAILED))
+        retrying = {cause: n for cause, n in causes(connection, rows, *OPEN) if cause != ""}
+        texts = _texts(connection, rows, {**failed, **retrying})
         often = Counter(texts.values())
         found = [
             _cause(stored, text, failed.get(stored, 0), retrying.get(stored, 0), alone=often[text] == 1)
@@ -77,61 +94,68 @@ class Causes(Repository):
         ]
         return sorted(found, key=lambda one: (-one.failed - one.retrying, one.text))
 
-    def failed(self, batch: str) -> dict[str, int]:
-        """Return how many failed rows have which cause, the most frequent first. Reads tallies only."""
-        return _sorted({one.text: one.failed for one in self.found(batch)})
+    def failed(self, rows: Scope) -> dict[str, int]:
+        """Return how many failed rows have which cause, in words, the most frequent first. Reads as `found`."""
+        return _sorted({one.words(one.failed): one.failed for one in self.found(rows)})
 
-    def retrying(self, batch: str) -> dict[str, int]:
-        """Return how many rows that are tried again have which cause, the most frequent first. Reads tallies only."""
-        return _sorted({one.text: one.retrying for one in self.found(batch)})
+    def retrying(self, rows: Scope) -> dict[str, int]:
+        """Return how many rows that are tried again have which cause, as `failed`."""
+        return _sorted({one.words(one.retrying): one.retrying for one in self.found(rows)})
 
     @reading
-    def lost(self, connection: sqlite3.Connection, batch: str) -> dict[str | None, int]:
+    def of_message(self, connection: sqlite3.Connection, rows: Scope, text: str) -> list[str]:
+        """Return the keys of the causes of which one row has a message that would be shown as this text."""
+        query = f"SELECT DISTINCT {CAUSE}, {MESSAGE} FROM {ROWS} AND {FAILING} AND instr({CAUSE}, char(10))"
+        found = connection.execute(query, (0, ALL, scope_of(connection, rows)))
+        return list(dict.fromkeys(_key(stored) for stored, message in found if _first_line(message) == text))
+
+    @reading
+    def lost(self, connection: sqlite3.Connection, rows: Scope) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return {cause or None: n for cause, n in causes(connection, batch, State.GONE)}
+        return {cause or None: n for cause, n in causes(connection, rows, State.GONE)}
 
     @reading
-    def spans(self, connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
+    def spans(self, connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
         """Return when the rows of each cause failed, by its key. Reads all rows twice, in constant memory."""
-        return snapshot(connection, _spans, connection, batch)
+        return snapshot(connection, _spans, connection, rows)
 
     @reading
-    def sample(self, connection: sqlite3.Connection, batch: str, share: float) -> list[int]:
+    def sample(self, connection: sqlite3.Connection, rows: Scope, share: float) -> list[int]:
         """Return the refs of a share of the rows, evenly spread, in input order."""
         query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
-        found = connection.execute(query, (0, ALL, scope_of(connection, batch), round(share * _MOST)))
+        found = connection.execute(query, (0, ALL, scope_of(connection, rows), round(share * _MOST)))
         return [ref for (ref,) in found]
 
     @reading
-    def samples(self, connection: sqlite3.Connection, batch: str, shares: dict[str, float]) -> dict[str, list[int]]:
+    def samples(self, connection: sqlite3.Connection, rows: Scope, shares: dict[str, float]) -> dict[str, list[int]]:
         """Return the refs of a share of the rows of some causes, by their keys, as `sample`; all rows are read once."""
         found: dict[str, list[int]] = {key: [] for key in shares}
         if not shares:
             return found
         bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
         bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
-        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {_FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
-        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, batch), *bounds)):
+        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
+        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, rows), *bounds)):
             found[_key(stored)].append(ref)
         return found
 
     @reading
-    def matching(self, connection: sqlite3.Connection, batch: str, choice: Choice) -> int:
+    def matching(self, connection: sqlite3.Connection, rows: Scope, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
         query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
-        return number(connection, query, 0, ALL, scope_of(connection, batch), *values)
+        return number(connection, query, 0, ALL, scope_of(connection, rows), *values)
 
 
-def _spans(connection: sqlite3.Connection, batch: str) -> dict[str, Span]:
-    rows, values = f"FROM {ROWS} AND {_FAILING} GROUP BY 1", (0, ALL, scope_of(connection, batch))
-    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {rows}"
+def _spans(connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
+    grouped, values = f"FROM {ROWS} AND {FAILING} GROUP BY 1", (0, ALL, scope_of(connection, rows))
+    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {grouped}"
     found = connection.execute(query, values).fetchall()
     low = min((first for _, first, _, _ in found if first is not None), default=0)
     high = max((last for _, _, last, _ in found if last is not None), default=0)
     width = max((high - low) // _SPANS + 1, _SECOND)
     counts = {stored: [0] * ((high - low) // width + 1) for stored, *_ in found}
-    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {rows}, 2"
+    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {grouped}, 2"
     for stored, place, count in connection.execute(query, values):
         if place is not None:  # else nobody knows when
             counts[stored][place] = count
@@ -160,13 +184,21 @@ def _key(stored: int | str) -> str:
     return code_name(stored) if isinstance(stored, int) else stored or NO_STATUS
 
 
-def _text(stored: int | str, words: str | None) -> str:
-    """Return how a cause is shown, if no other one has the same text."""
-    fault = Fault.parse(stored)
-    if fault is None:
-        return _key(stored)
-    text = "" if words is None else Wording.read(words).text()
-    return text if text.strip("… ") else f"{fault.kind}: …"
+def _texts(connection: sqlite3.Connection, rows: Scope, stored: Iterable[int | str]) -> dict[int | str, str]:
+    """Return how causes are shown, each if no other one has the same text."""
+    failing = f"{FAILING} AND cause IS NOT NULL AND {CAUSE} = ?"  # as the index `causes` has them
+    query = f"SELECT {MESSAGE} FROM {ROWS} AND {failing} ORDER BY first, ref LIMIT 1"
+    scope, texts = scope_of(connection, rows), dict[int | str, str]()
+    for one in stored:
+        texts[one] = _key(one)
+        if fault := Fault.parse(one):
+            found = connection.execute(query, (0, ALL, scope, one)).fetchone()
+            texts[one] = (found and _first_line(found[0])) or f"{fault.kind}: …"
+    return texts
+
+
+def _first_line(message: str | None) -> str:
+    return shortened(one_line(message or ""), _LONGEST).strip()
 
 
 def _cause(stored: int | str, text: str, failed: int, retrying: int, *, alone: bool) -> Cause:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
+from cloudtasks_nb.fanout.outbox.tallies import CAUSE
 from cloudtasks_nb.fanout.states import State
 
 __all__ = [
@@ -73,10 +74,9 @@ _TABLES = (
         maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `trust.py`""",
     "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
+    f"CREATE INDEX causes ON rows ({CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
-    # What the messages have in common that have told of a cause, of those whose traceback is known: see `wording.py`.
-    "CREATE TABLE wordings (num INTEGER, cause TEXT, words TEXT NOT NULL, PRIMARY KEY (num, cause)) WITHOUT ROWID",
     """CREATE TABLE keys (
         num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
         digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
@@ -98,15 +98,12 @@ _TABLES = (
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
-    # What the rows no longer tell, since each has its last attempt only: see `outcomes.py`.
-    """CREATE TABLE past (
-        num INTEGER, second INTEGER, kind INTEGER, n INTEGER NOT NULL,
-        PRIMARY KEY (num, second, kind)) WITHOUT ROWID""",
-    "CREATE TABLE settings (num INTEGER, key TEXT, value TEXT, PRIMARY KEY (num, key)) WITHOUT ROWID",
+    # What is known of a batch as a whole, as JSON: see `facts.py`.
+    "CREATE TABLE facts (num INTEGER, name TEXT, value TEXT, PRIMARY KEY (num, name)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 17
+VERSION = 20
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -198,7 +195,7 @@ def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Calla
 
 
 class Database:
-    """The connections to one SQLite file: one for writing, and one for each reading, so that no reading waits.
+    """The connections to one SQLite file: one for writing, and as many as read at the same time, so that none waits.
 
     Methods may be called from any thread.
 
@@ -215,6 +212,7 @@ class Database:
         self._name = str(path)
         self._timeout = timeout
         self._writer: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []  # those for reading that nobody uses now; a new one reads the schema
         self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
@@ -244,9 +242,22 @@ class Database:
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
     def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with a connection of its own; errors of SQLite become `OutboxError`."""
-        with guard(self.path), closing(self.connect()) as connection:
-            return function(connection, *args, **kwargs)
+        """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`.
+
+        After an error, and after `close`, the connection is closed.
+        """
+        self._check()
+        with guard(self.path), ExitStack() as stack:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = self.connect()
+            stack.enter_context(closing(connection))
+            result = function(connection, *args, **kwargs)
+            if not self._closed:
+                stack.pop_all()
+                self._idle.append(connection)
+            return result
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`.
@@ -281,9 +292,11 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Close the connection for writing when nobody uses it; what is written later opens one for the moment."""
+        """Close the connections when nobody uses them; what is read or written later opens one for the moment."""
         with self._lock:
             self._closed = True
+            while self._idle:
+                self._idle.pop().close()
             if self._writer is not None:
                 self._writer.close()
                 self._writer = None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, transaction
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.outbox.tallies import ALL, AMONG, ROWS, as_json, counted, number_of, scope_of, touch
 from cloudtasks_nb.fanout.states import State
@@ -33,12 +34,13 @@ class DeletionQueue(Repository):
     Parameters
     ----------
     database : Database
-    batch : str
+    rows : Scope
+        Those whose tasks are deleted.
     """
 
-    def __init__(self, database: Database, batch: str) -> None:
+    def __init__(self, database: Database, rows: Scope) -> None:
         super().__init__(database)
-        self._batch = batch
+        self._rows = rows
         self._after = -1  # ref of the last row that was given out
 
     @transaction
@@ -60,13 +62,13 @@ class DeletionQueue(Repository):
         size : int
             Rows in the next page; 0 for no next page.
         """
-        num = number_of(connection, self._batch)
+        num = number_of(connection, self._rows.batch)
         if page is not None:
             _finish(connection, page, results)
             touch(connection, num)
         found = connection.execute(
             f"SELECT ref, try, deleting FROM {ROWS} AND state = ? ORDER BY first, ref LIMIT ?",
-            (self._after + 1, ALL, scope_of(connection, self._batch), State.SENT, size),
+            (self._after + 1, ALL, scope_of(connection, self._rows), State.SENT, size),
         ).fetchall()
         if not found:
             return None
@@ -75,7 +77,7 @@ class DeletionQueue(Repository):
         connection.execute(f"UPDATE rows SET deleting = try WHERE {AMONG}", (as_json(refs),))
         return DeletionPage(
             refs=refs,
-            tasks=tasks_of(connection, self._batch, [row[:2] for row in found]),
+            tasks=tasks_of(connection, self._rows.batch, [row[:2] for row in found]),
             earlier={ref for ref, attempt, deleting in found if deleting == attempt},
         )
 
@@ -85,7 +87,7 @@ class DeletionQueue(Repository):
 
         With `deleted` only those whose tasks were deleted.
         """
-        rows, values = f"ref IN (SELECT ref FROM {ROWS})", (0, ALL, scope_of(connection, self._batch))
+        rows, values = f"ref IN (SELECT ref FROM {ROWS})", (0, ALL, scope_of(connection, self._rows))
         with counted(connection, rows, *values):
             connection.execute(
                 f"UPDATE rows SET deleting = try WHERE {rows} AND (state = ? AND fact = ? OR ? AND state IN (?, ?))",
@@ -95,7 +97,7 @@ class DeletionQueue(Repository):
                 f"UPDATE rows SET state = ?, reason = NULL WHERE {rows} AND state = ? AND deleting = try",
                 (State.CANCELLED, *values, State.GONE),
             )
-        touch(connection, number_of(connection, self._batch))
+        touch(connection, number_of(connection, self._rows.batch))
 
 
 def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:

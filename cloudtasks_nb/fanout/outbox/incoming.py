@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
-from pathlib import Path
 from struct import pack, unpack
 from typing import Any
 
@@ -19,6 +18,7 @@ import orjson
 
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -50,6 +50,7 @@ class BatchSpec:
     recipe: bytes  #: digest of the templates; all rows of a batch have the same one
     name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
     description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
@@ -89,39 +90,39 @@ class Incoming:
     Parameters
     ----------
     connection : sqlite3.Connection
-        Used only by this object.
-    path : Path
-        The outbox's file.
+        Used only by this object and its owner.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
+    def __init__(self, connection: sqlite3.Connection, spec: BatchSpec) -> None:
         self._connection = connection
-        self._path = path
         self._spec = spec
-        self._part = 0  # the part that stores the rows; 0 for a dry run
-        self._rows = 0  # number of planned rows
-        self._next = 0  # ref of the next row that the batch does not have
+        self.begin(0)
+        self.rows = 0  #: number of planned rows
         self._total = 0  # `row_sum` of the rows, if they identify the batch
         self._started: FoundBatch | None = None  # the batch of this name, if it existed before the first row
         self._compared = cache(self._compare)
         self._kept = 0  # number of keys of rows that the batch of this name does not have
-        self._repeated = 0  # number of rows with the key of an earlier row
-        self._target: FoundBatch | None = None  # the batch that the rows are added to; None: a new one
-        self._overlaps: Sequence[_Overlap] = ()
-        self._errors: list[CloudTasksError] = []  # why the rows may not be sent; a spool raises the first of them
+        self.repeated = 0  #: number of rows with the key of an earlier row
+        self.target: FoundBatch | None = None  #: the batch that the rows are added to; None: a new one
+        self.overlaps: Sequence[_Overlap] = ()
+        self.errors: list[CloudTasksError] = []  #: why the rows may not be sent; a spool raises the first of them
         connection.execute(_INCOMING)
         connection.execute(_FIRST)
         if not spec.by_rows:
             self._started = self._find()
+
+    def begin(self, first: int) -> None:
+        """Give the rows that the batch does not have refs from this one on."""
+        self._first = self.next = first
 
     def prepare(self) -> None:
         """Find duplicates, and compare with other batches: all of `decide` that grows with the rows of others.
 
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
-        self._repeated = self._find_duplicates()
+        self.repeated = self._find_duplicates()
         if self._spec.by_rows and not any(one.shared == self._valid for one in self._find_overlaps()):
-            self._spec.compare(self._new_id(), self._has_any)
+            self._spec.compare(self.new_id(), self._has_any)
         if self._spec.by_rows and (grown := self._find_grown()):
             self._find_known(grown)
 
@@ -135,23 +136,23 @@ class Incoming:
         OutboxError
             If the batch that the rows were compared with was deleted meanwhile.
         """
-        self._target, started = self._find(), self._started
-        if started is not None and self._target != started:
+        self.target, started = self._find(), self._started
+        if started is not None and self.target != started:
             raise OutboxError(
                 f"the batch {started.label} was deleted while its rows were planned",
                 resource=started.id,
                 hint="run the cell again",
             )
-        if self._target is None and self._spec.by_rows:
-            self._target = self._find_grown()
-        if self._target is not None:
-            self._find_known(self._target)
-            self._find_conflicts(self._target)
+        if self.target is None and self._spec.by_rows:
+            self.target = self._find_grown()
+        if self.target is not None:
+            self._find_known(self.target)
+            self._find_conflicts(self.target)
         elif self._spec.by_rows and (overlaps := self._find_overlaps()):
-            self._overlaps = overlaps
-            self._errors.append(_overlap_error(overlaps, self._valid))
+            self.overlaps = overlaps
+            self.errors.append(_overlap_error(overlaps, self._valid))
 
-    def _take(self, chunk: Chunk) -> Sequence[int]:
+    def take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that are to be stored.
 
         The batch of this name does not have them, or nobody trusts what another home has stored of them. A row of the
@@ -159,7 +160,7 @@ class Incoming:
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
-        first = self._next if started is None else _NOT_STORED + self._rows
+        first = self.next if started is None else _NOT_STORED + self.rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
         connection.executemany(
             "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
@@ -167,24 +168,21 @@ class Incoming:
         )
         if self._spec.origin is not None:
             connection.execute("UPDATE incoming SET maker = ? WHERE ref >= ?", (chunk.maker, first))
-        self._rows += n
+        self.rows += n
         if self._spec.by_rows:
             self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
         if started is None:
-            self._next += n
+            self.next += n
             return range(n)
         self._find_known(started, first)
         query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
                    WHERE i.ref >= ? AND (theirs IS NULL OR r.maker IS NOT NULL) ORDER BY i.ref"""
         new = [ref for (ref,) in connection.execute(query, (first,))]
-        connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self._next), new, strict=False))
-        self._next += len(new)
+        connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self.next), new, strict=False))
+        self.next += len(new)
         return [ref - first for ref in new]
 
-    def _number(self, query: str, *values: Any) -> int:
-        return number(self._connection, query, *values)
-
-    def _identity(self) -> bytes:
+    def identity(self) -> bytes:
         """Return what identifies the batch: its name, or all rows."""
         spec = self._spec
         if spec.origin is not None:
@@ -193,10 +191,10 @@ class Incoming:
             return named_identity(spec.place, spec.name)
         return rows_identity(spec.place, spec.recipe, self._total)
 
-    def _new_id(self) -> str:
+    def new_id(self) -> str:
         """Return the id for a new batch: the first of its identity that no other batch has."""
-        taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self._identity(), self._spec.name)
-        return next(i for i in ids if not self._number(taken, i))
+        taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self.identity(), self._spec.name)
+        return next(i for i in ids if not number(self._connection, taken, i))
 
     def _find(self) -> FoundBatch | None:
         """Find the batch by its name or id if one is given, else by its rows."""
@@ -204,7 +202,7 @@ class Incoming:
         found = self._connection.execute(
             """SELECT num, id, name, recipe, description FROM batches
                WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1""",
-            {"identity": self._identity(), "name": None if spec.origin else spec.name, "place": place_text(spec.place)},
+            {"identity": self.identity(), "name": None if spec.origin else spec.name, "place": place_text(spec.place)},
         ).fetchone()
         if found is None:
             return None
@@ -221,7 +219,7 @@ class Incoming:
             """INSERT OR IGNORE INTO first SELECT k1, k2, digest, ref FROM incoming WHERE theirs IS NULL
                ORDER BY k1, k2, digest = 0, ref"""
         ).rowcount
-        if self._kept == self._next - (self._part << 32):
+        if self._kept == self.next - self._first:
             return 0
         # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
         pairs = """FROM incoming i CROSS JOIN first k
@@ -237,7 +235,7 @@ class Incoming:
         ).rowcount
         if many and not self._spec.skip:
             rows = connection.execute(f"SELECT i.pos, f.pos {extras} ORDER BY i.ref LIMIT {_NAMED}")
-            self._errors.append(_duplicates_error(rows.fetchall(), many, self._rows))
+            self.errors.append(_duplicates_error(rows.fetchall(), many, self.rows))
         for k1, k2, digest in connection.execute(f"SELECT i.k1, i.k2, i.digest {pairs}"):
             self._total -= row_sum([pack(">qq", k1, k2)], [digest % (1 << 64)])
         return many
@@ -264,12 +262,12 @@ class Incoming:
         if many:
             query = "SELECT pos FROM incoming WHERE reason = ? ORDER BY ref LIMIT ?"
             rows = [row for (row,) in connection.execute(query, (reason, _NAMED))]
-            self._errors.append(_conflict_error(rows, many, self._rows, target))
+            self.errors.append(_conflict_error(rows, many, self.rows, target))
 
     @property
     def _valid(self) -> int:
         """The number of rows to be sent, without duplicates."""
-        return self._number("SELECT count(*) FROM first WHERE digest <> 0")
+        return number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
 
     def _find_grown(self) -> FoundBatch | None:
         """Return the batch without a name that has all of the rows, or the only batch that has some of them."""
@@ -282,7 +280,7 @@ class Incoming:
         """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
         halves = unpack(f">{len(keys) // 8}q", keys)[::2]
         query = "SELECT EXISTS (SELECT 1 FROM json_each(?) j CROSS JOIN first ON k1 = j.value)"
-        return self._number(query, as_json(halves)) > 0
+        return number(self._connection, query, as_json(halves)) > 0
 
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
@@ -306,7 +304,7 @@ class Incoming:
             else f"keys b CROSS JOIN first a ON {pairs}"
         )
         rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
-        shared = self._number(f"SELECT count(*) {rows}")
+        shared = number(self._connection, f"SELECT count(*) {rows}")
         same = recipe == self._spec.recipe
         return _Overlap(
             num=num, id=batch, label=name or batch, grows=same and not name, same=same, shared=shared, rows=rows

@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.requests import Requests
 from cloudtasks_nb.fanout.outbox.results import Results
 from cloudtasks_nb.fanout.outbox.rows import Rows
@@ -107,9 +108,9 @@ class Outbox:
             raise OutboxError("the outbox was closed", resource=str(self.path), hint="make a new connection") from error
         return await called
 
-    def deletions(self, batch: str) -> DeletionQueue:
-        """Return the tasks of a batch that are in the queue, page by page, to delete them."""
-        return DeletionQueue(self._database, batch)
+    def deletions(self, rows: Scope) -> DeletionQueue:
+        """Return the tasks of rows that are in the queue, page by page, to delete them."""
+        return DeletionQueue(self._database, rows)
 
     @contextmanager
     def spool(self, spec: BatchSpec) -> Iterator[Spool]:

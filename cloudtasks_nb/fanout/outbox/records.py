@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.plan.identity import Place, named_identity
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -21,6 +22,7 @@ __all__ = [
     "RowFilter",
     "Scope",
     "Spooled",
+    "whole",
 ]
 
 
@@ -28,23 +30,25 @@ __all__ = [
 MADE_BY, IMPORTED = "_made_by", "_imported"
 
 
-class Scope(str):
-    """The id of a batch, for reading only those of its rows that were in one input.
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which rows of a batch are meant: all of them, or those of one input.
 
-    Each method of the outbox that reads the rows of a batch takes it in place of the id. Where the input has all rows
-    of the batch, they are read as those of the batch.
+    Where the input has all rows of the batch, they are read as those of the batch.
     """
 
-    __slots__ = ("input", "rows")
+    batch: str
+    input: int  #: the number under which the outbox knows the input; 0: all rows of the batch are meant
+    rows: int  #: how many rows the input has
 
-    input: int  #: the number under which the outbox knows the input
-    rows: int  #: how many rows it has
+    def covers(self, total: int) -> bool:
+        """Return whether these are all rows of a batch that has so many."""
+        return not self.input or self.rows == total
 
-    def __new__(cls, batch: str, number: int, rows: int) -> Self:
-        """Name the rows of an input."""
-        made = super().__new__(cls, batch)
-        made.input, made.rows = number, rows
-        return made
+
+def whole(batch: str) -> Scope:
+    """Return all rows of a batch."""
+    return Scope(batch, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class BatchRecord:
     counts: Mapping[State, int]  #: every state, also those with no row; rows in doubt count as sent
     round: int  #: grows with every new try and every added row; one notification a round
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
-    settings: Mapping[str, Any] = field(default_factory=dict)  #: what later calls and the tracking have stored
+    facts: BatchFacts = field(default_factory=BatchFacts)
 
     @property
     def given_name(self) -> str | None:
@@ -93,6 +97,11 @@ class BatchRecord:
     def imported(self) -> bool:
         """Whether another home has made it."""
         return bool(self.description.get(IMPORTED))
+
+    @property
+    def whole(self) -> Scope:
+        """All its rows."""
+        return whole(self.id)
 
     @property
     def total(self) -> int:

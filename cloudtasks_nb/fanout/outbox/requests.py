@@ -9,15 +9,16 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
 import orjson
 
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, read_block
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.facts import stored_facts
 from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
-from cloudtasks_nb.fanout.outbox.records import Ack, Request
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
     AMONG,
@@ -37,14 +38,7 @@ from cloudtasks_nb.fanout.outbox.trust import has_untrusted
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
-__all__ = ["CANCELLING", "INPUTS", "MAX_TASKS", "RequestQueue", "Requests", "cancels_all"]
-
-#: The setting of a batch that is to be cancelled, or rows of it. It is removed when that is done.
-CANCELLING = "cancelling"
-
-#: The item of that setting with the inputs whose rows are to be cancelled; without it, all rows. Of each what `Scope`
-#: takes, and the name by which the store knows it; None: another home has cancelled it, and deletes the tasks.
-INPUTS = "inputs"
+__all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -59,11 +53,6 @@ _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys
 #: Whether a row is in one of some scopes, which are given as JSON.
 _IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {WITHIN.format(scope='j.value', ref='ref')})"
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
-
-
-def cancels_all(settings: Mapping[str, Any]) -> bool:
-    """Return whether all rows of a batch are to be cancelled, by its settings."""
-    return CANCELLING in settings and not settings[CANCELLING].get(INPUTS)
 
 
 class Requests(Repository):
@@ -90,9 +79,9 @@ class Requests(Repository):
         return announced(self._database.path, f"{batch}-sender")
 
     @reading
-    def waiting(self, connection: sqlite3.Connection, batch: str) -> bool:
+    def waiting(self, connection: sqlite3.Connection, rows: Scope) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, batch))
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, rows))
 
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
@@ -119,16 +108,16 @@ class Requests(Repository):
             finally:
                 held.release()
 
-    def cancel(self, batch: str, size: int = _CANCELLED) -> Iterator[int]:
+    def cancel(self, rows: Scope, size: int = _CANCELLED) -> Iterator[int]:
         """Cancel the rows that are not sent, `size` of them in a transaction; yield how many were, after each.
 
         Rows of requests in flight stay as they are until their sender, or the next one, finds out whether they were
         created. Those that were become sent, and the caller has to delete them. No row is given out that is to be
-        cancelled by the setting `CANCELLING`.
+        cancelled by `BatchFacts.cancel`.
         """
         cancelled, after = 1, -1
         while cancelled:
-            cancelled, after = self._database.write(_cancel, batch, after, size)
+            cancelled, after = self._database.write(_cancel, rows, after, size)
             self.cancels += 1
             if cancelled:
                 yield cancelled
@@ -195,9 +184,9 @@ class RequestQueue(Repository):
             self._block = StoredBlock(0, b"")
         self._changing = has_untrusted(connection, num)
         round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
-        wish = connection.execute("SELECT value FROM settings WHERE num = ? AND key = ?", (num, CANCELLING)).fetchone()
-        inputs = orjson.loads(wish[0]).get(INPUTS, ()) if wish else ()
-        cancelled = as_json(-number for number, *_ in inputs) if inputs else None
+        facts = stored_facts(connection, num, "cancel")
+        parts = facts.cancel.parts if facts.cancel else ()
+        cancelled = as_json(-number for number, *_ in parts) if parts else None
         moved: Tally = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
@@ -210,7 +199,7 @@ class RequestQueue(Repository):
         requests: list[Request] = []
         while self._left and len(requests) < want:
             requests += self._again(turn, self._left.pop(0))
-        if len(requests) < want and (cancelled or not wish):
+        if len(requests) < want and not facts.cancels_all:
             requests += self._fresh(turn, want - len(requests), size, now)
         return requests
 
@@ -245,7 +234,7 @@ class RequestQueue(Repository):
 
         Rows that may be sent, rows that may not, and rows that are cancelled are in requests of their own.
         """
-        connection, (number, rows, attempt, started) = turn.connection, flight
+        connection, (number, rows, attempt, _) = turn.connection, flight
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
@@ -261,11 +250,10 @@ class RequestQueue(Repository):
         borders = (
             (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
         )
-        seq: int | None = number
         for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
-            yield self._depart(turn, contents, attempt, started, seq=seq, void=part[0] in void, tried=True)
-            seq = None
+            yield self._depart(turn, contents, flight, void=part[0] in void)
+            flight = (0, *flight[1:])
 
     def _fresh(self, turn: _Turn, want: int, size: int, now: float) -> list[Request]:
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
@@ -275,7 +263,7 @@ class RequestQueue(Repository):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, contents[0][0] - 1)
                     break
-                requests.append(self._depart(turn, contents, attempt, now))
+                requests.append(self._depart(turn, contents, (0, [], attempt, now)))
                 self._last = max(self._last, contents[0][-1])
         if requests:
             turn.connection.execute("UPDATE batches SET begun = 1 WHERE num = ? AND NOT begun", (turn.num,))
@@ -317,23 +305,18 @@ class RequestQueue(Repository):
             at = end
         return keys, tasks
 
-    def _depart(
-        self,
-        turn: _Turn,
-        contents: _Contents,
-        attempt: int,
-        started: float,
-        *,
-        seq: int | None = None,
-        void: bool = False,
-        tried: bool = False,
-    ) -> Request:
-        """Store that rows may be sent from now on, and return their request; without `seq` it gets a number."""
-        refs, keys, wire = contents
-        values = (seq, turn.num, as_json(refs), attempt, started, void)
+    def _depart(self, turn: _Turn, contents: _Contents, flight: _Flight, *, void: bool = False) -> Request:
+        """Store that rows may be sent from now on, and return their request.
+
+        `flight` is that of an earlier sender with these rows, or one without rows; the number 0 stands for a new one.
+        """
+        (number, earlier, attempt, started), (refs, keys, wire) = flight, contents
+        values = (number or None, turn.num, as_json(refs), attempt, started, void)
         seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
         tasks = task_ids(self.batch, keys, attempt)
-        return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
+        return Request(
+            seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=bool(earlier)
+        )
 
 
 def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
@@ -384,9 +367,9 @@ def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attemp
         connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt))
 
 
-def _cancel(connection: sqlite3.Connection, batch: str, after: int, most: int) -> tuple[int, int]:
+def _cancel(connection: sqlite3.Connection, rows: Scope, after: int, most: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
-    num, scope = number_of(connection, batch), scope_of(connection, batch)
+    num, scope = number_of(connection, rows.batch), scope_of(connection, rows)
     if scope > 0:  # else the rows of requests that are sent are deleted when they have come back
         connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
     free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"

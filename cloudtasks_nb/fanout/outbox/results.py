@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.rows import located
-from cloudtasks_nb.fanout.outbox.tallies import as_json, number, number_of, within
+from cloudtasks_nb.fanout.outbox.tallies import as_json, in_sql, number, number_of, within
 from cloudtasks_nb.fanout.states import FINAL
 
 __all__ = ["Line", "ReadPart", "Results"]
@@ -127,16 +128,16 @@ class Results(Repository):
         return {version for (version,) in connection.execute(query, {"num": number_of(connection, batch)})}
 
     @reading
-    def of_versions(self, connection: sqlite3.Connection, batch: str, versions: Collection[str]) -> list[int]:
+    def of_versions(self, connection: sqlite3.Connection, rows: Scope, versions: Collection[str]) -> list[int]:
         """Return the refs of the final rows whose result is of one of these versions, ascending."""
         if not versions:
             return []
         query = f"SELECT task FROM results WHERE num = ? AND {_VERSION} IN (SELECT value FROM json_each(?))"
-        chosen = connection.execute(query, (number_of(connection, batch), as_json(versions)))
+        chosen = connection.execute(query, (number_of(connection, rows.batch), as_json(versions)))
         tasks = (task for (task,) in chosen)
-        found = located(connection, batch, tasks, f"ref, state IN ({', '.join(f'{one:d}' for one in FINAL)})")
+        found = located(connection, rows.batch, tasks, f"ref, state IN ({in_sql(FINAL)})")
         refs = sorted(ref for _, (ref, final) in found if final)
-        return within(connection, batch, refs)
+        return within(connection, rows, refs)
 
     @reading
     def page(self, connection: sqlite3.Connection, batch: str, after: str) -> list[tuple[str, str]]:

@@ -7,17 +7,16 @@ from array import array
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain, groupby
 from struct import unpack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.blocks import BLOCK_ROWS, StoredBlock, keys_of
 from cloudtasks_nb.fanout.outbox.database import Repository, guard, reading, transaction
-from cloudtasks_nb.fanout.outbox.inputs import find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.tallies import (
     ALL,
@@ -29,15 +28,19 @@ from cloudtasks_nb.fanout.outbox.tallies import (
     SHOWN_STATE,
     TALLIES,
     as_json,
+    find_input,
+    in_sql,
     number,
     number_of,
     paged,
     ranges,
     scope_of,
+    spans_of,
+    store_input,
     within,
 )
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
-from cloudtasks_nb.fanout.states import OPEN, RETRYING, State
+from cloudtasks_nb.fanout.states import BY_ATTEMPT, OPEN, RETRYING, State
 
 __all__ = ["Order", "Page", "Rows", "TimingsPage", "locate", "located", "tasks_of"]
 
@@ -56,7 +59,7 @@ _MATCHING = f"""
 _TIMINGS = f"""
     SELECT json_group_array(ref), json_group_array(failed), json_group_array(began), json_group_array(duration)
     FROM (SELECT ref, state = {State.FAILED:d} AS failed, began, coalesce(duration, -1) AS duration FROM {ROWS}
-        AND state IN ({State.SUCCEEDED:d}, {State.FAILED:d}) AND began IS NOT NULL
+        AND state IN ({in_sql(BY_ATTEMPT)}) AND began IS NOT NULL
         ORDER BY first, ref LIMIT 20000)"""
 
 
@@ -85,12 +88,17 @@ class Page:
     shown: bytes  #: as the plan gave it, for all rows of its chunk
     wire: Sequence[bytes]  #: each row's Task without its name; empty if it never was one, or was not asked for
 
+    @classmethod
+    def without_rows(cls, shown: bytes) -> Self:
+        """Return what is shown of the columns of an input without rows."""
+        none: dict[str, Any] = {one.name: () for one in fields(cls)}
+        return cls(**{**none, "shown": shown})
+
 
 class Order(NamedTuple):
     """Where the rows of an input are: spans of rows that follow each other, in the order of the input."""
 
     input: int  #: its number
-    part: bool  #: whether the batch has other rows too
     spans: array[int]  #: of each its first and its last ref, and the place of the first row in the input
     labels: array[int]  #: of the first row of each piece of labels; empty: the labels are those that the rows have
 
@@ -99,9 +107,9 @@ class Rows(Repository):
     """The rows of the batches of an outbox."""
 
     def pages(
-        self, batch: str, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
+        self, rows: Scope, states: Collection[int] | None = None, after: int = 0, *, wire: bool = False
     ) -> Iterator[Page]:
-        """Yield the rows of a batch in input order, a page for each chunk of the plan.
+        """Yield rows in input order, a page for each chunk of the plan.
 
         Parameters
         ----------
@@ -112,15 +120,15 @@ class Rows(Repository):
         wire : bool
             Also the tasks as they are sent.
         """
-        if self._database.read(scope_of, batch) < 0:  # blocks may have few of its rows, or none
+        if self._database.read(scope_of, rows) < 0:  # blocks may have few of its rows, or none
             wanted = RowFilter() if states is None else RowFilter(states=frozenset(map(State, states)))
-            for refs in paged(self.matching(batch, wanted), _TOGETHER):
-                yield from self.pages_of(batch, refs, wire=wire)
+            for refs in paged(self.matching(rows, wanted), _TOGETHER):
+                yield from self.pages_of(rows.batch, refs, wire=wire)
             return
         chosen = [] if states is None else [f"{SHOWN_STATE} IN (SELECT value FROM json_each(?))", as_json(states)]
-        for block, rows in self.blocks(batch, after, *chosen):
-            if rows:
-                yield self._page(batch, block, rows, wire=wire)
+        for block, found in self.blocks(rows.batch, after, *chosen):
+            if found:
+                yield self._page(rows.batch, block, found, wire=wire)
 
     def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
         """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
@@ -160,51 +168,47 @@ class Rows(Repository):
             values: list[Any] = [*columns, ids, [ref - block.first for ref in refs], block.shown, wires]
         return Page(*values)
 
-    def matching(self, batch: str, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
+    def matching(self, rows: Scope, wanted: RowFilter, size: int = 10_000) -> Iterator[int]:
         """Yield the refs of the rows that a filter lets through, in input order; `size` of them are read together."""
-        num, at = self._database.read(scope_of, batch), -1
+        scope, at = self._database.read(scope_of, rows), -1
         values = (as_json(wanted.states), wanted.tried, wanted.cause, size)
-        while found := self._database.read(_firsts, _MATCHING, (at + 1, ALL, num, *values)):
+        while found := self._database.read(_firsts, _MATCHING, (at + 1, ALL, scope, *values)):
             yield from found
             at = found[-1]
 
-    def timings(self, batch: str) -> Iterator[TimingsPage]:
+    def timings(self, rows: Scope) -> Iterator[TimingsPage]:
         """Yield when the last attempts of the rows that succeeded or failed began, and how long they took."""
-        num, at = self._database.read(scope_of, batch), -1
-        while (page := self._database.read(_timings, at + 1, num))[0]:
+        scope, at = self._database.read(scope_of, rows), -1
+        while (page := self._database.read(_timings, at + 1, scope))[0]:
             yield page
             at = page[0][-1]
 
     @reading
-    def first_open(self, connection: sqlite3.Connection, batch: str, after: int = 0) -> tuple[int, State] | None:
+    def first_open(self, connection: sqlite3.Connection, rows: Scope, after: int = 0) -> tuple[int, State] | None:
         """Return ref and state of the first row that is not final; one in doubt counts as unsent.
 
         Rows before `after` are looked at last.
         """
-        query = f"SELECT ref, state FROM {ROWS} AND state IN ({', '.join(f'{one:d}' for one in OPEN)}) LIMIT 1"
-        scope = scope_of(connection, batch)
+        query = f"SELECT ref, state FROM {ROWS} AND state IN ({in_sql(OPEN)}) LIMIT 1"
+        scope = scope_of(connection, rows)
         for start in dict.fromkeys((after, 0)):
             for ref, state in connection.execute(query, (start, ALL, scope)):
                 return ref, State.SENT if state == State.SENT else State.UNSENT
         return None
 
     @reading
-    def order(self, connection: sqlite3.Connection, batch: str) -> Order | None:
+    def order(self, connection: sqlite3.Connection, rows: Scope) -> Order | None:
         """Return the order of the rows in their input; None for a batch, and for an input that has made all of it."""
-        scope = scope_of(connection, batch)
-        if not isinstance(batch, Scope):
+        scope = scope_of(connection, rows)
+        if not rows.input:
             return None
-        places = connection.execute(
-            "SELECT place FROM labels WHERE input = ? ORDER BY place", (batch.input,)
-        ).fetchall()
+        places = connection.execute("SELECT place FROM labels WHERE input = ? ORDER BY place", (rows.input,)).fetchall()
         if scope > 0 and len(ranges(connection, scope)) == 1 and not places:
             return None
-        part, scope = scope < 0, -batch.input
-        spans = connection.execute("SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place", (scope,))
+        query = "SELECT first, last, place FROM spans WHERE scope = ? ORDER BY place"
         return Order(
-            input=batch.input,
-            part=part,
-            spans=array("q", chain.from_iterable(spans)),
+            input=rows.input,
+            spans=array("q", chain.from_iterable(connection.execute(query, (-rows.input,)))),
             labels=array("q", chain.from_iterable(places)),
         )
 
@@ -214,9 +218,9 @@ class Rows(Repository):
         query = "SELECT labels FROM labels WHERE input = ? AND place IN (SELECT value FROM json_each(?)) ORDER BY place"
         return [found for (found,) in connection.execute(query, (number, as_json(places)))]
 
-    def keys(self, batch: str) -> Iterator[bytes]:
-        """Yield the keys of the rows of a batch, one behind the other, in pieces: other homes know the rows by them."""
-        for refs in paged(self.matching(batch, RowFilter()), _TOGETHER):
+    def keys(self, rows: Scope) -> Iterator[bytes]:
+        """Yield the keys of rows, one behind the other, in pieces: other homes know the rows by them."""
+        for refs in paged(self.matching(rows, RowFilter()), _TOGETHER):
             yield self._database.read(_keys, refs)
 
     @reading
@@ -234,22 +238,22 @@ class Rows(Repository):
         found = find_input(connection, batch, digest)
         return found or store_input(connection, batch, digest, spans_of((ref, at) for at, ref in enumerate(refs)))
 
-    def within(self, batch: str, refs: Iterable[int]) -> list[int]:
+    def within(self, rows: Scope, refs: Iterable[int]) -> list[int]:
         """Return those of the refs of rows of a batch that are in a scope of it."""
-        return self._database.read(within, batch, refs)
+        return self._database.read(within, rows, refs)
 
     @reading
-    def repeated(self, connection: sqlite3.Connection, batch: str) -> bool:
-        """Return whether several rows of a batch have the same position, each in its own input."""
+    def repeated(self, connection: sqlite3.Connection, rows: Scope) -> bool:
+        """Return whether several rows have the same position, each in its own input."""
         query = f"SELECT count(*) > count(DISTINCT pos) FROM {ROWS}"
-        return bool(number(connection, query, 0, ALL, scope_of(connection, batch)))
+        return bool(number(connection, query, 0, ALL, scope_of(connection, rows)))
 
     @reading
-    def states(self, connection: sqlite3.Connection, batch: str) -> bytes:
+    def states(self, connection: sqlite3.Connection, rows: Scope) -> bytes:
         """Return the `State` of each row, or `RETRYING`, one byte a row, in the order of `pages`."""
         query = f"""SELECT iif({SHOWN_STATE} = {State.SENT:d} AND status > 0, {RETRYING}, {SHOWN_STATE})
                     FROM {ROWS} ORDER BY first, ref"""
-        return bytes(_firsts(connection, query, (0, ALL, scope_of(connection, batch))))
+        return bytes(_firsts(connection, query, (0, ALL, scope_of(connection, rows))))
 
     @reading
     def parts(self, connection: sqlite3.Connection, batch: str) -> list[tuple[int, int]]:
@@ -276,13 +280,13 @@ class Rows(Repository):
         """Return the ref of the last of the first `count` rows that are valid tasks, 0 if there is none."""
         first = f"SELECT ref FROM {ROWS} AND try > 0 ORDER BY first, ref LIMIT ?"
         query = f"SELECT coalesce(max(ref), 0) FROM ({first})"
-        return number(connection, query, 0, ALL, scope_of(connection, batch), count)
+        return number(connection, query, 0, ALL, number_of(connection, batch), count)
 
     @reading
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> tuple[dict[State, int], int]:
         """Return how many of the valid tasks up to a row are in each state, and how many unsent ones nobody trusts."""
         query = f"SELECT {SHOWN_STATE}, count(*), count(maker) FROM {ROWS} AND try > 0 GROUP BY 1"
-        found = connection.execute(query, (0, ref, scope_of(connection, batch))).fetchall()
+        found = connection.execute(query, (0, ref, number_of(connection, batch))).fetchall()
         counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _ in found}
         return counts, sum(untrusted for state, _, untrusted in found if state == State.UNSENT)
 
@@ -320,7 +324,7 @@ class Rows(Repository):
         is in none of them: it is looked up by the next sender.
         """
         query = f"SELECT ref FROM {ROWS} AND state = ? AND (? IS NULL OR fact = ?) ORDER BY first, ref LIMIT ?"
-        return _firsts(connection, query, (after + 1, ALL, scope_of(connection, batch), state, fact, fact, limit))
+        return _firsts(connection, query, (after + 1, ALL, number_of(connection, batch), state, fact, fact, limit))
 
     @reading
     def tasks(self, connection: sqlite3.Connection, batch: str, refs: Iterable[int], later: int = 0) -> list[str]:
@@ -334,7 +338,7 @@ class Rows(Repository):
         found = set[tuple[int, int]]()
         for order in ("ASC", "DESC"):
             query = f"SELECT ref, try FROM {ROWS} AND try > 0 ORDER BY first {order}, ref {order} LIMIT ?"
-            found.update(connection.execute(query, (0, ALL, scope_of(connection, batch), count)))
+            found.update(connection.execute(query, (0, ALL, number_of(connection, batch), count)))
         return tasks_of(connection, batch, sorted(found))
 
     @reading
@@ -346,7 +350,7 @@ class Rows(Repository):
     @reading
     def tried(self, connection: sqlite3.Connection, batch: str, tasks: Iterable[str]) -> set[str]:
         """Return those of the tasks that are the newest ones of their rows, and of which an attempt is known."""
-        known = f"attempts IS NOT NULL OR state IN ({State.SUCCEEDED:d}, {State.FAILED:d})"
+        known = f"attempts IS NOT NULL OR state IN ({in_sql(BY_ATTEMPT)})"
         return {task for task, (tried,) in located(connection, batch, tasks, known) if tried}
 
 

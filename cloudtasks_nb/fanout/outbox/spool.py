@@ -23,11 +23,23 @@ from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
 from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
+from cloudtasks_nb.fanout.outbox.facts import change_facts
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
-from cloudtasks_nb.fanout.outbox.inputs import Span, find_input, spans_of, store_input
 from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
-from cloudtasks_nb.fanout.outbox.tallies import AMONG, SHOWN_STATE, as_json, counted, counts, touch
+from cloudtasks_nb.fanout.outbox.tallies import (
+    AMONG,
+    SHOWN_STATE,
+    Span,
+    as_json,
+    counted,
+    counts,
+    find_input,
+    number,
+    spans_of,
+    store_input,
+    touch,
+)
 from cloudtasks_nb.fanout.outbox.trust import put_tasks
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
@@ -46,39 +58,42 @@ _REPLACED = 20_000  # rows of another home that get the tasks of this one in a t
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
 
 
-class Spool(Incoming):
+class Spool:
     """Stores the chunks of a plan in an invisible part, until `commit` adds it to a batch.
 
     Parameters
     ----------
-    connection, path, spec
-        As for `Incoming`.
+    connection : sqlite3.Connection
+        Used only by this object.
+    path : Path
+        The outbox's file.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
         # Rows need not survive a power cut before `commit`.
         connection.execute("PRAGMA synchronous = NORMAL")
-        super().__init__(connection, path, spec)
+        connection.execute(_LABELLED)
+        self._connection, self._path, self._spec = connection, path, spec
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
         self._lock: Hold | None = None
         self._from_0 = True  # the positions of the rows are 0, 1, 2 and so on
         self._digest = blake2b(digest_size=16)  # of keys, digests and labels, in the order of the input
-        connection.execute(_LABELLED)
+        self._incoming = Incoming(connection, spec)
         transact(connection, self._make_part)
 
     def _take(self, chunk: Chunk) -> Sequence[int]:
-        self._from_0 &= chunk.rows == range(self._rows, self._rows + len(chunk.rows))
+        self._from_0 &= chunk.rows == range(self._incoming.rows, self._incoming.rows + len(chunk.rows))
         self._digest.update(b"".join((*chunk.keys, *chunk.digests, chunk.labels)))
         if chunk.labels:
             self._connection.execute("INSERT INTO labelled VALUES (?, ?)", (chunk.rows[0], chunk.labels))
-        return super()._take(chunk)
+        return self._incoming.take(chunk)
 
     def _make_part(self, connection: sqlite3.Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
-        inserted = connection.execute("INSERT INTO hidden (touched) VALUES (?)", (time.time(),))
-        self._part = inserted.lastrowid or 0
-        self._first = self._next = self._part << 32  # refs of the next block that is written, and of the next row
+        self._part = connection.execute("INSERT INTO hidden (touched) VALUES (?)", (time.time(),)).lastrowid or 0
+        self._first = self._part << 32  # ref of the next block that is written
+        self._incoming.begin(self._first)
         self._lock = hold(self._path, f"spool-{self._part}")
 
     def close(self) -> None:
@@ -122,11 +137,11 @@ class Spool(Incoming):
         """
         with guard(self._path):
             self._store(0)
-            self._check_room(_ROW_BYTES * self._rows)
+            self._check_room(_ROW_BYTES * self._incoming.rows)
             self._connection.execute("PRAGMA synchronous = FULL")
             if attached := self._attach():
                 return attached
-            self.prepare()
+            self._incoming.prepare()
             spooled = transact(self._connection, self._commit)
             self._render_others()
             return spooled
@@ -169,27 +184,21 @@ class Spool(Incoming):
         left = {state: n for state, n in counts(self._connection, scope).items() if n}
         if State.REJECTED in left and not spec.skip:  # they were left out before, and are an error now
             return None
-        return Spooled(
-            batch=batch,
-            created=False,
-            known=sum(left.values()),
-            left=left,
-            scope=scope,
-            by_id=self._needs_id(num, scope),
-        )
+        known, by_id = sum(left.values()), self._needs_id(num, scope)
+        return Spooled(batch=batch, created=False, known=known, left=left, scope=scope, by_id=by_id)
 
     def _commit(self, connection: sqlite3.Connection) -> Spooled:
-        self.decide()
-        if self._errors:
-            raise self._errors[0]
+        self._incoming.decide()
+        if self._incoming.errors:
+            raise self._incoming.errors[0]
         spooled = self._apply(connection)
         self._spec.check(spooled.added)
         return spooled
 
     def _apply(self, connection: sqlite3.Connection) -> Spooled:
         """Add the rows to their batch, which is created if it is new."""
-        part, created = self._part, self._target is None
-        target = self._target or self._create(connection)
+        part, created = self._part, self._incoming.target is None
+        target = self._incoming.target or self._create(connection)
         left = {} if created else self._leave_known(connection, target)
         connection.execute(
             "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
@@ -205,12 +214,14 @@ class Spool(Incoming):
         added = {State(state): n for state, n in grouped}
         if added or created:
             connection.execute("DELETE FROM hidden WHERE part = ?", (part,))
-            connection.execute("INSERT INTO spans VALUES (?, ?, ?, 0)", (target.num, part << 32, self._next - 1))
+            span = (target.num, part << 32, self._incoming.next - 1)
+            connection.execute("INSERT INTO spans VALUES (?, ?, ?, 0)", span)
         if added and not created:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
             touch(connection, target.num)
         scope = None if self._spec.origin else self._store_input(connection, target, known=bool(left))
-        duplicates = self._number("SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''")
+        query = "SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''"
+        duplicates = number(connection, query)
         return Spooled(
             batch=target.id,
             created=created,
@@ -227,8 +238,9 @@ class Spool(Incoming):
         """Return whether another disk finds the batch of these rows only by its id: other rows have made it."""
         if not self._spec.by_rows:
             return False
-        made = self._number("SELECT identity = ? FROM batches WHERE num = ?", self._identity(), num)
-        return not made and self._number("SELECT min(input) FROM inputs WHERE num = ?", num) < scope.input
+        query = """SELECT identity <> ? AND (SELECT min(input) FROM inputs WHERE num = batches.num) < ?
+                   FROM batches WHERE num = ?"""
+        return number(self._connection, query, self._incoming.identity(), scope.input, num) > 0
 
     def _store_input(self, connection: sqlite3.Connection, target: FoundBatch, *, known: bool) -> Scope:
         """Store which rows of the batch are in this input, unless it was given before; `known`: it had some of them."""
@@ -236,7 +248,7 @@ class Spool(Incoming):
         stored = find_input(connection, target.id, digest)
         if stored is not None:
             return stored
-        spans: Iterable[Span] = [(self._part << 32, self._next - 1, 0)]
+        spans: Iterable[Span] = [(self._part << 32, self._incoming.next - 1, 0)]
         if known or not self._from_0:
             # The batch has of several rows with the same key only the first, unless they came together.
             query = "SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1"
@@ -250,7 +262,7 @@ class Spool(Incoming):
         """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
         connection, after = self._connection, -1
         untrusted = "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY untrusted WHERE maker IS NOT NULL)"
-        if self._spec.origin is not None or not self._number(untrusted):
+        if self._spec.origin is not None or not number(self._connection, untrusted):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
         connection.execute(
@@ -266,11 +278,11 @@ class Spool(Incoming):
     def _create(self, connection: sqlite3.Connection) -> FoundBatch:
         """Make a new batch."""
         spec, now = self._spec, time.time()
-        batch = spec.origin.id if spec.origin else self._new_id()
+        batch = spec.origin.id if spec.origin else self._incoming.new_id()
         values = {
             "num": self._part,
             "id": batch,
-            "identity": self._identity(),
+            "identity": self._incoming.identity(),
             "place": place_text(spec.place),
             "name": None if spec.name == batch else spec.name,
             "recipe": spec.recipe,
@@ -279,6 +291,7 @@ class Spool(Incoming):
             "changed": now,
         }
         connection.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+        change_facts(connection, self._part, lambda _: spec.facts)
         return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
 
     def _leave_known(self, connection: sqlite3.Connection, target: FoundBatch) -> dict[State, int]:
@@ -300,16 +313,25 @@ class Spool(Incoming):
         return left
 
 
-class DryRun(Incoming):
+class DryRun:
     """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
 
     It neither changes the outbox nor waits for those that do.
+
+    Parameters
+    ----------
+    connection, path, spec
+        As for `Spool`.
     """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
+        self._connection, self._path, self._spec = connection, path, spec
+        self._incoming = Incoming(connection, spec)
 
     def add(self, chunk: Chunk) -> None:
         """Take a chunk."""
         with guard(self._path):
-            snapshot(self._connection, self._take, chunk)
+            snapshot(self._connection, self._incoming.take, chunk)
 
     def forecast(self, keys: Sequence[bytes]) -> Forecast:
         """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
@@ -320,16 +342,16 @@ class DryRun(Incoming):
             If the batch of this name was made of other templates.
         """
         with guard(self._path):
-            self.prepare()
+            self._incoming.prepare()
             return snapshot(self._connection, self._forecast, keys)
 
     def _forecast(self, keys: Sequence[bytes]) -> Forecast:
-        self.decide()
+        self._incoming.decide()
         connection, spec, n = self._connection, self._spec, len(keys)
-        refusals = [plain_reason(error) for error in self._errors if isinstance(error, BatchExistsError)]
-        overlaps = self._overlaps
+        refusals = [plain_reason(error) for error in self._incoming.errors if isinstance(error, BatchExistsError)]
+        overlaps = self._incoming.overlaps
         # Without a name, the rows that are left over would be another batch than the one that the user means.
-        partial = spec.by_rows and not spec.skip and self._number("SELECT count(reason) FROM incoming") > 0
+        partial = spec.by_rows and not spec.skip and number(connection, "SELECT count(reason) FROM incoming") > 0
         if partial:
             overlaps, refusals = (), []
         for one in overlaps:
@@ -347,15 +369,15 @@ class DryRun(Incoming):
             known={f"in {one.label}": one.shared for one in overlaps},
             problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
             sendable=new,
-            duplicates=self._repeated,
+            duplicates=self._incoming.repeated,
             refusal="".join(refusals[:1]),
         )
         if partial or overlaps:
             return found
-        batch = self._target.id if self._target else self._new_id()
+        batch = self._incoming.target.id if self._incoming.target else self._incoming.new_id()
         return replace(
             found,
-            new=None if self._target else batch,
+            new=None if self._incoming.target else batch,
             tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
             states=[_word(rows[row][1]) for row in range(n)],
             known={_word(state): count for state, count in numbers.items()},
@@ -372,4 +394,4 @@ def _word(state: int | None) -> str:
     """Return the word for the state of a row that the batch has; None: it does not have it."""
     if state is None:
         return "new"
-    return "in the queue" if state == State.SENT else State(state).name.lower()
+    return "in the queue" if state == State.SENT else State(state).word

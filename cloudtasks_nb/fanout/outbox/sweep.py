@@ -102,7 +102,7 @@ def forget(connection: sqlite3.Connection, num: int) -> None:
     """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
     connection.execute("INSERT INTO hidden SELECT first >> 32, 0 FROM spans WHERE scope = ?", (num,))
     connection.execute("DELETE FROM spans WHERE scope = ?", (num,))
-    for table in ("flights", "settings", "wordings", "past", "batches"):
+    for table in ("flights", "facts", "batches"):
         connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
 
 

@@ -23,23 +23,30 @@ __all__ = [
     "ALL",
     "AMONG",
     "CAUSE",
+    "FAILING",
     "MESSAGE",
     "REASON",
     "ROWS",
     "SHOWN_STATE",
     "TALLIES",
     "WITHIN",
+    "Span",
     "Tally",
     "adjust",
     "as_json",
     "causes",
     "counted",
     "counts",
+    "find_input",
+    "in_sql",
+    "not_found",
     "number",
     "number_of",
     "paged",
     "ranges",
     "scope_of",
+    "spans_of",
+    "store_input",
     "tallied",
     "touch",
     "within",
@@ -48,6 +55,9 @@ __all__ = [
 T = TypeVar("T")
 #: Part, state and what a row counts as -> how many rows.
 Tally = Counter[tuple[int, int, int | str]]
+
+#: The refs of the first and the last of rows that follow each other, and the place of the first in the input.
+Span = tuple[int, int, int]
 
 #: Selects rows by their refs, which `as_json` writes.
 AMONG = "ref IN (SELECT value FROM json_each(?))"
@@ -74,6 +84,9 @@ SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 # The message is not of an earlier attempt that ended otherwise.
 _CURRENT = "(said = coalesce(attempts, 0) OR code IS status)"
 
+#: Rows that failed, or whose last attempt did.
+FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for state in OPEN)}) AND status > 0))"
+
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
 CAUSE = f"coalesce(iif({_CURRENT}, cause, NULL), status, '')"
 
@@ -83,10 +96,15 @@ MESSAGE = f"iif({_CURRENT}, message, NULL)"
 #: Why a row was rejected, or how the task of a row that is gone has left its queue.
 REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 
+
+def in_sql(states: Iterable[int]) -> str:
+    """Write states as a list in SQL."""
+    return ", ".join(f"{state:d}" for state in states)
+
+
 # What a row counts as, besides its state: the cause of a failure, also of one that is tried again, or how the task of a
 # row that is gone has left its queue.
-_COUNTED = f"""CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN state = {State.FAILED:d} THEN {CAUSE}
-    WHEN state IN ({", ".join(f"{state:d}" for state in OPEN)}) AND status > 0 THEN {CAUSE} ELSE '' END"""
+_COUNTED = f"CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN {FAILING} THEN {CAUSE} ELSE '' END"
 
 
 @contextmanager
@@ -122,26 +140,26 @@ def adjust(connection: sqlite3.Connection, moved: Tally) -> None:
     )
 
 
-def counts(connection: sqlite3.Connection, batch: str) -> dict[State, int]:
-    """Return how many rows of a batch, or of an input, are in each state."""
+def counts(connection: sqlite3.Connection, rows: Scope) -> dict[State, int]:
+    """Return how many rows are in each state."""
     found = dict.fromkeys(State, 0)
-    for state, _, n in tallied(connection, batch):
+    for state, _, n in tallied(connection, rows):
         found[State.SENT if state == IN_DOUBT else State(state)] += n
     return found
 
 
-def causes(connection: sqlite3.Connection, batch: str, *states: int) -> list[tuple[Any, int]]:
+def causes(connection: sqlite3.Connection, rows: Scope, *states: int) -> list[tuple[Any, int]]:
     """Return the causes of the rows in some states and their numbers, the most frequent first."""
     found: Counter[Any] = Counter()
-    for state, cause, n in tallied(connection, batch):
+    for state, cause, n in tallied(connection, rows):
         if state in states:
             found[cause] += n
     return found.most_common()
 
 
-def tallied(connection: sqlite3.Connection, batch: str) -> list[tuple[int, Any, int]]:
+def tallied(connection: sqlite3.Connection, rows: Scope) -> list[tuple[int, Any, int]]:
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
-    scope = scope_of(connection, batch)
+    scope = scope_of(connection, rows)
     if scope < 0:
         query = f"SELECT state, {_COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
         return connection.execute(query, (0, ALL, scope)).fetchall()
@@ -158,33 +176,36 @@ def number_of(connection: sqlite3.Connection, batch: str) -> int:
     """
     found = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
     if found is None:
-        raise BatchNotFoundError(
-            f'there is no batch "{batch}" in this outbox', resource=batch, hint="tasks.batches() lists those there are"
-        )
+        raise not_found(batch)
     number: int = found[0]
     return number
 
 
-def scope_of(connection: sqlite3.Connection, batch: str) -> int:
-    """Return the number by which `ROWS` selects the rows of a batch, or those of an input that has not all of them.
+def not_found(batch: str) -> BatchNotFoundError:
+    """Return the error for the id of a batch that is not there."""
+    hint = "tasks.batches() lists those there are"
+    return BatchNotFoundError(f'there is no batch "{batch}" in this outbox', resource=batch, hint=hint)
+
+
+def scope_of(connection: sqlite3.Connection, rows: Scope) -> int:
+    """Return the number by which `ROWS` selects rows: that of the batch, or of an input that has not all of them.
 
     Raises
     ------
     BatchNotFoundError
         If the outbox does not have the batch.
     """
-    num = number_of(connection, batch)
-    if not isinstance(batch, Scope):
+    num = number_of(connection, rows.batch)
+    if not rows.input or rows.covers(number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)):
         return num
-    total = number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)
-    return num if batch.rows == total else -batch.input
+    return -rows.input
 
 
-def within(connection: sqlite3.Connection, batch: str, refs: Iterable[int]) -> list[int]:
+def within(connection: sqlite3.Connection, rows: Scope, refs: Iterable[int]) -> list[int]:
     """Return those of the refs of rows of a batch that are in a scope of it."""
     found = connection.execute(
         f"SELECT value FROM json_each(?) WHERE {WITHIN.format(scope='?', ref='value')}",
-        (as_json(refs), scope_of(connection, batch)),
+        (as_json(refs), scope_of(connection, rows)),
     )
     return [ref for (ref,) in found]
 
@@ -215,3 +236,33 @@ def paged(items: Iterable[T], size: int) -> Iterator[list[T]]:
     left = iter(items)
     while page := list(islice(left, size)):
         yield page
+
+
+def find_input(connection: sqlite3.Connection, batch: str, digest: bytes) -> Scope | None:
+    """Return the rows of the input with a digest, if the batch was given it before."""
+    query = "SELECT input, n FROM inputs WHERE num = ? AND digest = ?"
+    found = connection.execute(query, (number_of(connection, batch), digest)).fetchone()
+    return None if found is None else Scope(batch, *found)
+
+
+def store_input(connection: sqlite3.Connection, batch: str, digest: bytes, spans: Iterable[Span]) -> Scope:
+    """Store which rows of a batch are in an input that it was not given before."""
+    values = (number_of(connection, batch), digest)
+    number = connection.execute("INSERT INTO inputs (num, digest, n) VALUES (?, ?, 0)", values).lastrowid or 0
+    connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", ((-number, *span) for span in spans))
+    rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
+    found = connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ? RETURNING n", (number,)).fetchall()
+    return Scope(batch, number, found[0][0])
+
+
+def spans_of(rows: Iterable[tuple[int, int]]) -> Iterator[Span]:
+    """Yield rows as spans; they are given by ref and place, by ascending refs."""
+    first = last = place = -1
+    for ref, pos in rows:
+        if ref != last + 1 or pos != place + ref - first:
+            if last >= 0:
+                yield first, last, place
+            first, place = ref, pos
+        last = ref
+    if last >= 0:
+        yield first, last, place

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks, read_block
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
 from cloudtasks_nb.fanout.outbox.outcomes import Wanted, wanted_rows
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.tallies import AMONG, as_json, number, number_of, paged
 from cloudtasks_nb.fanout.states import State
 
@@ -25,7 +26,7 @@ class Trust(Repository):
 
     @reading
     def untrusted(
-        self, connection: sqlite3.Connection, batch: str, states: Collection[State], rows: Wanted = None
+        self, connection: sqlite3.Connection, scope: Scope, states: Collection[State], rows: Wanted = None
     ) -> dict[int, str]:
         """Return who says to have made which rows in some states that nobody trusts, by their refs.
 
@@ -34,13 +35,13 @@ class Trust(Repository):
         rows : optional
             As for `Outcomes.new_try`.
         """
-        num, codes = number_of(connection, batch), as_json(states)
+        num, codes = number_of(connection, scope.batch), as_json(states)
         if not has_untrusted(connection, num):
             return {}
         query = f"""SELECT ref, maker FROM rows WHERE {AMONG} AND maker IS NOT NULL
                     AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
         found: dict[int, str] = {}
-        for page in paged(wanted_rows(connection, batch, codes, rows), _PAGE):
+        for page in paged(wanted_rows(connection, scope, codes, rows), _PAGE):
             found.update(connection.execute(query, (as_json(page), codes)))
         return found
 

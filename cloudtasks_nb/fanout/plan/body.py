@@ -33,6 +33,7 @@ _dumps = orjson.dumps
 _STRING = re.compile(rb'("(?:[^"\\]|\\.)*")(:?)')
 # Texts, so that nothing is found in them, and whole numbers that are written as floats.
 _WHOLE = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\d+)\.0(?=[,}\]]|\Z)')
+_ENDS = b".0,", b".0}", b".0]"  # of whole numbers, in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +50,7 @@ class Body:
     def render(self, block: Block, problems: Problems) -> tuple[Sequence[bytes], Sequence[bytes]]:
         """Return each row's body, and its canonical bytes, from which the row's identity is made."""
         bodies = self.make(block, problems)
-        may_differ = self.typed and b".0" in b"".join(bodies)
-        known = list(map(canonical, bodies)) if may_differ else bodies
+        known = list(map(canonical, bodies)) if self.typed and _has_whole(b",".join(bodies)) else bodies
         return bodies, bodies if known == bodies else known  # the same list saves encoding it again
 
 
@@ -65,7 +65,12 @@ def canonical(content: bytes) -> bytes:
     >>> canonical(b'{"a":2.0,"b":"2.0","c":0.5}')
     b'{"a":2,"b":"2.0","c":0.5}'
     """
-    return _WHOLE.sub(_integer, content) if b".0" in content else content
+    return _WHOLE.sub(_integer, content) if _has_whole(content) else content
+
+
+def _has_whole(content: bytes) -> bool:
+    """Return whether JSON may have a whole number that is written as a float; quick."""
+    return content.endswith(b".0") or any([end in content for end in _ENDS])  # noqa: C419 - quicker
 
 
 def _integer(match: re.Match[bytes]) -> bytes:

@@ -9,15 +9,14 @@ Prices are those of the first tier, and in us-central1 where regions differ, as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import percent_text
 
-__all__ = ["CALLS", "LOG_PRICE", "PRICING", "Costs", "Item", "is_cloud_run", "log_bytes", "log_note", "operations"]
+__all__ = ["CALLS", "LOG_PRICE", "PRICING", "Costs", "Item", "log_bytes", "log_note", "operations"]
 
 #: Where the prices stand.
 PRICING = "https://cloud.google.com/tasks/pricing"
@@ -39,11 +38,8 @@ _DAYS = 30  # of a month
 # Characters of the entries of creation, dispatch and response of a task as JSON, without the names in them. Measured on
 # the emulator's log, which has the fields of the service's; the size that Google bills is not documented more closely.
 _ENTRIES = (587, 648, 678)
-# Characters of an entry of Cloud Run's request log, which has one a call (https://cloud.google.com/run/docs/logging).
-_REQUEST = 1_200
 _TASK_ID = 31  # characters of the id of a batch's row
 _TARGET = 60  # characters of a method and a usual URL
-_CLOUD_RUN = re.compile(r"https?://[^/?#]*\.run\.app(:\d+)?([/?#]|$)")
 
 
 class Item(NamedTuple):
@@ -61,7 +57,6 @@ class Costs:
     operations: int = 0
     log_bytes: float = 0  #: of the queue's log
     log_ratio: float = 1  #: share of the operations that it has
-    requests: int = 0  #: calls of services on Cloud Run
     results: int = 0  #: stored in a bucket of Cloud Storage
 
     def items(self) -> Iterator[Item]:
@@ -70,43 +65,19 @@ class Costs:
             paid = max(self.operations - _FREE_OPERATIONS, 0)
             why = f"{self.operations:,} operations of Cloud Tasks; the first {_FREE_OPERATIONS:,} a month are free"
             yield Item("operations", paid * _DOLLARS_PER_OPERATION, why)
-        share = f" at {percent_text(self.log_ratio)} of the operations" if self.log_ratio < 1 else ""
-        yield from _log("queue log", share, self.log_bytes, used=0)
-        yield from _log("request log", " by Cloud Run", self.requests * _REQUEST, used=self.log_bytes)
+        if self.log_bytes:
+            gib = self.log_bytes / _GIB
+            amount = f"about {gib:,.1f} GiB" if gib >= 0.1 else "less than 0.1 GiB"  # noqa: PLR2004 - the least shown
+            amount += f" at {percent_text(self.log_ratio)} of the operations" if self.log_ratio < 1 else ""
+            paid_bytes = max(self.log_bytes - _FREE_LOG, 0)
+            why = f"{amount}; the first 50 GiB of all logs a month are free"
+            yield Item("queue log", paid_bytes * _DOLLARS_PER_LOG_BYTE, why)
         if self.results:
             objects, most = -(-self.results // CALLS), self.results * _DOLLARS_PER_WRITE
             why = f"about {objects:,} objects, each of {CALLS} calls that end together; one a call: ${most:,.2f}"
             yield Item("writing results", objects * _DOLLARS_PER_WRITE, why)
             reading = -(-objects // _LISTED) * _DOLLARS_PER_WRITE + objects * _DOLLARS_PER_READ
             yield Item("reading results", reading, "once; what leaves the region of the bucket is $0.12 a GiB on top")
-
-    def after(self, attempts: int, tasks: int) -> Costs:
-        """Return what these tasks, of which these are the costs with one attempt each, cost with so many in all.
-
-        An attempt is one of the two operations of a task, has two of its three entries in the log, and its own result.
-        """
-        times = attempts / max(tasks, 1)
-        return replace(
-            self,
-            operations=round(self.operations * (1 + times) / 2),
-            log_bytes=self.log_bytes * (1 + 2 * times) / 3,
-            requests=round(self.requests * times),
-            results=round(self.results * times),
-        )
-
-
-def _log(name: str, what: str, size: float, *, used: float) -> Iterator[Item]:
-    """Yield the line of a log, if it has anything; `used` bytes of other logs are in the free amount."""
-    if size:
-        paid = max(size - max(_FREE_LOG - used, 0), 0)
-        amount = f"about {size / _GIB:,.1f} GiB" if size >= _GIB / 10 else "less than 0.1 GiB"
-        why = f"{amount}{what}; the first 50 GiB of all logs a month are free"
-        yield Item(name, paid * _DOLLARS_PER_LOG_BYTE, why)
-
-
-def is_cloud_run(url: str) -> bool:
-    """Return whether a URL is that of a service on Cloud Run; one with a domain of its own is not known."""
-    return _CLOUD_RUN.match(url) is not None
 
 
 def operations(size: int) -> int:

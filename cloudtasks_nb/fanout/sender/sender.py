@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -159,15 +159,15 @@ class Sender:
             outbox. Rows that were not sent stay unsent.
         """
         run, batches = self.outbox.run, self.outbox.batches
-        while await run(self.outbox.requests.waiting, self._batch):
+        while await run(self.outbox.requests.waiting, self.record.whole):
             lock = self.outbox.requests.lock(self._batch)
             if lock is None:
-                self.report(Report(other=(await run(batches.settings, self._batch)).get("sender") or {}))
+                self.report(Report(other=(await run(batches.facts, self._batch)).sender or {}))
                 await self.clock.sleep(_LOCK_POLL)
                 continue
             try:
                 self.report(Report())
-                await run(batches.set_setting, self._batch, "sender", self.owner)
+                await run(batches.change, self._batch, lambda facts: replace(facts, sender=self.owner))
                 error = await self._send_all()
             finally:
                 lock.release()
@@ -181,7 +181,7 @@ class Sender:
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
-        while await self.outbox.run(self.outbox.requests.waiting, self._batch):
+        while await self.outbox.run(self.outbox.requests.waiting, self.record.whole):
             await self.clock.sleep(_ENDPOINT_POLL)
             try:
                 await self.transport.raw("GetQueue", name_request(self._queue), resource_name=self._queue)

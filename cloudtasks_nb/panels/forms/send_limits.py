@@ -19,8 +19,8 @@ class SendLimits(widgets.HBox):
     def __init__(self, changed: Callable[[], object]) -> None:
         self.canary = field(widgets.Text, "Canary", "rows first: 20 or 1%")
         self.canary.tooltip = "canary: the other rows are sent once these have succeeded"
-        self.pause_at = field(widgets.Text, "Pause at", "share of failures: 5%")
-        self.pause_at.tooltip = "pause_at: no more rows are sent when more of them than this share have failed"
+        self.pause_at = field(widgets.Text, "Pause at", "failed rows: 10 or 5%")
+        self.pause_at.tooltip = "pause_at: no more rows are sent when so many have failed, or more than this share"
         for part in (self.canary, self.pause_at):
             part.observe(lambda _: changed(), "value")
         super().__init__([self.canary, self.pause_at])

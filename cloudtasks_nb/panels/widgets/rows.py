@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cloudtasks_nb._frames import STATES, is_missing, spellings
+from cloudtasks_nb._frames import TASK_STATES, is_missing, spellings
 from cloudtasks_nb._settings import near_words
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
@@ -230,9 +230,9 @@ class Rows:
             shown = self._columns.get(name)
             if shown is not None and shown.kind == "bar":
                 column = column.map(itemgetter("share"))
-            known = shown is not None and shown.kind == "state" and bool(column.dropna().isin(STATES).all())
+            known = shown is not None and shown.kind == "state" and bool(column.dropna().isin(TASK_STATES).all())
             # States of tasks are sorted in the order of a task's life.
-            self._ranks[name] = _ranks(column.astype(pd.CategoricalDtype(list(STATES))) if known else column)
+            self._ranks[name] = _ranks(column.astype(pd.CategoricalDtype(list(TASK_STATES))) if known else column)
         return self._ranks[name]
 
     def _is_blank(self, column: Column) -> bool:

@@ -166,7 +166,7 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: C
     url = "http://127.0.0.1:9/done"
     for queue in (None, paused, paused.id, paused.name):
         batch.on_complete(url, queue=queue)
-    assert list(registered(batch._outbox.batches.get(batch.id))) == [url]
+    assert list(registered(batch._outbox.batches.facts(batch.id))) == [url]
     assert len(set(notes())) == 1
     batch.on_complete(f"{url}?x=1")
     assert notes()[0].endswith(f"; so is {url}")

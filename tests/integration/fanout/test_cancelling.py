@@ -38,7 +38,7 @@ class Calls:
         self.made.append(rpc)
         if self.denied and rpc == "BatchDeleteTasks":
             raise PermissionDeniedError("no right to delete tasks")
-        if not self.losing or rpc == "PauseQueue":
+        if not self.losing:
             return await call()
         if first:
             await call()
@@ -101,13 +101,12 @@ def test_the_next_kernel_ends_a_cancel(
     assert other.queue(batch.queue).tasks().empty
 
 
-def test_a_queue_of_one_batch_is_paused_meanwhile(tasks: ct.Client, queue: ct.Queue, calls: Calls) -> None:
-    """Nothing is dispatched while the tasks of the only batch in a queue are deleted, once also if cancelled twice."""
+def test_a_cancel_deletes_each_task_once(queue: ct.Queue, calls: Calls) -> None:
+    """In calls of 1,000, also if it is wished twice; the queue itself is left alone."""
     batch = many(queue, delay="1h")
     calls.made.clear()
     assert batch.cancel().cancel().wait("240s").cancelled == 2500
-    assert calls.made == ["PauseQueue", *["BatchDeleteTasks"] * 3, "ResumeQueue"]
-    assert tasks.queues()["state"][batch.queue] == "RUNNING"
+    assert calls.made == ["BatchDeleteTasks"] * 3
 
 
 def test_a_deletion_that_is_not_permitted_leaves_no_mark(paused: ct.Queue, calls: Calls) -> None:
@@ -118,36 +117,6 @@ def test_a_deletion_that_is_not_permitted_leaves_no_mark(paused: ct.Queue, calls
     reached(batch, lambda _: "tasks are not deleted" in repr(batch))
     with closing(sqlite3.connect(batch._outbox.path)) as connection:
         assert connection.execute("SELECT count(deleting) FROM rows").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("why", ["others", "paused", "few"])
-def test_a_queue_is_not_paused_for_nothing(queue: ct.Queue, calls: Calls, why: str) -> None:
-    """A queue with tasks of others runs on, a paused one stays so, and one call needs no pause."""
-    batch = many(queue, delay="1h")
-    if why == "others":
-        queue.enqueue(URL, delay="1h")
-    if why == "few":
-        batch.cancel().wait("240s")
-        batch.resend(batch.tasks().head(1000))
-        sent(batch)
-    if why == "paused":
-        queue.pause()
-    calls.made.clear()
-    assert batch.cancel().wait("240s").cancelled == 2500
-    assert set(calls.made) == {"BatchDeleteTasks"}
-
-
-def test_a_killed_kernel_does_not_leave_the_queue_paused(
-    tasks: ct.Client, other: ct.Client, queue: ct.Queue, calls: Calls, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The next kernel that takes the batch up deletes the rest, resumes the queue, and says so."""
-    end_within_a_cancel(tasks, many(queue, delay="1h"), calls)
-    assert "stays paused: it was paused to cancel batch" in capsys.readouterr().out
-    batch = other.batch()
-    assert batch.status().state == "cancelling"
-    reached(batch, lambda progress: progress.finished and not batch._tracker.sending)
-    assert "was paused for that, and is resumed at the end" in capsys.readouterr().out
-    assert other.queues()["state"][batch.queue] == "RUNNING"
 
 
 def test_an_attempt_that_is_running_when_its_task_is_deleted(queue: ct.Queue, serve: Serve) -> None:

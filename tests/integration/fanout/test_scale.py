@@ -20,6 +20,7 @@ CHILD = """
     from cloudtasks_nb.fanout.plan.identity import Place
     from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
+    from cloudtasks_nb.fanout.outbox.records import whole
     from cloudtasks_nb.fanout.plan.options import TaskOptions
     from cloudtasks_nb.fanout.plan.recipe import compile_recipe
     from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -54,7 +55,7 @@ CHILD = """
             batch = spool.commit().batch
         channel = Acknowledging()
         asyncio.run(send(outbox, batch, channel))
-        sent = outbox.batches.counts(batch)[State.SENT]
+        sent = outbox.batches.counts(whole(batch))[State.SENT]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"sent": sent, "calls": channel.calls, "peak": peak}))
 """

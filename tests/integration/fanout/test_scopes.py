@@ -10,6 +10,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import batch_view
+from cloudtasks_nb.fanout.batch.row_names import row_texts
 from tests.cases import cases
 from tests.integration.fanout.conftest import Serve, reached, sent
 
@@ -53,9 +54,41 @@ def test_each_frame_is_that_of_its_input(both: tuple[ct.Batch, ct.Batch], tasks:
     whole = tasks.batch("march")
     for batch in (both[0].whole, whole):
         assert (len(batch.results()), batch.progress().failed, batch.errors()["rows"].tolist()) == (12, 2, [2])
-    assert both[0] == both[1] == whole
-    assert len({hash(both[0]), hash(both[1]), hash(whole)}) == 1
     assert both[0].status() == whole.status()
+
+
+def test_parts_are_equal_with_the_same_rows(paused: ct.Queue, tasks: ct.Client) -> None:
+    """Two parts are two keys of a dict, and none is the batch; the same rows are one key, however they were found."""
+    january, february, again = (
+        paused.fan_out(month(number), url=URL, body=["month", "n"], name="march") for number in (1, 2, 1)
+    )
+    whole = tasks.batch("march")
+    assert january == again != february != whole == january.whole
+    assert len({january, february, again, whole, february.whole}) == 3
+    every = paused.fan_out(pd.concat([month(2), month(1)]), url=URL, body=["month", "n"], name="march")
+    assert {every, whole} == {whole}
+
+
+@cases(
+    (month(1).iloc[::-1], "1-0", 5),
+    (month(1).iloc[2:].reset_index(drop=True), 0, 0),
+    (pd.concat([month(2), month(1).iloc[[3, 0]]]), "1-0", 7),
+    ids=["all in another order", "a part", "known and new"],
+)
+def test_a_row_is_where_its_frame_has_it(paused: ct.Queue, data: pd.DataFrame, label: Any, place: int) -> None:
+    """The panel's line of Python, its table and the names of rows say the place that the row has in `tasks()`."""
+    paused.fan_out(month(1), url=URL, body=["month", "n"], name="march")
+    batch = sent(paused.fan_out(data, url=URL, body=["month", "n"], name="march"))
+    frame, view = batch.tasks(), batch_view(batch)
+    task = frame.loc[label, "task"]
+    ref = batch._outbox.rows.locate(batch.id, [task])[task]
+    assert list(view.reader.positions([ref])) == [place] == [frame.index.get_loc(label)]
+    assert view.reader.frame([ref]).index.tolist() == [place]
+    stored = view.reader.stored(task)
+    assert stored is not None
+    assert stored.row == place
+    record, outbox = batch._own_tracker.record, batch._outbox
+    assert row_texts(outbox, record, batch._rows, [ref])[ref][0] == place
 
 
 def test_corrected_rows(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +262,14 @@ def test_the_panel_of_a_part(both: tuple[ct.Batch, ct.Batch]) -> None:
     assert "6 of the 12 rows of batch march" in panel.static_html()
     assert "6 of the 12 rows of batch march" in repr(panel)
     panel.close()
+
+
+def test_the_chart_of_a_part_counts_attempts_on_its_rows(both: tuple[ct.Batch, ct.Batch]) -> None:
+    """Whatever became of the other rows of the batch before."""
+    both[0].retry_failed().wait("240s")
+    summary, _ = batch_view(both[1]).summary()
+    assert summary is not None
+    assert (sum(summary.throughput.succeeded), sum(summary.throughput.failed)) == (5, 1)
 
 
 def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None:

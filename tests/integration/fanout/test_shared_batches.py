@@ -13,6 +13,7 @@ from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, Precondit
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import Connect, Serve, outcomes
@@ -106,7 +107,7 @@ def test_outcomes_that_come_before_the_reading_are_known(
     read, bob = Adoption.run, connect("bob")
 
     async def late(adoption: Adoption, will_retry: Any) -> bool:
-        while adoption.outbox.requests.waiting(adoption.batch):
+        while adoption.outbox.requests.waiting(whole(adoption.batch)):
             await adoption.outcomes.tell(
                 [entry async for found in adoption.outcomes.witnesses.log.read(None, 0) for entry in found]
             )

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.integration.fanout.conftest import reached, sent
 from tests.unit.fanout.conftest import Outcome, record_outcomes
@@ -50,7 +51,7 @@ def test_verb_on_a_row(paused: ct.Queue, before: str, verb: str, done: str) -> N
     if before in FINAL:
         paused.delete_tasks(batch.tasks())
         outbox = batch._outbox
-        ref = next(outbox.rows.pages(batch.id)).refs[0]
+        ref = next(outbox.rows.pages(whole(batch.id))).refs[0]
         record_outcomes(outbox, batch.id, [Outcome(ref=ref, attempt=1, state=FINAL[before])])
     VERBS[verb](paused, batch)
     reached(batch, lambda progress: not progress.unsent and (verb != "cancel" or progress.finished))

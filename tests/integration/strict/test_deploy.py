@@ -107,7 +107,7 @@ def test_tasks_reach_it_and_results_land_in_the_store(
     batch = queue.fan_out(pd.DataFrame({"name": ["größe", "bad", "none"]}), url=service.deployment, progress=False)
     batch.on_complete(service.deployment).wait("240s")
     results = batch.results()
-    assert results["state"].tolist() == ["succeeded", "failed", "failed"]
+    assert results["state"].tolist() == ["succeeded", "failed", "failed"], batch.tasks()["last_message"].tolist()
     assert results["ascii"].tolist()[0] == "xn--gre-6ka8i.example"
     assert results["error"].tolist()[1:] == ["ValueError: bad is no good", "there is no such name"]
     assert batch.errors()["where"].str.fullmatch(r"domain, main\.py line \d+").all()

@@ -22,6 +22,7 @@ from cloudtasks_nb.client.mapping import callee, rows_for
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import Tracker
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.handlers import serving
 from tests.cases import cases
 from tests.integration.conftest import PATIENCE, until
@@ -361,7 +362,7 @@ def test_an_interrupt_in_a_notebook(
     """One line says how to go on, no frame of this package is shown, and the cells below do not run."""
     finished = Tracker.finished
 
-    async def interrupted(self: Tracker, rows: str | None = None) -> Progress:
+    async def interrupted(self: Tracker, rows: Scope) -> Progress:
         interrupt()
         return await finished(self, rows)
 

@@ -1,7 +1,7 @@
 """`queue.wait`: what became of tasks that were created one by one, as log, stored results and queue tell it."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +12,8 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb._frames import OUTCOMES
 from cloudtasks_nb.fanout.batch import search
+from cloudtasks_nb.fanout.batch.witnesses import Witnesses
+from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests.integration.conftest import Emulator, Target, dtypes, until
 from tests.integration.fanout.conftest import fault
@@ -78,6 +80,26 @@ def test_results_that_nobody_reads(tasks: ct.Client, serve: Serve) -> None:
     assert [row[:4] for row in outcomes(found)] == [["succeeded", 1, "OK", None], ["failed", 2, "INTERNAL", None]]
     silent = tasks.queue("silent", create=True, log_sampling_ratio=0.0)
     assert outcomes(silent.wait(silent.enqueue(handler, {"n": 1}), "20s")) == [["gone", None, None, None, None]]
+
+
+class Metrics:
+    """A witness that has a success of each task that it is asked about."""
+
+    async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - as every witness is called
+        """Yield it."""
+        told: dict[str, Any] = {"source": Source.RESULTS, "fact": Fact.STORED, "attempts": 1, "status": 0}
+        yield [Evidence(task=task, **told) for task in tasks or ()]
+
+
+def test_a_further_witness_is_asked_by_batches_and_by_wait(
+    tasks: ct.Client, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One class and one item of one list turn what is gone without it into what it tells."""
+    of = Witnesses.of
+    monkeypatch.setattr(Witnesses, "of", lambda *given: of(*given)._replace(stored=[*of(*given).stored, Metrics()]))
+    queue, handler = quick(tasks, log_sampling_ratio=0.0), serve(UNREAD)
+    assert queue.fan_out([{"n": 1}, {"n": 2}], url=handler).wait("60s").succeeded == 2
+    assert queue.wait(queue.enqueue(handler, {"n": 3}), "20s")["state"].tolist() == ["succeeded"]
 
 
 @pytest.mark.parametrize("way", ["delete", "purge"])

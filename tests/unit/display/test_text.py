@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cloudtasks_nb._frames import STATES
+from cloudtasks_nb._frames import TASK_STATES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
@@ -45,8 +45,8 @@ def test_words_of_one_meaning_share_a_colour(word: str, same: str) -> None:
 
 def test_every_state_has_a_colour_that_can_be_seen_on_both_themes() -> None:
     """A dot has a contrast of 3:1 at least, on white and on the dark theme's ground."""
-    assert set(COLOURS) == {*STATES, "queued", "settling"}
-    assert len({COLOURS[state] for state in STATES}) == len(STATES)
+    assert set(COLOURS) == {*TASK_STATES, "queued", "settling"}
+    assert len({COLOURS[state] for state in TASK_STATES}) == len(TASK_STATES)
     for ground in ("#ffffff", "#212121"):
         assert [name for name, hue in COLOURS.items() if contrast(hue, ground) < 3] == []
 

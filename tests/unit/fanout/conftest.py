@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -21,11 +21,11 @@ from cloudtasks_nb._names import CODES, QueueName, code_name
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, ServiceError, UnavailableError
 from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.clock import Clock
-from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
+from cloudtasks_nb.fanout.evidence import LAST, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, Spooled
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.rows import Page
 from cloudtasks_nb.fanout.outbox.tallies import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
@@ -102,6 +102,11 @@ def spool(
         return spooling.commit()
 
 
+def put_facts(outbox: Outbox, batch: str, **facts: Any) -> None:
+    """Store facts of a batch, whatever they were before."""
+    outbox.batches.change(batch, lambda before: replace(before, **facts))
+
+
 def tables(path: Path) -> dict[str, int]:
     """Count what the tables that grow hold."""
     with closing(sqlite3.connect(path)) as connection:
@@ -110,16 +115,17 @@ def tables(path: Path) -> dict[str, int]:
 
 #: The tables that grow.
 TABLES = (
-    *("batches", "settings", "hidden", "blocks", "rows", "keys", "tallies"),
+    *("batches", "facts", "hidden", "blocks", "rows", "keys", "tallies"),
     *("spans", "inputs", "labels", "results", "objects"),
 )
 #: What `tables` gives for an outbox without anything in it.
 NOTHING = dict.fromkeys(TABLES, 0)
 
 
-def all_rows(outbox: Outbox, batch: str, field: str, **options: Any) -> list[Any]:
-    """Return one field of all pages of a batch, put together."""
-    pages: Iterator[Page] = outbox.rows.pages(batch, **options)
+def all_rows(outbox: Outbox, batch: str | Scope, field: str, **options: Any) -> list[Any]:
+    """Return one field of all pages of rows, or of all of a batch, put together."""
+    scope = whole(batch) if isinstance(batch, str) else batch
+    pages: Iterator[Page] = outbox.rows.pages(scope, **options)
     return [value for page in pages for value in getattr(page, field)]
 
 
@@ -135,14 +141,14 @@ def send_all(outbox: Outbox, batch: str) -> None:
     queue.turn([Ack(seq=request.seq, sent=request.refs) for request in requests], 0, now=NOW)
 
 
-def refs(outbox: Outbox, batch: str) -> list[int]:
-    """Return the refs of all rows."""
+def refs(outbox: Outbox, batch: str | Scope) -> list[int]:
+    """Return the refs of rows, or of all of a batch."""
     return all_rows(outbox, batch, "refs")
 
 
 @contextmanager
 def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iterator[None]:
-    """Have each connection that is opened meanwhile, one for each reading, handed to a function at first."""
+    """Have each reading use a connection that was opened meanwhile, and handed to a function at first."""
     connect = outbox._database.connect
 
     def connecting() -> sqlite3.Connection:
@@ -152,6 +158,7 @@ def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iter
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(outbox._database, "connect", connecting)
+        patched.setattr(outbox._database, "_idle", [])
         yield
 
 
@@ -222,7 +229,7 @@ def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> 
     for ref in [rows] if isinstance(rows, int) else rows:
         with closing(sqlite3.connect(outbox.path)) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")  # from the first reading on: others record what they see meanwhile
-            fact, last = _FACTS.get(state), 8 if state is State.FAILED else None
+            fact, last = _FACTS.get(state), LAST if state is State.FAILED else None
             with counted(connection, "ref = ?", ref):
                 values = state, fact, last, ref
                 connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", values)
@@ -499,7 +506,7 @@ async def send(
         **options,
     )
     already = await sender.run()
-    return Sent(observer.sent - before, already, outbox.batches.counts(batch)[State.REJECTED])
+    return Sent(observer.sent - before, already, outbox.batches.counts(whole(batch))[State.REJECTED])
 
 
 def run_send(*words: Any, **options: Any) -> Sent:
@@ -520,7 +527,7 @@ def raising(code: str, times: int | range = 3, rpc: str = "BatchCreateTasks") ->
 
 def assert_each_once(outbox: Outbox, batch: str, service: Service, rows: int = 1_250) -> None:
     """Every row is sent, and its task was created once."""
-    assert outbox.batches.counts(batch)[State.SENT] == rows
+    assert outbox.batches.counts(whole(batch))[State.SENT] == rows
     assert dict(service.created) == dict.fromkeys(all_rows(outbox, batch, "tasks"), 1)
 
 

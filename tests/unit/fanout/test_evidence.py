@@ -185,3 +185,10 @@ def test_a_later_try_counts() -> None:
 def test_rows_that_were_never_sent_from_here(state: State, told: Evidence, after: State) -> None:
     """A row that was cancelled before it was sent stays so, unless it has succeeded elsewhere."""
     assert folded(Row(ref=7, tries=1, state=state), [(1, told)]).state is after
+
+
+def test_a_further_witness_ends_no_row_by_its_failures() -> None:
+    """Its bit is the next one, and is not that of a last attempt."""
+    further: Any = 2 * max(Source)
+    told = Evidence(task="t", source=further, attempts=1, status=13)
+    assert folded(Row(ref=7, tries=1, state=State.SENT), [(1, told)]).state is State.SENT

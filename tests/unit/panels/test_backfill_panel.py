@@ -200,7 +200,7 @@ def test_periods_to_come_are_drawn_before_they_are_sent(panel: BackfillPanel, ha
     fill(panel, url="https://svc/{partition}")
     assert "3 new, 5 exist already (4 succeeded, 1 failed) and will not be sent again" in panel.preview.value
     assert panel.preview.value.count(": 1 row: 1 new") == 3
-    sent = "0 new, 8 exist already (4 succeeded, 1 failed, 3 queued)"
+    sent = "0 new, 8 exist already (3 queued, 4 succeeded, 1 failed)"
     with wait_for(panel.preview, "value", lambda html: sent in html):
         batch = harness.sent(send(panel))
     fill(panel, freq="h", name=batch.name)

@@ -165,25 +165,25 @@ def test_a_click_on_a_cause_shows_its_traceback_and_its_rows(panel: BatchPanel, 
 
 
 def test_a_cause_stays_chosen_while_its_text_changes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More of its rows fail, with other words; beside it stands the line of the code."""
+    """An earlier row fails too, with other words; beside it stands the line of the code."""
     for module in (batch_rows, batch_failures):
         monkeypatch.setattr(module, "_PAUSE_FACTOR", 0)
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
     fault = Fault("ValueError", "report, cell [1] line 12")
-    record(harness, batch, State.FAILED, {3: "ValueError: no shop oslo"}, fault)
+    record(harness, batch, State.FAILED, {5: "ValueError: no shop oslo"}, fault)
     panel = show(batch.panel())
     failures = panel.view.failures
     pick(panel, failures.choices, str(fault))
     assert "1 row with the cause ValueError: no shop oslo" in panel.static_html()
-    record(harness, batch, State.FAILED, {5: "ValueError: no shop wien"}, fault)
+    record(harness, batch, State.FAILED, {3: "ValueError: no shop wien"}, fault)
     panel.refresh()
     panel.settle()
     assert (failures.choices.picked, days(panel)) == (str(fault), [3, 5])
     (item,) = failures.choices.items
-    assert item["text"] == "ValueError: no shop …"
+    assert item["text"] == "ValueError: no shop wien … and 1 like it"
     assert item["note"] == "failed · report, cell [1] line 12"
     click(panel, panel.view.actions.resend)
-    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed("ValueError: no shop …")'
+    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed("ValueError: no shop wien")'
 
 
 def test_a_row_that_was_tried_again_is_no_example(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:

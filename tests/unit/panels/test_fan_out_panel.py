@@ -193,6 +193,7 @@ def test_a_line_that_is_no_header_is_named(panel: FanOutPanel) -> None:
     ),
     ({"delay": "{wait}", "method": "POST"}, 'delay="{wait}")'),
     ({"pause_at": " 5% "}, 'pause_at="5%")'),
+    ({"pause_at": "10"}, "pause_at=10)"),
 )
 def test_the_line_of_python_follows_the_form(
     panel: FanOutPanel, shell: FakeShell, harness: Harness, values: dict[str, Any], line: str

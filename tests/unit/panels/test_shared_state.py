@@ -8,6 +8,7 @@ import pytest
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.batch import tracker
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
 from tests.unit.panels.conftest import FakeWatcher, Harness, click, show
@@ -62,10 +63,10 @@ def test_what_another_process_does_is_noticed(
     """While somebody looks at a finished batch, the outbox is asked what others did; they may have deleted it."""
     monkeypatch.setattr(tracker, "_FOLLOW", 0.01)
     outbox = other.catalog.outbox  # without a tracker, as that of another process
-    assert outbox.outcomes.new_try(batch.id) == 1
+    assert outbox.outcomes.new_try(whole(batch.id)) == 1
     harness.until(batch, lambda: batch.progress().unsent == 1)
     assert "1 unsent, and no process sends them → batch.resume()" in repr(batch)
-    outbox.outcomes.new_try(batch.id, None, {State.SUCCEEDED})
+    outbox.outcomes.new_try(whole(batch.id), None, {State.SUCCEEDED})
     outbox.batches.delete(batch.id)
     harness.until(batch, lambda: batch._own_tracker.deleted)
     assert repr(batch) == f"<batch {batch.id}, deleted>"

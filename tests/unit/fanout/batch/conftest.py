@@ -13,7 +13,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import STATES
+from cloudtasks_nb._frames import TASK_STATES
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
 from cloudtasks_nb.fanout.batch.claims import own_key
@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import ServiceClock, now_micros
 from cloudtasks_nb.service.oplog import Entry, Wanted
@@ -41,8 +42,8 @@ def counts(**rows: int) -> dict[State, int]:
 
 def progress(**fields: Any) -> Progress:
     """Return the progress of a batch with these counts of rows, and none in the other states."""
-    total = sum(fields.get(name) or 0 for name in STATES)
-    usual: dict[str, Any] = {"total": total, **dict.fromkeys(STATES, 0)}
+    total = sum(fields.get(name) or 0 for name in TASK_STATES)
+    usual: dict[str, Any] = {"total": total, **dict.fromkeys(TASK_STATES, 0)}
     return Progress(**{**usual, **fields})
 
 
@@ -82,7 +83,9 @@ class Traces:
 
     def counts(self) -> dict[str, int]:
         """Return how many rows are in each state, zeros left out."""
-        return {state.name.lower(): count for state, count in self.outbox.batches.counts(self.batch).items() if count}
+        return {
+            state.name.lower(): count for state, count in self.outbox.batches.counts(whole(self.batch)).items() if count
+        }
 
     def now(self) -> int:
         """Return the time of the service in microseconds since 1970."""
@@ -150,8 +153,8 @@ class FakeConnection:
         return []
 
     async def _call(self, rpc: str, **_: Any) -> Any:
-        """Pause or resume the queue, or delete tasks; fail as the test wants."""
-        assert rpc in {"BatchDeleteTasks", "PauseQueue", "ResumeQueue"}
+        """Delete tasks; fail as the test wants."""
+        assert rpc == "BatchDeleteTasks"
         self.called.append(rpc)
         if errors := self.errors.get(rpc):
             raise errors.pop(0)

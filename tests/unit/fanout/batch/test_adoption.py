@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.batch.claims import claim
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.shared_batch import pack_record
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
@@ -116,7 +117,7 @@ def test_a_new_batch_costs_one_read(outbox: Outbox, elsewhere: Elsewhere) -> Non
     adopt(elsewhere)
     assert elsewhere.asked == ["any"]
     assert elsewhere.counts() == {"unsent": 250}
-    assert not outbox.batches.settings(elsewhere.batch).get("adopted")
+    assert not outbox.batches.facts(elsewhere.batch).sent_by_others
 
 
 def test_later_requests_read_what_came_since(outbox: Outbox, elsewhere: Elsewhere) -> None:
@@ -161,9 +162,9 @@ def test_a_log_that_cannot_be_read_is_noted_until_it_can(outbox: Outbox, elsewhe
     """The rows are sent all the same."""
     elsewhere.errors = [PermissionDeniedError("no permission")]
     adopt(elsewhere)
-    assert outbox.batches.settings(elsewhere.batch)["unseen"] == "no permission"
+    assert outbox.batches.facts(elsewhere.batch).log_error == "no permission"
     adopt(elsewhere)
-    assert outbox.batches.settings(elsewhere.batch).get("unseen") is None
+    assert outbox.batches.facts(elsewhere.batch).log_error is None
 
 
 def test_results_show_what_was_sent_if_the_log_cannot_be_read(outbox: Outbox, elsewhere: Elsewhere) -> None:
@@ -176,7 +177,7 @@ def test_results_show_what_was_sent_if_the_log_cannot_be_read(outbox: Outbox, el
         adopt(elsewhere)
         assert elsewhere.counts() == {"sent": 2, "unsent": 248}
         assert all_rows(outbox, elsewhere.batch, "tries")[:3] == [1, 3, 1]
-        assert outbox.batches.settings(elsewhere.batch)["unseen"] == ""  # read, and nothing is to be told
+        assert outbox.batches.facts(elsewhere.batch).log_error == ""  # read, and nothing is to be told
 
 
 def test_results_of_few_unsent_rows_are_looked_up_by_name(
@@ -228,7 +229,7 @@ async def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhe
     await adoption.finish()
     assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent == "before" else {"unsent": 250})
     assert ("log" in elsewhere.asked) == (sent == "before")
-    assert "read_elsewhere" in outbox.batches.settings(elsewhere.batch)
+    assert outbox.batches.facts(elsewhere.batch).log_read is not None
 
 
 async def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
@@ -284,7 +285,7 @@ def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, a
         elsewhere.attempt(7, try_=2)
     adopt(elsewhere)
     assert outbox.batches.get(elsewhere.batch).round == round_
-    assert outbox.batches.counts(elsewhere.batch)[State.SUCCEEDED] == 250
+    assert outbox.batches.counts(whole(elsewhere.batch))[State.SUCCEEDED] == 250
 
 
 def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +295,7 @@ def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypat
     elsewhere.attempt(*range(3_000), status="INTERNAL")
     adopt(elsewhere)
     put(outbox, batch, refs(outbox, batch), State.FAILED)
-    outbox.outcomes.new_try(batch, [(ref, None) for ref in refs(outbox, batch)[:2]])
+    outbox.outcomes.new_try(whole(batch), [(ref, None) for ref in refs(outbox, batch)[:2]])
     elsewhere.attempt(0, try_=2)
     elsewhere.asked.clear()
     adopt(elsewhere)

@@ -10,6 +10,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch import attempts, errors
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
@@ -54,5 +55,5 @@ def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> Non
     clock, watcher = SimpleNamespace(micros=lambda: next(ticks)), SimpleNamespace(lookup=lookup)
     connection: Any = SimpleNamespace(clock=clock, watcher=watcher)
     queue = QueueName(project="p", location="l", queue="q")
-    assert attempts.pending_tasks(connection, queue, outbox, batch) == {task: found}
-    assert outbox.batches.counts(batch)[State.GONE] == 1
+    assert attempts.pending_tasks(connection, queue, outbox, whole(batch)) == {task: found}
+    assert outbox.batches.counts(whole(batch))[State.GONE] == 1

@@ -1,7 +1,11 @@
 """What a backfill asks a fan-out for, what a dry run says of it, and what makes two calls the same series."""
 
 import datetime as dt
+import re
+import sqlite3
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +16,12 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
+from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, whole
 from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
@@ -25,7 +29,7 @@ from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import PLACE, put, refs, send_all, spool
+from tests.unit.fanout.conftest import PLACE, put, refs, send_all, spool, watched
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 URL = "https://svc/{partition}"
@@ -48,13 +52,13 @@ class FakeCatalog:
         """Store the rows."""
         self.requests.append(request)
         chunks = plan_chunks(request.data, request.recipe, now=NOW)
-        identity, name = request.recipe.identity, request.options.name
+        identity, name = request.recipe.identity, request.options["name"]
         self.spooled.append(spool(self.outbox, chunks, recipe=identity, name=name, description=request.description))
         return self.outbox.batches.get(self.spooled[-1].batch)
 
     def dry_run(self, request: FanOutRequest, submit: Callable[[], Any], *, verdicts: bool) -> Plan:
         """Plan the rows."""
-        recipe, name = request.recipe, request.options.name
+        recipe, name = request.recipe, request.options["name"]
         spec = BatchSpec(place=PLACE, recipe=recipe.identity, name=name, description=request.description)
         with self.outbox.dry_run(spec) as dry_run:
             return make_plan(
@@ -130,7 +134,7 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
     assert plan.frame["verdict"].tolist() == ["send"] * 3 + ["skip"] * 9
     assert plan.frame["url"].tolist()[:3] == [f"https://svc/{shop}/03-30" for shop in ("bern", "basel", "kobe")]
     record = outbox.batches.get(batch)
-    states = PeriodStates(outbox, batch, record.description["backfill"])
+    states = PeriodStates(outbox, record.whole, record.description["backfill"])
     drawn: Any = states.periods()
     assert (drawn.labels, drawn.line) == (
         ["2026-03-27", "2026-03-28", "2026-03-29"],
@@ -150,14 +154,14 @@ def test_a_zone_for_each_shop(backfills: Harness, outbox: Outbox) -> None:
 
 def batch_rows(outbox: Outbox, batch: str) -> pd.DataFrame:
     """Return the columns of a batch's rows."""
-    return ReadRows(outbox.rows.pages(batch)).stored.columns()
+    return ReadRows(outbox.rows.pages(whole(batch))).stored.columns()
 
 
 def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) -> None:
     """`batch.tasks()` has the columns of the periods, whether a template names them or not."""
     record = backfills.run(body={"day": "{start:%Y-%m-%d}"}, across={"shop": ["bern"]})
     stored = StoredPreview()
-    for page in outbox.rows.pages(record.id):
+    for page in outbox.rows.pages(record.whole):
         stored.add(page.shown, page.indexes)
     assert list(stored.columns()) == ["start", "end", "partition", "shop"]
     assert stored.columns()["partition"].tolist() == ["2026-01-01", "2026-01-02", "2026-01-03"]
@@ -165,10 +169,10 @@ def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) ->
 
 def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
-    lasting: dict[str, Any] = {"send_rate": 3, "stop_after_failures": 0.5, "canary": 2, "pause_at": "5%"}
+    lasting: dict[str, Any] = {"send_rate": 3, "canary": 2, "pause_at": "5%"}
     backfills.run(errors="skip", progress=False, at="2026-01-02 09:00", tz="Asia/Tokyo", **lasting)
     request = backfills.catalog.requests[-1]
-    assert (request.options.errors, request.options.progress, request.options.lasting) == ("skip", False, lasting)
+    assert (request.options["errors"], request.options["progress"], request.lasting) == ("skip", False, lasting)
     assert request.recipe.schedule.moment == dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 
 
@@ -176,7 +180,7 @@ def test_words_are_passed_on(backfills: Harness) -> None:
     ({"freq": "24h"}, True),
     ({"across": {"shop": ["z"], "kind": [1]}}, True),
     ({"across": {"kind": [5, 6], "shop": ["a", "b"]}}, True),
-    ({"stop_after_failures": 3, "send_rate": 5}, True),
+    ({"pause_at": 3, "send_rate": 5}, True),
     ({"canary": 1, "pause_at": 0.05}, True),
     ({"freq": "2D"}, False),
     ({"tz": "Europe/London"}, False),
@@ -216,7 +220,7 @@ def test_other_partitions_under_a_name(backfills: Harness, words: dict[str, Any]
     for name in ("mine", batch.id):
         with pytest.raises(BatchExistsError, match=message):
             backfills.run(name=name, dry_run=dry_run, **words)
-    assert backfills.catalog.outbox.batches.get("mine").total == 3
+    assert backfills.catalog.outbox.batches.find()[0].total == 3
 
 
 def test_name_of_a_fan_out(backfills: Harness, outbox: Outbox) -> None:
@@ -309,7 +313,26 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
     backfills.run("2026-01-02", "2026-01-03", tz="Asia/Tokyo")
     batch = backfills.run("2026-01-05", "2026-01-08", tz="Asia/Tokyo").id
     backfills.run("2026-01-03", "2026-01-04", tz="Asia/Tokyo")
-    assert outbox.batches.settings(batch)[ASKED] == ["2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00"]
+    assert outbox.batches.facts(batch).periods == ("2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00")
+
+
+def test_ranges_that_two_kernels_ask_for_at_once_are_both_kept(backfills: Harness, outbox: Outbox, path: Path) -> None:
+    """What another kernel asks for just when this one reads what was asked for before is not lost."""
+    batch, before, others = backfills.run("2026-01-05", "2026-01-06").id, [""], list[Future[Any]]()
+    with Outbox(path) as outbox_of_other, ThreadPoolExecutor(1) as pool:
+        other = Harness(outbox_of_other)
+
+        def on_statement(statement: str) -> None:
+            if re.match(r"SELECT \w+, value FROM \w+ WHERE num", before[0]) and not others:  # it has been read
+                others.append(pool.submit(other.run, "2026-01-02", "2026-01-03"))
+                wait(others, timeout=0.3)  # of a transaction it waits for the end
+            before[0] = statement
+
+        outbox._database.write(sqlite3.Connection.set_trace_callback, on_statement)
+        with watched(outbox, lambda connection: connection.set_trace_callback(on_statement)):
+            backfills.run("2026-01-08", "2026-01-09")
+        others[0].result()
+    assert outbox.batches.facts(batch).periods == ("2026-01-02T00:00:00+00:00", "2026-01-09T00:00:00+00:00")
 
 
 # Bad input
@@ -330,19 +353,13 @@ def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
     ({"across": {"start": [1]}}, InvalidInputError, 'a column "start"'),
     ({"url": "https://svc/{shop}"}, TemplateError, '"shop"'),
     ({"url": "ftp://svc"}, InvalidInputError, "ftp"),
-    ({"stop_after_failures": 0}, InvalidInputError, "stop_after_failures"),
-    ({"stop_after_failures": 1.5}, InvalidInputError, "neither a number of rows nor a share"),
     *(({"send_rate": rate}, InvalidInputError, "^send_rate=.* is not a number of tasks") for rate in (0, "5", True)),
-    ({"stop_after_failures": -1}, InvalidInputError, "^stop_after_failures=-1"),
     *(
-        ({"canary": canary}, InvalidInputError, "^canary=.* is neither a number of rows nor a share of them")
-        for canary in (0, -1, 1.5, "20", "0%", "100%", "few", "x%", True, float("inf"))
+        ({name: limit}, InvalidInputError, f"^{name}=.* is neither a number of rows nor a share of them")
+        for name in ("canary", "pause_at")
+        for limit in (0, -1, 1.5, "20", "0%", "-1%", "100%", "200%", "few", "x%", True, float("inf"))
     ),
     ({"canary": 3}, InvalidInputError, "^canary=3 leaves no row for later: there are 3"),
-    *(
-        ({"pause_at": share}, InvalidInputError, "^pause_at=.* is not a share of failures")
-        for share in (0, 1, 5, "5", "100%", "-1%", True)
-    ),
     ({"name": ""}, InvalidInputError, "name='' cannot name a batch"),
     ({"name": 5}, InvalidInputError, "^name=5"),
     ({"name": "a\nb"}, InvalidInputError, r"cannot name a batch: it has U\+000A"),

@@ -7,7 +7,7 @@ import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, StoreError
 from cloudtasks_nb.fanout.batch import claims
-from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, claimed_elsewhere, own_key
+from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
@@ -36,7 +36,7 @@ def test_the_key_of_the_first_counts_everywhere(outbox: Outbox, theirs: Outbox, 
     assert batch_keys(outbox, store, batch) == batch_keys(theirs, store, batch) == (key,)
     claim(theirs, store, batch)
     assert own_key(theirs, batch) == key
-    assert [claimed_elsewhere(home, batch) for home in (outbox, theirs)] == [False, True]
+    assert [home.batches.facts(batch).claimed_by_other for home in (outbox, theirs)] == [False, True]
     assert orjson.loads(read_claim(store, batch) or b"") == {"recipe": b"recipe".hex(), "key": key.hex()}
 
 

@@ -12,7 +12,7 @@ def test_the_newest_options_count(outbox: Outbox, batch: str) -> None:
     store_registration(outbox, batch, URL, told=1)
     store_registration(outbox, batch, URL, service_account="sa@p", audience=None, queue="other")
     found = {"service_account": "sa@p", "audience": None, "queue": "other"}
-    assert registered(outbox.batches.get(batch)) == {URL: {"told": 1, "again": 0, "known": 0, "error": None, **found}}
+    assert registered(outbox.batches.facts(batch)) == {URL: {"told": 1, "again": 0, "known": 0, "error": None, **found}}
     store_registration(outbox, batch, URL, known=1, error="KeyError: 7")
     store_registration(outbox, batch, URL, **found)
-    assert registered(outbox.batches.get(batch)) == {URL: {"told": 0, "again": 1, "known": 0, "error": None, **found}}
+    assert registered(outbox.batches.facts(batch)) == {URL: {"told": 0, "again": 1, "known": 0, "error": None, **found}}

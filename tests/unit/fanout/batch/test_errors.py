@@ -18,6 +18,7 @@ from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.causes import Fault, exception_line
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
@@ -58,11 +59,11 @@ def place(words: str) -> str:
 
 
 CAUSES = [
-    ("KeyError: …", FAILED["berlin"], place("vat_"), "shop=berlin 100 %"),
-    ("ValueError: bad shop wien …", FAILED["wien"], place("bad shop"), "shop=wien 100 %"),
-    ("TimeoutError: the warehouse did not answer in … s", FAILED["oslo"], place("did not"), "shop=oslo 100 %"),
+    ("KeyError: 'vat_3000'", FAILED["berlin"], place("vat_"), "shop=berlin 100 %"),
+    ("ValueError: bad shop wien 3600", FAILED["wien"], place("bad shop"), "shop=wien 100 %"),
+    ("TimeoutError: the warehouse did not answer in 39.0 s", FAILED["oslo"], place("did not"), "shop=oslo 100 %"),
     (
-        "HTTPError: 404 Client Error: None for url: …",
+        "HTTPError: 404 Client Error: None for url: https://api.example/bern/3990",
         FAILED["bern"],
         place("raise_for_status"),
         "shop=bern 100 %",
@@ -109,17 +110,16 @@ def evidence(task: str, row: dict[str, Any]) -> Evidence | None:
 
 def frame(outbox: Outbox, batch: str) -> pd.DataFrame:
     """Return `batch.errors()`."""
-    return errors_frame(
-        outbox, StoredResults(outbox, Store("memory://none"), batch), batch, RowFrames(outbox.rows, batch, now_micros)
-    )
+    results, rows = StoredResults(outbox, Store("memory://none"), batch), whole(batch)
+    return errors_frame(outbox, results, rows, RowFrames(outbox.rows, rows, now_micros))
 
 
 def test_each_fault_is_one_cause_with_its_line_and_what_its_rows_have_in_common(faulty: Any) -> None:
-    """Whatever the keys, numbers and URLs in their messages are; all that shows causes says the same."""
+    """Whatever the keys, numbers and URLs in their messages are; the first message stands for all."""
     found = frame(*faulty)
     assert [tuple(row) for row in found[["cause", "failed", "where", "common"]].to_numpy()] == CAUSES
     outbox, batch = faulty
-    assert outbox.causes.failed(batch) == {cause: n for cause, n, *_ in CAUSES}
+    assert outbox.causes.failed(whole(batch)) == {f"{cause} … and {n - 1:,} like it": n for cause, n, *_ in CAUSES}
 
 
 @cases((5, 5, "shop=berlin 100 %"), (4, 8, "shop=berlin 100 %"), (2, 2, None), (1, 5, None))
@@ -138,7 +138,8 @@ EARLIER = pd.DataFrame({"cause": ["ValueError: bad shop wien 3601"]})
 
 @cases(
     ("KeyError", ["berlin"]),
-    ("ValueError: bad shop wien …", ["wien"]),
+    ("ValueError: bad shop wien 3600", ["wien"]),
+    ("ValueError: bad shop wien 3600 … and 7 like it", ["wien"]),
     (404, ["bern"]),
     ("ERROR", ["berlin", "wien", "oslo"]),
     (lambda found: found.tail(2), ["oslo", "bern"]),
@@ -150,12 +151,12 @@ def test_a_cause_selects_its_rows(faulty: Any, where: Any, shops: list[str]) -> 
     """By its text, its exception, the status, or a row of `errors()`, also of an earlier one."""
     outbox, batch = faulty
     chosen = where(frame(outbox, batch)) if callable(where) else where
-    choice = choose(chosen, outbox.causes.found(batch), batch)
-    assert outbox.causes.matching(batch, choice) == sum(FAILED[shop] for shop in shops)
+    choice = choose(chosen, outbox, whole(batch))
+    assert outbox.causes.matching(whole(batch), choice) == sum(FAILED[shop] for shop in shops)
 
 
 def test_a_message_of_one_row_is_no_cause(faulty: Any) -> None:
     """It would select other rows too."""
     outbox, batch = faulty
     with pytest.raises(InvalidInputError, match="no cause of a failed row"):
-        choose("ValueError: bad shop wien 3601", outbox.causes.found(batch), batch)
+        choose("ValueError: bad shop wien 3601", outbox, whole(batch))

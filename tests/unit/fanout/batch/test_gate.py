@@ -3,20 +3,21 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.batch.conftest import Tracked, counts
-from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+from tests.unit.fanout.conftest import NOW, chunks, put, put_facts, refs, spool
 
 ROWS, FIRST = 250, 20
 REST = ROWS - FIRST
@@ -43,6 +44,7 @@ def canary(**rows: int) -> Gate:
         None,
         "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
     ),
+    (Gate(pause_at=5, paused=(5, 60), unsent=30), None, "paused: 5 of 60 rows failed (KeyError: …), pause_at=5"),
 )
 def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None:
     """While the canary runs it has a note; what is held back has a reason."""
@@ -67,9 +69,15 @@ def test_the_share_of_failures(rows: dict[str, int], paused: tuple[int, int] | N
     assert later.after(counts(unsent=1, failed=100, succeeded=250)) == later
 
 
+@cases((1, {"failed": 1}, True), (5, {"failed": 4, "succeeded": 1}, False), (5, {"failed": 5, "succeeded": 900}, True))
+def test_a_number_of_failures(limit: int, rows: dict[str, int], *, paused: bool) -> None:
+    """However many rows have ended."""
+    assert Gate(pause_at=limit, unsent=1).after(counts(unsent=1, **rows)).held is paused
+
+
 def test_a_pause_holds_rows_in_doubt_back(outbox: Outbox) -> None:
     """A killed sender had taken all rows: those of which no task is known are not sent before `resume`."""
-    batch = spool(outbox, chunks(range(ROWS)), name="n", description={"_options": {"pause_at": "5%"}}).batch
+    batch = spool(outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options={"pause_at": "5%"})).batch
     outbox.requests.queue(batch).turn([], 9, now=NOW)
     outbox.requests.find_doubtful(batch)
     put(outbox, batch, refs(outbox, batch)[:20], State.FAILED)
@@ -85,8 +93,8 @@ def make(outbox: Outbox) -> Iterator[Make]:
     """Track a batch with these lasting options, or one that there is."""
     made: list[Tracked] = []
 
-    def track(batch: str = "", **options: Any) -> Tracked:
-        batch = batch or spool(outbox, chunks(range(ROWS)), name="n", description={"_options": options}).batch
+    def track(batch: str = "", **options: Unpack[LastingOptions]) -> Tracked:
+        batch = batch or spool(outbox, chunks(range(ROWS)), name="n", facts=BatchFacts(options=options)).batch
         made.append(Tracked(outbox, batch))
         return made[-1]
 
@@ -127,7 +135,7 @@ async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
     tracked.publish(rows=slice(FIRST))
     await sent(tracked, ROWS)
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
     assert "canary" not in str(tracked.tracker.notes())
 
 
@@ -147,7 +155,7 @@ async def test_another_process_waits_too(make: Make) -> None:
     for each in (tracked, other):
         each.publish("INTERNAL", slice(FIRST))
         with held("canary: 20 of 20 rows failed"):
-            await each.tracker.finished()
+            await each.tracker.finished(each.tracker.record.whole)
     await other.tracker.resume()
     await sent(other, REST)
     assert not tracked.service.created.keys() & other.service.created.keys()
@@ -157,8 +165,8 @@ async def test_another_process_waits_too(make: Make) -> None:
 async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
     """All rows that are not done are dropped, also while they wait."""
     tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.cancel()
-    progress = await tracked.tracker.finished()
+    await tracked.tracker.cancel(tracked.tracker.record.whole)
+    progress = await tracked.tracker.finished(tracked.tracker.record.whole)
     assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
 
 
@@ -171,9 +179,9 @@ def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outb
     assert read_batch(outbox, batch)[1].until is None
     assert spool(outbox, chunks(range(ROWS, ROWS + 9)), name="n").batch == batch
     assert read_batch(outbox, batch)[1].until is None
-    outbox.batches.set_setting(batch, "options", {"canary": 2})
+    put_facts(outbox, batch, options={"canary": 2})
     assert read_batch(outbox, batch)[1].until == known[1]
-    outbox.batches.set_setting(batch, "options", {"canary": None})
+    put_facts(outbox, batch, options={"canary": None})
     assert read_batch(outbox, batch)[1].until is None
 
 
@@ -190,7 +198,7 @@ async def test_the_sending_pauses(make: Make, outbox: Outbox) -> None:
         each.publish(rows=slice(0))
         reason = rf"paused: 20 of 20 rows failed \(INTERNAL\), more than 10 %: the other {REST} rows are not sent"
         with held(reason):
-            await each.tracker.finished()
+            await each.tracker.finished(each.tracker.record.whole)
         assert not each.service.created
     await later.tracker.resume()
     await sent(later, REST)
@@ -235,29 +243,5 @@ def test_failures_count_anew(make: Make, outbox: Outbox) -> None:
     assert fail(5) == (20, 20)
     lift_gate(outbox, batch)
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
-    outbox.outcomes.new_try(batch)
+    outbox.outcomes.new_try(whole(batch))
     assert (read_batch(outbox, batch)[1].paused, fail(19), fail(1)) == (None, None, (20, 20))
-
-
-def test_the_limit_of_failures_counts_with_the_pause(make: Make, outbox: Outbox) -> None:
-    """Both count the same failures: those since the round began, or since the batch was resumed."""
-    batch = make(pause_at=0.1, stop_after_failures=25).batch
-    put(outbox, batch, refs(outbox, batch)[:FIRST], State.FAILED)
-    gate = read_batch(outbox, batch)[1]
-    assert (gate.paused, gate.stopped) == ((20, 20), False)
-    lift_gate(outbox, batch)
-    put(outbox, batch, refs(outbox, batch)[:44], State.FAILED)
-    assert not read_batch(outbox, batch)[1].stopped
-    put(outbox, batch, refs(outbox, batch)[:45], State.FAILED)
-    record, gate = read_batch(outbox, batch)
-    assert gate.stopped
-    assert CANCELLING in record.settings
-    outbox.batches.set_setting(batch, CANCELLING, None)
-    record, gate = read_batch(outbox, batch)
-    assert gate.stopped  # once a round
-    assert CANCELLING not in record.settings
-    outbox.outcomes.new_try(batch)
-    assert not read_batch(outbox, batch)[1].stopped
-    put(outbox, batch, refs(outbox, batch)[:25], State.FAILED)
-    record, gate = read_batch(outbox, batch)
-    assert (gate.stopped, CANCELLING in record.settings) == (True, True)

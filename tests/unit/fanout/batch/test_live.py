@@ -17,14 +17,17 @@ from cloudtasks_nb.display import browser_tab, progress_bar
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.outbox.records import Scope, whole
 from tests.interrupts import interrupted_everywhere
 from tests.unit.fanout.batch.conftest import progress, report
+
+ROWS = whole("a91f03c2")
 
 
 class FakeTracker:
     """A batch of ten rows, moved on by the test."""
 
-    batch = "a91f03c2"
+    batch = ROWS.batch
     reading = SimpleNamespace(unread=())
 
     def __init__(self) -> None:
@@ -56,7 +59,7 @@ class FakeTracker:
             self.progress = result
             self.end.set_result(result)
 
-    async def finished(self, _rows: str | None) -> Progress:
+    async def finished(self, _rows: Scope) -> Progress:
         """Wait for the end."""
         return await asyncio.shield(asyncio.wrap_future(self.end))
 
@@ -121,7 +124,7 @@ def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> No
     stale = tracker.bundle()
     states = iter([stale])
     tracker.progress = tracker.at(4)
-    live_module.display_report(tracker, lambda: next(states, tracker.bundle()), tracker.batch)  # type: ignore[arg-type]  # all that it uses of one
+    live_module.display_report(tracker, lambda: next(states, tracker.bundle()), ROWS)  # type: ignore[arg-type]  # all that it uses of one
     screens[0].until("40 %")
 
 
@@ -136,9 +139,9 @@ def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
         return tracker.bundle()  # type: ignore[no-any-return]  # all that it uses of one
 
     for _ in range(31):
-        live_module.wait(tracker, bundle, None, tracker.batch, lambda: tracker.progress)
+        live_module.wait(tracker, bundle, None, ROWS, lambda: tracker.progress)
     for _ in range(30):
-        live_module.display_report(tracker, bundle, tracker.batch)
+        live_module.display_report(tracker, bundle, ROWS)
     assert len(tracker._listeners) == 1
     for done in (4, 7):
         tracker.move(done)
@@ -157,7 +160,7 @@ def test_a_script_keeps_the_counts(
     monkeypatch.delattr(sys, "ps1", raising=False)  # IPython, which other tests load, has one
     if prompt:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress) == tracker.at(10)
+    assert live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress) == tracker.at(10)
     assert capsys.readouterr() == ("", "" if prompt else "10 rows: 10 succeeded\n")
 
 
@@ -182,7 +185,7 @@ def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[Fak
     """It shows the end at once when the waiting ends, and goes on when the batch does, in whichever cell."""
     tracker = FakeTracker()
     tracker.finish(tracker.at(10))
-    assert live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
+    assert live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
     assert "100 %" in screens[0].shown[-1]
     tracker.move(7)
     screens[0].until("70 %")
@@ -192,17 +195,17 @@ def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) ->
     """After its time waiting raises TimeoutError, and what ended the sending is raised as well."""
     tracker: Any = FakeTracker()
     with pytest.raises(TimeoutError):
-        live_module.wait(tracker, tracker.bundle, 0.02, tracker.batch, lambda: tracker.progress)
+        live_module.wait(tracker, tracker.bundle, 0.02, ROWS, lambda: tracker.progress)
     tracker.finish(ServiceError("no"))
     with pytest.raises(ServiceError, match="no"):
-        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
+        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
 
 
 async def test_waiting_on_the_background_loop_is_refused() -> None:
     """It would block the loop that has to do the work; the error names `await batch`."""
     tracker: Any = FakeTracker()
     with pytest.raises(RuntimeError, match="await batch"):
-        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
+        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited")
@@ -223,7 +226,7 @@ def test_an_interrupt_of_wait_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> 
         _loop._TICK = 60.0
         tracker: Any = Blocked()
         _loop._TICK = 0.0
-        live_module.wait(tracker, tracker.bundle, None, tracker.batch, lambda: tracker.progress)
+        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
 
     monkeypatch.setattr(live_module, "_LASTING", 0.0)
     monkeypatch.setattr(progress_bar, "_DELAY", 0.0)

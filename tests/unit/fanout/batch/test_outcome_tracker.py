@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Entry
@@ -133,7 +134,7 @@ class World(Traces):
         """Apply snapshots one after the other; return for each whether it asks for a search of the queue."""
 
         async def all_of_them() -> list[bool]:
-            sent = self.outbox.batches.counts(self.batch)[State.SENT]
+            sent = self.outbox.batches.counts(whole(self.batch))[State.SENT]
             return [await self.tracker.apply(one, sent=sent) for one in snapshots]
 
         return asyncio.run(all_of_them())
@@ -155,7 +156,7 @@ class World(Traces):
 
     def split(self, now: int = SECOND) -> dict[str, int | None]:
         """Return how far the rows in the queue are."""
-        return self.tracker.split(self.outbox.batches.counts(self.batch), now)
+        return self.tracker.split(self.outbox.batches.counts(whole(self.batch)), now)
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_entries_become_outcomes(world: World) -> None:
     news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
     world.apply(snapshot(entries=news))
     assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     assert list(page.attempts) == [1, 3, 1, None, None]
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert page.duration[0] == SECOND // 2
@@ -193,20 +194,6 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     assert "log" not in world.tracker.sources
     world.apply(heard)
     assert world.counts() == {"sent": 4, "succeeded": 1}
-
-
-def test_a_further_witness_is_asked_like_the_results(world: World) -> None:
-    """One class, and one item in the list of witnesses."""
-
-    class File:
-        async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - as every witness is called
-            known = world.tasks[:3]
-            told: dict[str, Any] = {"source": Source.RESULTS, "fact": Fact.STORED, "attempts": 1, "status": 0}
-            yield [Evidence(task=task, **told) for task in known if tasks is None or task in tasks]
-
-    world.tracker.witnesses.stored.append(File())
-    world.watch(10)
-    assert world.counts() == {"succeeded": 3, "sent": 2}
 
 
 def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
@@ -259,8 +246,8 @@ def test_a_task_that_left_after_a_failure_has_failed(world: World, values: dict[
     world.watch(900, **values)
     assert world.counts() == {"failed": 2, "gone": 3}
     assert world.tracker.retry_note(0) is None
-    assert world.outbox.causes.failed(world.batch) == {"UNAVAILABLE": 2}
-    world.outbox.outcomes.new_try(world.batch)
+    assert world.outbox.causes.failed(whole(world.batch)) == {"UNAVAILABLE": 2}
+    world.outbox.outcomes.new_try(whole(world.batch))
     assert world.counts() == {"unsent": 2, "gone": 3}
 
 
@@ -295,7 +282,7 @@ def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt
     """The process was killed before it knew that the task was deleted."""
     world.immediate = True
     world.late(world.tasks[0], 0, status="UNAVAILABLE")
-    world.outbox.deletions(world.batch).turn(None, (), size=5)
+    world.outbox.deletions(whole(world.batch)).turn(None, (), size=5)
     world.watch(10)
     assert world.counts() == {"cancelled": 5}
 
@@ -311,7 +298,7 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
         if world.counts() == {"sent": 5}:
             apart: dict[str, Any] = {"task": world.tasks[0], "source": Source.LOG, "attempts": 3, "status": 13}
             await other.tell([Evidence(fact=Fact.LAST_FAILED, **apart)])
-            assert world.outbox.outcomes.new_try(world.batch) == 1
+            assert world.outbox.outcomes.new_try(whole(world.batch)) == 1
 
     monkeypatch.setattr(world.tracker.search, "_read_log", read)
     world.search()
@@ -324,10 +311,10 @@ def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
     """The log is read once more for these rows, after the queue was purged."""
     world.immediate = True
     world.watch(10)
-    assert world.outbox.causes.lost(world.batch) == {None: 5}
+    assert world.outbox.causes.lost(whole(world.batch)) == {None: 5}
     world.apply(snapshot(world.now(), values={"purge_time": world.now()}))
     asyncio.run(world.tracker.recheck())
-    assert world.outbox.causes.lost(world.batch) == {None: 5}
+    assert world.outbox.causes.lost(whole(world.batch)) == {None: 5}
 
 
 @pytest.mark.parametrize(("readable", "seconds"), [(0, 6), (4.5, 5)], ids=["at once", "a moment after it has left"])
@@ -349,7 +336,7 @@ def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
     world.put(world.tasks[3], 3, "refused")
     asyncio.run(world.restart().tracker.recheck())
     assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
-    assert world.outbox.batches.settings(world.batch)["corrected"] == 2
+    assert world.outbox.batches.facts(world.batch).corrected == 2
 
 
 @pytest.mark.parametrize("ahead", [360, 40 * 86_400])
@@ -375,7 +362,7 @@ def test_two_connections_correct_the_same_rows(world: World, monkeypatch: pytest
     monkeypatch.setattr(world.outbox.outcomes, "record", record_second)
     world.restart().apply(found)
     assert world.counts() == {"gone": 4, "succeeded": 1}
-    assert world.outbox.batches.settings(world.batch)["corrected"] == 1
+    assert world.outbox.batches.facts(world.batch).corrected == 1
 
 
 def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) -> None:
@@ -384,7 +371,7 @@ def test_entries_out_of_order_and_twice_leave_a_final_row_alone(world: World) ->
     world.apply(snapshot(entries=(second,)), snapshot(entries=(first, second)), snapshot(entries=(first,)))
     assert world.counts() == {"succeeded": 1, "sent": 4}
     assert world.tracker.retry_note(0) is None
-    assert "corrected" not in world.outbox.batches.settings(world.batch)
+    assert not world.outbox.batches.facts(world.batch).corrected
 
 
 def test_a_later_try_corrects_nothing(world: World) -> None:
@@ -393,7 +380,7 @@ def test_a_later_try_corrects_nothing(world: World) -> None:
     first, second = entry(world.tasks[0], status="OK"), entry(later)
     world.apply(snapshot(entries=(first,)), snapshot(entries=(second,)))
     assert world.counts() == {"sent": 5}
-    assert "corrected" not in world.outbox.batches.settings(world.batch)
+    assert not world.outbox.batches.facts(world.batch).corrected
 
 
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +464,7 @@ def test_messages_of_retrying_tasks_are_kept(world: World) -> None:
     world.there = dict.fromkeys(world.tasks, told)
     world.apply(snapshot())
     world.search()
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     assert set(page.last_message) == {"INTERNAL(13): HTTP status code 500"}
 
 
@@ -493,7 +480,7 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert world.watch(30, log_sampling_ratio=0.0)[-1] == {"succeeded": 1, "failed": 1, "gone": 3}
     assert world.tracker.has_results
     assert world.restart().tracker.has_results
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     assert list(page.attempts) == [2, 3, 1, None, None]
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
@@ -526,7 +513,7 @@ def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
     world.put(world.tasks[2], 2, "an error of an earlier attempt")
     world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.counts() == {"succeeded": 1, "failed": 4}
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
     assert list(page.last_message) == [None, "ValueError: no", earlier, None, None]
 
@@ -582,7 +569,7 @@ def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None
     world.store_down = False
     world.clock.advance(60)
     world.apply(snapshot(entries=(entry(world.tasks[1]),)))
-    assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
+    assert next(world.outbox.rows.pages(whole(world.batch))).last_message[0] == "refused"
 
 
 def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
@@ -602,7 +589,7 @@ def test_an_attempt_that_fails_while_results_are_read_is_explained_too(
     world.apply(snapshot(entries=(entry(task, attempt=1),)))
     monkeypatch.undo()
     world.apply(snapshot(entries=(entry(world.tasks[1]),)))
-    assert next(world.outbox.rows.pages(world.batch)).last_message[0] == "refused"
+    assert next(world.outbox.rows.pages(whole(world.batch))).last_message[0] == "refused"
 
 
 def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -611,7 +598,7 @@ def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatc
     world.put(world.tasks, 3, "refused")
     world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
     assert world.asked == ["failures"]
-    assert list(next(world.outbox.rows.pages(world.batch)).last_message) == ["refused"] * 5
+    assert list(next(world.outbox.rows.pages(whole(world.batch))).last_message) == ["refused"] * 5
 
 
 @cases(
@@ -686,8 +673,8 @@ def test_a_task_that_was_given_up_never_counts_as_a_success(world: World) -> Non
     world.apply(snapshot(world.now(), entries=tuple(one for _, one in world.log)))
     assert world.counts() == {"succeeded": 4, "failed": 1}
     assert (len(world.read), world.asked) == (1, ["failures"])
-    assert world.outbox.causes.failed(world.batch) == {"no such place": 1}
-    world.outbox.outcomes.new_try(world.batch)
+    assert world.outbox.causes.failed(whole(world.batch)) == {"no such place": 1}
+    world.outbox.outcomes.new_try(whole(world.batch))
     assert world.counts() == {"succeeded": 4, "unsent": 1}
 
 
@@ -718,7 +705,7 @@ def test_a_task_that_was_given_up_without_a_log_has_failed(world: World) -> None
     world.put(world.tasks[0], error="GiveUp: 17", gave_up="17")
     world.watch(10, log_sampling_ratio=0.0)
     assert world.counts()["failed"] == 1
-    assert world.outbox.causes.failed(world.batch) == {"GiveUp: …": 1}
+    assert world.outbox.causes.failed(whole(world.batch)) == {"GiveUp: …": 1}
 
 
 def test_a_row_that_fails_after_its_result_was_read_knows_it(world: World) -> None:
@@ -731,7 +718,7 @@ def test_a_row_that_fails_after_its_result_was_read_knows_it(world: World) -> No
     asyncio.run(world.tracker.tell(late))  # as the search does
     assert world.counts()["failed"] == 1
     asyncio.run(world.tracker.record_results())
-    assert world.outbox.causes.failed(world.batch) == {"KeyError: …": 1}
+    assert world.outbox.causes.failed(whole(world.batch)) == {"KeyError: …": 1}
 
 
 @cases((404, 404), (None, RAISED))
@@ -742,12 +729,12 @@ def test_the_status_of_a_service_that_was_called_counts(world: World, upstream: 
     world.put(task, error="HTTPError: 404", upstream=upstream)
     asyncio.run(world.tracker.search._missing(snapshot()))
     world.apply(snapshot(entries=(entry(task, retry_time=9 * SECOND),)))
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     assert (page.http_status[0], page.last_status[0]) == (http, 13)
 
 
 def test_a_status_that_is_no_code(world: World) -> None:
     """The log may say a word that is newer than the package: the failure is of unknown kind."""
     world.apply(snapshot(entries=(entry(world.tasks[0], status="NEWER"),)))
-    page = next(world.outbox.rows.pages(world.batch))
+    page = next(world.outbox.rows.pages(whole(world.batch)))
     assert CODES[page.last_status[0] or 0] == "UNKNOWN"

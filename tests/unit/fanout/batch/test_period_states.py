@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.fanout.batch.period_states import ASKED, PeriodStates, upcoming
+from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
 from cloudtasks_nb.fanout.plan.options import TaskOptions
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
-from tests.unit.fanout.conftest import put, refs, send_all, spool, tell
+from tests.unit.fanout.conftest import put, put_facts, refs, send_all, spool, tell
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
@@ -30,7 +31,7 @@ def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = No
 
 def calendar(outbox: Outbox, batch: str, freq: str = "D", across: Sequence[str] = (), **options: Any) -> PeriodStates:
     """Return what counts and draws the periods of a batch."""
-    return PeriodStates(outbox, batch, {"freq": freq, "tz": "America/New_York", "across": across}, **options)
+    return PeriodStates(outbox, whole(batch), {"freq": freq, "tz": "America/New_York", "across": across}, **options)
 
 
 def read(text: tuple[str, str] | None) -> list[str]:
@@ -71,7 +72,7 @@ def test_line(outbox: Outbox) -> None:
     """The line says from where to where, where that is beyond what was asked for, and what is left out."""
     batch = plan(outbox, "2026-01-15", "2026-02-10", "MS")
     plan(outbox, "2026-05-01", "2026-05-31", "MS")
-    outbox.batches.set_setting(batch, ASKED, ["2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"])
+    put_facts(outbox, batch, periods=("2026-01-15T05:00:00+00:00", "2026-05-31T04:00:00+00:00"))
     text: Any = calendar(outbox, batch, "MS").draw(fresh=True)
     assert text[0] == (
         "2026-01 … 2026-05, 5 months in America/New_York; 2 between them are not in this batch; "

@@ -1,13 +1,14 @@
 """Counts, rate and time left of a batch."""
 
 import datetime as dt
+from dataclasses import asdict
 
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Pace
+from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked, progress
-from tests.unit.fanout.conftest import chunks, put, refs, spool
+from tests.unit.fanout.conftest import chunks, put, put_facts, refs, spool
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -43,7 +44,7 @@ def test_another_process_reads_what_was_seen(outbox: Outbox) -> None:
     put(outbox, batch, refs(outbox, batch)[:6], State.SUCCEEDED)
     now = dt.datetime.now(dt.UTC)
     seen = progress(ready=4, succeeded=6, state="paused", reason="so", eta=NOW, at=now, since=NOW, sources={"log": NOW})
-    outbox.batches.set_setting(batch, SNAPSHOT, seen)
+    put_facts(outbox, batch, progress=asdict(seen))
     assert Tracked(outbox, batch).tracker.progress == seen
     spool(outbox, chunks(range(11)), name="n")
     assert repr(Tracked(outbox, batch).tracker.progress) == "11 rows: 1 unsent, 4 ready, 6 succeeded; stopped"

@@ -16,7 +16,9 @@ from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFound
 from cloudtasks_nb.fanout.batch import sending as sending_module
 from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
@@ -31,6 +33,7 @@ from tests.unit.fanout.conftest import (
     assert_each_once,
     chunks,
     put,
+    put_facts,
     raising,
     refs,
     spool,
@@ -90,7 +93,7 @@ class Nothing:
     async def run(self, _will_retry: Any) -> None:
         """Find nothing."""
 
-    async def ask(self) -> None:
+    async def hold_for_answer(self) -> None:
         """Ask nothing."""
 
 
@@ -202,12 +205,12 @@ async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str, sen
     for task in all_rows(outbox, batch, "tasks")[:10]:
         sending.service.create(task)
     await sending.run()
-    assert outbox.batches.settings(batch)["already"] == 10
+    assert outbox.batches.facts(batch).existing == 10
 
 
 async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
     """Rows of a new try are sent at the rate of the first round, also by another process."""
-    batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
+    batch = spool(outbox, chunks(range(ROWS)), facts=BatchFacts(options={"send_rate": 50})).batch
     for attempts in (1, 2):
         sending = Supervised(outbox, batch, Service())
         await sending.run()
@@ -215,13 +218,13 @@ async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
         assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
         assert set(all_rows(outbox, batch, "tries")) == {attempts}
         put(outbox, batch, refs(outbox, batch), State.FAILED)
-        assert outbox.outcomes.new_try(batch) == ROWS
+        assert outbox.outcomes.new_try(whole(batch)) == ROWS
 
 
 async def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
     """What a later `fan_out` says of the batch replaces what the first one has said."""
-    batch = spool(outbox, chunks(range(ROWS)), description={"_options": {"send_rate": 50}}).batch
-    outbox.batches.set_setting(batch, "options", {"send_rate": 25})
+    batch = spool(outbox, chunks(range(ROWS)), facts=BatchFacts(options={"send_rate": 50})).batch
+    put_facts(outbox, batch, options={"send_rate": 25})
     sending = Supervised(outbox, batch, Service())
     await sending.run()
     assert set(sending.service.sizes) == {5}
@@ -267,7 +270,7 @@ async def test_no_process_looks_rows_in_doubt_up(outbox: Outbox, batch: str, sen
 )
 async def test_another_sender_is_named(outbox: Outbox, batch: str, sending: Supervised, sender: Any, who: str) -> None:
     """A sending that waits for another one names it, and goes on when that one has ended."""
-    outbox.batches.set_setting(batch, "sender", sender)
+    put_facts(outbox, batch, sender=sender)
     lock: Any = outbox.requests.lock(batch)
     sending.supervisor.begin()
     await sending.changed.wait()
@@ -275,7 +278,7 @@ async def test_another_sender_is_named(outbox: Outbox, batch: str, sending: Supe
     lock.release()
     await sending.supervisor.join()
     assert sending.supervisor.other_sender_note is None
-    assert outbox.batches.settings(batch)["sender"] == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
+    assert outbox.batches.facts(batch).sender == {"pid": os.getpid(), "target": "127.0.0.1:8123"}
     assert_each_once(outbox, batch, sending.service, ROWS)
 
 

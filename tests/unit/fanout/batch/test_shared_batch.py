@@ -8,8 +8,9 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import Spooled, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
@@ -55,7 +56,7 @@ def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, 
     """Rows are unsent in the other outbox: the log knows more than the bytes, which are not kept up to date."""
     put(outbox, batch, refs(outbox, batch)[:5], State.SUCCEEDED)
     copy(outbox, theirs, batch)
-    assert theirs.batches.counts(batch)[State.UNSENT] == 250
+    assert theirs.batches.counts(whole(batch))[State.UNSENT] == 250
 
 
 def test_a_batch_that_is_there_gets_the_new_rows_only(outbox: Outbox, theirs: Outbox) -> None:
@@ -129,6 +130,16 @@ def test_damaged_bytes_are_an_error(outbox: Outbox, batch: str, data: bytes) -> 
         unpack_block(data, outbox.batches.get(batch))
     with pytest.raises(OutboxError, match="damaged"):
         unpack_record(data)
+
+
+def test_lasting_options_go_along(outbox: Outbox) -> None:
+    """Whoever goes on elsewhere keeps the brakes; what is no option is left behind, and no mapping is damaged."""
+    made = spool(outbox, chunks(range(3)), facts=BatchFacts(options={"canary": "1%"}))
+    record = orjson.loads(pack_record(outbox.batches.get(made.batch)))
+    found = unpack_record(orjson.dumps({**record, "options": {"canary": "1%", "other": 1}})).facts.options
+    assert found == {"send_rate": None, "canary": "1%", "pause_at": None}
+    with pytest.raises(OutboxError, match="damaged"):
+        unpack_record(orjson.dumps({**record, "options": ["canary"]}))
 
 
 def test_keys_without_named_columns_are_computed(outbox: Outbox, batch: str) -> None:

@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,15 +17,16 @@ from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.fanout.batch import live
 from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT, Progress
+from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import NOW, chunks, put, refs, spool
+from tests.unit.fanout.conftest import NOW, chunks, put, put_facts, refs, spool
 
 ROWS = 100
 MOMENT = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -40,7 +42,7 @@ class Situation:
     rows: Mapping[str, int] = field(default_factory=dict)  #: so many in each state; the others are unsent
     known: Mapping[str, Any] = field(default_factory=dict)  #: facts that are not stored; times are so long ago
     options: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     doubtful: bool = False
     imported: bool = False
     action: str | None = None
@@ -56,6 +58,7 @@ AHEAD = {"aa": 2_787}
 TWO_AHEAD = {**AHEAD, "bb": 10}
 FAILED_NOW = {**SEEN, "failed_at": AGO}
 HELD = {"canary": 10}
+CANCELLED = {"cancel": Cancel(at=0, by="")}
 RESUME, RETRY = "batch.resume()", "batch.retry_failed()"
 AGAIN = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
 
@@ -97,9 +100,12 @@ SITUATIONS = {
         action="batch.errors()",
     ),
     "cancelled from elsewhere": Situation(
-        "cancelling", "60 rows are left to cancel", {"sent": 60, "cancelled": 40}, SEEN, settings={"cancelling": {}}
+        "cancelling",
+        "60 rows are left to cancel",
+        {"sent": 60, "cancelled": 40},
+        SEEN,
+        facts={"cancel": Cancel(at=0, by="")},
     ),
-    "stopped by failures": Situation("cancelling", "70 rows are", {"failed": 30}, SEEN, {"stop_after_failures": 10}),
     "read long ago": Situation("running", "last read 3 h ago", ALL_SENT, {"at": dt.timedelta(hours=3)}),
     "not read yet": Situation(None, NOT_READ, ALL_SENT),
     "only in the store": Situation(None, NOT_READ, imported=True),
@@ -129,16 +135,15 @@ def outbox() -> Iterator[Outbox]:
 
 def make(outbox: Outbox, case: Situation) -> str:
     """Store a batch as a situation has it."""
-    description = {"_options": case.options} | ({IMPORTED: True} if case.imported else {})
-    batch = spool(outbox, chunks(range(ROWS)), description=description).batch
+    description = {IMPORTED: True} if case.imported else {}
+    facts = BatchFacts(**{"options": case.options, **case.facts})
+    batch = spool(outbox, chunks(range(ROWS)), description=description, facts=facts).batch
     left = iter(refs(outbox, batch))
     if case.doubtful:
         outbox.requests.queue(batch).turn([], 9, now=NOW)
         outbox.requests.find_doubtful(batch)
     for name, count in case.rows.items():
         put(outbox, batch, [next(left) for _ in range(count)], State[name.upper()])
-    for key, value in case.settings.items():
-        outbox.batches.set_setting(batch, key, value)
     return batch
 
 
@@ -151,7 +156,9 @@ def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> d
 def seen(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Progress:
     """Return how the batch is in that process."""
     status = status_of(Facts(**facts_of(outbox, batch, case, now)))
-    return Progress.of(outbox.batches.counts(batch), status, scheduled=None, ready=None, running=None, retrying=None)
+    return Progress.of(
+        outbox.batches.counts(whole(batch)), status, scheduled=None, ready=None, running=None, retrying=None
+    )
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -172,7 +179,7 @@ def test_every_view_has_the_same_word(
     assert word in shown.text().splitlines()[1]
     assert (f"<b>{word}</b>" if word else NOT_READ) in shown.html(methods=False)
     assert (progress.reason or "") in "\n".join(shown.lines())
-    outbox.batches.set_setting(batch, SNAPSHOT, progress)
+    put_facts(outbox, batch, progress=asdict(progress))
     announced = outbox.requests.announce_sender(batch) if case.known.get("sends") else None
     for others in (stored_progress(outbox, outbox.batches.get(batch), now), *as_others_list(outbox, batch)):
         assert others.state == case.word
@@ -253,6 +260,14 @@ def test_what_the_rows_tell_counts_more_than_what_was_stored(outbox: Outbox) -> 
     """Rows that failed a moment ago are tried again by now."""
     case = Situation("failed", "2 failed", {"failed": 2, "succeeded": 98}, {"at": AGO})
     batch, now = make(outbox, case), dt.datetime.now(dt.UTC)
-    outbox.batches.set_setting(batch, SNAPSHOT, seen(outbox, batch, case, now))
+    put_facts(outbox, batch, progress=asdict(seen(outbox, batch, case, now)))
     put(outbox, batch, refs(outbox, batch)[:2], State.SENT)
     assert stored_progress(outbox, outbox.batches.get(batch), now).state == "running"
+
+
+def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
+    """A batch has the word only if each row is in a state that is a success."""
+    further: Any = IntEnum("further", {"SKIPPED": 99}).SKIPPED  # type: ignore[attr-defined]
+    made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
+    for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
+        assert status_of(Facts(now=MOMENT, counts=rows)).state == word

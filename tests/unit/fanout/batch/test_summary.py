@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.display.run_chart import Throughput
 from cloudtasks_nb.fanout.batch import summary as module
 from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.conftest import refs, send_all, tell
@@ -106,8 +106,8 @@ def record(outbox: Outbox, batch: str, *numbers: int) -> None:
 def test_a_summary_is_kept_while_nothing_changes(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read once for each change, and not more often than its time allows."""
     send_all(outbox, batch)
-    reader = SummaryReader(outbox, outbox.batches.get(batch))
-    monkeypatch.setattr(module, "row_texts", lambda _outbox, _record, refs, _most: dict.fromkeys(refs, (7, "x=1")))
+    reader = SummaryReader(outbox, outbox.batches.get(batch), whole(batch))
+    monkeypatch.setattr(module, "row_texts", lambda *given: dict.fromkeys(given[3], (7, "x=1")))
     monkeypatch.setattr(module, "_SHARE", 0)
     assert reader.read() == (None, 0)
     record(outbox, batch, 1)
@@ -132,34 +132,5 @@ def test_rows_without_an_end_are_left_out(outbox: Outbox, batch: str) -> None:
     tell(outbox, batch, ids[1], state=State.GONE)
     tell(outbox, batch, ids[2], state=State.FAILED, last_attempt_time=NOON, duration=SECOND)
     tell(outbox, batch, ids[3], state=State.SUCCEEDED, last_attempt_time=NOON)
-    pages = [row for page in outbox.rows.timings(batch) for row in zip(*page, strict=True)]
+    pages = [row for page in outbox.rows.timings(whole(batch)) for row in zip(*page, strict=True)]
     assert pages == [(ids[2], 1, NOON, SECOND), (ids[3], 0, NOON, -1)]
-
-
-def test_a_retry_leaves_the_past_as_it_was(outbox: Outbox, batch: str) -> None:
-    """Attempts that were followed by others stay in their seconds, and there is a mark of each retry."""
-    send_all(outbox, batch)
-    ids = refs(outbox, batch)
-
-    def fail(ref: int, second: int, attempts: int, state: State | None = State.FAILED) -> None:
-        at = NOON + second * SECOND
-        tell(outbox, batch, ref, attempts=attempts, state=state, last_status=13, last_attempt_time=at)
-
-    fail(ids[0], 0, 1, None)
-    assert outbox.outcomes.past(batch) == [(NOON // SECOND, 1, 1)]
-    fail(ids[0], 5, 2)
-    fail(ids[1], 5, 1)
-    before = summary_of(outbox, batch)
-    assert (before.failed, before.retries) == ([1, 0, 0, 0, 0, 2], [])
-    assert outbox.outcomes.new_try(batch, now=NOON + 8 * SECOND) == 2
-    tell(outbox, batch, ids[:2], attempt=2, state=State.SUCCEEDED, last_attempt_time=NOON + 9 * SECOND)
-    after = summary_of(outbox, batch)
-    assert (after.failed[:6], after.succeeded[9]) == (before.failed, 2)
-    assert after.retries == [(NOON + 8 * SECOND, 2)]
-
-
-def summary_of(outbox: Outbox, batch: str) -> Throughput:
-    """Return the attempts of a batch."""
-    found = summarise(outbox.rows.timings(batch), outbox.outcomes.past(batch), created=NOON)
-    assert found is not None
-    return found.throughput

@@ -12,17 +12,17 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedE
 from cloudtasks_nb.fanout.batch import outcome_tracker, subscribed
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.gate import Gate
-from cloudtasks_nb.fanout.batch.progress import SNAPSHOT
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
+from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.sender.sender import Sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.stored import store_result
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import all_rows, put, refs
+from tests.unit.fanout.conftest import all_rows, put, put_facts, refs
 
 ROWS, HOUR, MINUTE = 250, 3_600_000_000, 60_000_000
 
@@ -40,7 +40,7 @@ async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     """Failed rows may have succeeded after all: their queue is read for a while after the end."""
     await tracked.send()
     tracked.publish(status)
-    await tracked.tracker.finished()
+    await tracked.tracker.finished(tracked.tracker.record.whole)
     assert bool(tracked.connection.watcher.subscribed) == lingers
     monkeypatch.setattr(subscribed, "_LINGER", 0.0)
     await tracked.tracker._turn()
@@ -66,13 +66,15 @@ async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, mon
 async def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are open again have another end, and so has a batch of which a URL was registered after the end."""
     begun: list[int] = []
-    monkeypatch.setattr(tracked.tracker._notifier, "begin", lambda: begun.append(tracked.outbox.batches.get().round))
+    monkeypatch.setattr(
+        tracked.tracker._notifier, "begin", lambda: begun.append(tracked.outbox.batches.find()[0].round)
+    )
     await tracked.send()
     tracked.publish("INTERNAL")
     await tracked.until(lambda: tracked.tracker.finished_here)
     await tracked.tracker._turn()
     assert begun == [1]
-    tracked.outbox.outcomes.new_try(tracked.batch)
+    tracked.outbox.outcomes.new_try(whole(tracked.batch))
     await tracked.send()
     tracked.publish()
     await tracked.until(lambda: tracked.tracker.finished_here)
@@ -85,13 +87,13 @@ async def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch
     times = iter([0.0, 4.0, 5.0, 6.0, 7.0])
     monkeypatch.setattr(tracker_module, "_now", lambda: next(times))
     stored: list[Any] = []
-    keep = tracked.outbox.batches.set_setting
+    keep = tracked.outbox.batches.change
 
-    def store(batch: str, key: str, value: Any) -> None:
-        stored.extend([value.succeeded] if key == SNAPSHOT else [])
-        keep(batch, key, value)
+    def store(batch: str, change: Callable[[BatchFacts], BatchFacts]) -> None:
+        before, after = keep(batch, change)
+        stored.extend([after.progress["succeeded"]] if after.progress and after.progress != before.progress else [])
 
-    monkeypatch.setattr(tracked.outbox.batches, "set_setting", store)
+    monkeypatch.setattr(tracked.outbox.batches, "change", store)
     monkeypatch.setattr(tracked.tracker, "_watch", lambda: None)
     for done in range(3):
         put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch)[:done], State.SUCCEEDED)
@@ -120,7 +122,7 @@ async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, mon
     monkeypatch.setattr(outbox, "run", call_late)
     turn = asyncio.create_task(tracker._turn())
     await has_read.wait()
-    outbox.outcomes.new_try(tracked.batch)
+    outbox.outcomes.new_try(whole(tracked.batch))
     begun = asyncio.create_task(tracker.start(sending=True))
     await asyncio.sleep(0)
     goes_on.set()
@@ -134,12 +136,12 @@ async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
     """Whoever has the batch open shows that it is being cancelled, and goes on when the other one is gone."""
     lock: Any = outbox.requests.lock(tracked.batch, "cancel")
     await tracked.send()
-    outbox.batches.set_setting(tracked.batch, CANCELLING, {"at": 0, "by": "another"})
+    put_facts(outbox, tracked.batch, cancel=Cancel(at=0, by="another"))
     tracked.publish(rows=slice(1))
     await tracked.until(lambda: tracked.tracker.progress.state == "cancelling")
     lock.release()
-    assert (await tracked.tracker.finished()).cancelled == ROWS - 1
-    assert CANCELLING not in outbox.batches.settings(tracked.batch)
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).cancelled == ROWS - 1
+    assert outbox.batches.facts(tracked.batch).cancel is None
     assert "was being cancelled by another connection: the remaining tasks are deleted now" in capsys.readouterr().out
 
 
@@ -173,7 +175,7 @@ def failing(work: Callable[..., Any], error: Exception, times: int) -> Callable[
     return method
 
 
-@pytest.mark.parametrize("method", ["batches.counts", "batches.set_setting", "outcomes.record"])
+@pytest.mark.parametrize("method", ["batches.counts", "batches.change", "outcomes.record"])
 @pytest.mark.parametrize("error", [OutboxError("the outbox is locked"), KeyError("x")], ids=["locked", "ours"])
 async def test_a_failure_that_goes_away(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
@@ -184,7 +186,7 @@ async def test_a_failure_that_goes_away(
     await tracked.send()
     monkeypatch.setattr(owner, name, failing(getattr(owner, name), error, 2))
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +196,7 @@ async def test_a_failure_that_lasts(tracked: Tracked, monkeypatch: pytest.Monkey
     monkeypatch.setattr(tracked.outbox.outcomes, "record", broken)
     tracked.publish()
     with pytest.raises(CloudTasksError, match=f"watching batch {tracked.batch} failed with KeyError: 'x'"):
-        await tracked.tracker.finished()
+        await tracked.tracker.finished(tracked.tracker.record.whole)
     assert f"watching batch {tracked.batch} failed with KeyError: 'x'" in tracked.tracker.blockers()
     await tracked.tracker.close()
     assert not tracked.connection.watcher.subscribed
@@ -209,7 +211,7 @@ async def test_a_listener_that_fails(tracked: Tracked) -> None:
     tracked.tracker.listen(listener)
     await tracked.send()
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
@@ -233,12 +235,12 @@ async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
     await tracked.tracker.start(sending=True)
     await tracked.until(lambda: not tracked.tracker.progress.unsent)
     tracked.publish()
-    assert (await tracked.tracker.finished()).succeeded == ROWS
+    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
 async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
     """The batch names it while it waits for it, and no longer when it sends itself."""
-    tracked.outbox.batches.set_setting(tracked.batch, "sender", {"pid": 1, "target": "127.0.0.1:1"})
+    put_facts(tracked.outbox, tracked.batch, sender={"pid": 1, "target": "127.0.0.1:1"})
     lock: Any = tracked.outbox.requests.lock(tracked.batch)
     note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
     await tracked.tracker.start(sending=True)
@@ -272,7 +274,7 @@ async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tra
     assert not other.sending
     await tracked.until(lambda: not tracked.tracker.sending)
     tracked.publish()
-    assert (await other.finished()).succeeded == ROWS
+    assert (await other.finished(other.record.whole)).succeeded == ROWS
     await other.close()
 
 
@@ -305,7 +307,7 @@ async def test_a_wait_tries_again_what_failed_here(tracked: Tracked, monkeypatch
     monkeypatch.setattr(type(queue), "turn", failing(type(queue).turn, OutboxError("the disk is full"), 1))
     await tracked.send()
     assert str(tracked.tracker.error) == "the disk is full"
-    ending = asyncio.ensure_future(tracked.tracker.finished())
+    ending = asyncio.ensure_future(tracked.tracker.finished(tracked.tracker.record.whole))
     await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
     tracked.publish()
     assert (await ending).succeeded == ROWS
@@ -339,15 +341,15 @@ async def test_results_that_were_read_are_packed_when_the_batch_has_ended(tracke
 
 
 @cases(
-    ("already", 1_200, "1,200 tasks existed before: created from another machine"),
-    ("adopted", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
-    ("unseen", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
+    ("existing", 1_200, "1,200 tasks existed before: created from another machine"),
+    ("sent_by_others", True, "rows were sent from elsewhere: their states are those of the log of the last 30 days"),
+    ("log_error", "no permission.", "rows that were sent from elsewhere cannot be seen: no permission; "),
     ("corrected", 1, "1 row had another outcome first, corrected by log entries that came late"),
 )
-async def test_what_is_stored_of_the_sending(tracked: Tracked, setting: str, value: Any, note: str) -> None:
+async def test_what_is_stored_of_the_sending(tracked: Tracked, fact: str, value: Any, note: str) -> None:
     """Each fact that the outbox has of the sending is one sentence, and there is none without it."""
     assert tracked.tracker.notes() == []
-    tracked.outbox.batches.set_setting(tracked.batch, setting, value)
+    put_facts(tracked.outbox, tracked.batch, **{fact: value})
     await tracked.tracker.start(sending=False)
     (found,) = tracked.tracker.notes()
     assert found.startswith(note)

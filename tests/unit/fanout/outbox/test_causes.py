@@ -11,7 +11,9 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, cause_of
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import FINAL, State
+from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool, tell, watched
 
 
@@ -22,13 +24,16 @@ def assert_counted(outbox: Outbox, batch: str) -> None:
     failed = Counter(_name(status, text) for state, status, text, _ in rows if state == State.FAILED)
     open_ = [row for row in rows if row[0] in (State.UNSENT, State.SENT) and row[1]]
     retrying = Counter(_name(status, text) for _, status, text, _ in open_)
-    found = outbox.causes.found(batch)
+    found = outbox.causes.found(whole(batch))
     assert {one.key: one.failed for one in found if one.failed} == failed
     assert {one.key: one.retrying for one in found if one.retrying} == retrying
-    assert outbox.causes.lost(batch) == Counter(reason for state, _, _, reason in rows if state == State.GONE)
-    for counted, all_of in ((outbox.causes.failed(batch), failed), (outbox.causes.retrying(batch), retrying)):
+    assert outbox.causes.lost(whole(batch)) == Counter(reason for state, _, _, reason in rows if state == State.GONE)
+    for counted, all_of in (
+        (outbox.causes.failed(whole(batch)), failed),
+        (outbox.causes.retrying(whole(batch)), retrying),
+    ):
         assert list(counted.values()) == sorted(all_of.values(), reverse=True)  # no text stands for two causes
-    assert {*outbox.causes.spans(batch)} == {one.key for one in found}
+    assert {*outbox.causes.spans(whole(batch))} == {one.key for one in found}
 
 
 def _name(status: int | None, message: str | None) -> str:
@@ -79,11 +84,15 @@ def test_causes_are_those_of_the_rows(tmp_path_factory: Any, first: Any, second:
                 tell(outbox, batch, ref, attempt=attempt, fault=fault, **facts)
                 assert_counted(outbox, batch)
             if again:
-                outbox.outcomes.new_try(batch, None, FINAL)
+                outbox.outcomes.new_try(whole(batch), None, FINAL)
                 assert_counted(outbox, batch)
             tell(outbox, batch, refs(outbox, batch)[:3], attempt=attempt + 1)
             assert_counted(outbox, batch)
-        assert (outbox.causes.failed(other), outbox.causes.retrying(other), outbox.causes.lost(other)) == ({}, {}, {})
+        assert (
+            outbox.causes.failed(whole(other)),
+            outbox.causes.retrying(whole(other)),
+            outbox.causes.lost(whole(other)),
+        ) == ({}, {}, {})
 
 
 def test_a_cause_has_its_course_over_the_time_of_all_failures(outbox: Outbox, batch: str) -> None:
@@ -99,11 +108,11 @@ def test_a_cause_has_its_course_over_the_time_of_all_failures(outbox: Outbox, ba
         for at in ats
     ]
     record_outcomes(outbox, batch, outcomes)
-    found = outbox.causes.spans(batch)
+    found = outbox.causes.spans(whole(batch))
     assert {status: [*found[CODES[status]].counts] for status in times} == wanted
     assert (found[CODES[4]].first, found[CODES[4]].last) == (NOON, NOON + 999_999_999)
-    outbox.outcomes.new_try(batch, None, FINAL)
-    assert outbox.causes.spans(batch) == {}
+    outbox.outcomes.new_try(whole(batch), None, FINAL)
+    assert outbox.causes.spans(whole(batch)) == {}
 
 
 def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
@@ -117,10 +126,45 @@ def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
         return sqlite3.SQLITE_OK
 
     with watched(outbox, lambda connection: connection.set_authorizer(note)):
-        assert outbox.causes.failed(batch) == {"DEADLINE_EXCEEDED": 250}
-        assert outbox.causes.retrying(batch) == outbox.causes.lost(batch) == {}
-        assert outbox.batches.counts(batch)[State.FAILED] == 250
+        assert outbox.causes.failed(whole(batch)) == {"DEADLINE_EXCEEDED": 250}
+        assert outbox.causes.retrying(whole(batch)) == outbox.causes.lost(whole(batch)) == {}
+        assert outbox.batches.counts(whole(batch))[State.FAILED] == 250
     assert read & {"rows", "tallies"} == {"tallies"}
+
+
+FAULT = Fault("E", "report, etl.py line 1")
+
+
+@cases(
+    ({5: "E: oslo"}, "E: oslo"),
+    ({5: "E: oslo", 3: "E: wien", 4: "E: bern"}, "E: wien … and 2 like it"),
+    ({3: "mod.E: oslo\n7", 4: "E: wien"}, "E: oslo 7 … and 1 like it"),
+    ({3: "E: " + "long " * 30, 4: "E: wien"}, "E: " + "long " * 19 + "l … and 1 like it"),
+)
+def test_a_cause_with_a_traceback_is_shown_by_its_first_message(
+    outbox: Outbox, batch: str, messages: dict[int, str], words: str
+) -> None:
+    """Of the first row in input order, whichever fails first."""
+    send_all(outbox, batch)
+    for row, message in messages.items():
+        tell(outbox, batch, refs(outbox, batch)[row], state=State.FAILED, last_message=message, fault=FAULT)
+    assert outbox.causes.failed(whole(batch)) == {words: len(messages)}
+
+
+def test_the_first_message_is_found_in_one_row(outbox: Outbox, batch: str) -> None:
+    """The work is the same for one row and for all rows that have the cause."""
+    send_all(outbox, batch)
+    steps = []
+    for rows in (refs(outbox, batch)[:1], refs(outbox, batch)):
+        tell(outbox, batch, rows, state=State.FAILED, last_message="E: no", fault=FAULT)
+        steps.append(0)
+
+        def step() -> None:
+            steps[-1] += 1
+
+        with watched(outbox, lambda connection: connection.set_progress_handler(step, 1)):
+            assert outbox.causes.found(whole(batch))[0].text == "E: no"
+    assert 0 < steps[1] <= steps[0] + 20
 
 
 def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Outbox) -> None:
@@ -135,7 +179,7 @@ def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Out
             for ref, word in zip(refs(outbox, batch), words, strict=True)
         ],
     )
-    found = outbox.causes.failed(batch)
+    found = outbox.causes.failed(whole(batch))
     assert next(iter(found)) == "ValueError: …"
     assert (sum(found.values()), len(found) <= MOST_CAUSES + 1) == (1_500, True)
 
@@ -153,5 +197,5 @@ def test_the_message_of_the_newest_attempt_counts(outbox: Outbox, batch: str) ->
     ]
     for attempts, status, message, cause in told:
         tell(outbox, batch, ref, attempts=attempts, last_status=status, last_message=message)
-        assert outbox.causes.retrying(batch) == {cause: 1}
+        assert outbox.causes.retrying(whole(batch)) == {cause: 1}
     assert all_rows(outbox, batch, "last_message")[0] == "TimeoutError: slow"

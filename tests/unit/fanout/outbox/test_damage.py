@@ -10,8 +10,9 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from tests.raising import raises
-from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool, take
+from tests.unit.fanout.conftest import all_rows, chunks, put_facts, send_all, spool, take
 
 
 def change(outbox: Outbox, statement: str, *values: Any) -> None:
@@ -42,7 +43,7 @@ def test_a_flipped_bit_in_a_block_is_noticed(outbox: Outbox, batch: str, column:
 
 
 READS: dict[str, Callable[[Outbox, str], object]] = {
-    "counts": lambda outbox, batch: outbox.batches.counts(batch),
+    "counts": lambda outbox, batch: outbox.batches.counts(whole(batch)),
     "batches": lambda outbox, _: outbox.batches.find(),
     "again": lambda outbox, _: spool(outbox, chunks(range(250)), name="n"),
 }
@@ -86,7 +87,7 @@ def test_a_file_that_can_be_written_again_is_written(
         fresh._database._writer = None
         monkeypatch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(OutboxError, match="cannot be written"):
-            fresh.batches.set_setting(batch, "a", 1)
+            put_facts(fresh, batch, corrected=1)
         monkeypatch.setattr(sqlite3, "connect", connect)
-        fresh.batches.set_setting(batch, "a", 1)
-        assert fresh.batches.settings(batch) == {"a": 1}
+        put_facts(fresh, batch, corrected=1)
+        assert fresh.batches.facts(batch).corrected == 1

@@ -19,9 +19,10 @@ import pytest
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.locks import hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests import interrupts
-from tests.unit.fanout.conftest import chunks, put, refs, spool
+from tests.unit.fanout.conftest import chunks, put, put_facts, refs, spool
 
 
 def interrupted_everywhere(action: Callable[[], object]) -> Iterator[KeyboardInterrupt]:
@@ -62,10 +63,9 @@ def assert_unlocked(path: Path) -> None:
 
 
 ACTIONS: dict[str, Callable[[Outbox, str], object]] = {
-    "setting": lambda outbox, batch: outbox.batches.set_setting(batch, "a", 1),
-    "new_try": lambda outbox, batch: outbox.outcomes.new_try(batch),
-    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(batch)),
-    "decision": lambda outbox, batch: outbox.batches.decide(batch, lambda _: ({"a": 1}, None)),
+    "fact": lambda outbox, batch: put_facts(outbox, batch, corrected=1),
+    "new_try": lambda outbox, batch: outbox.outcomes.new_try(whole(batch)),
+    "cancel": lambda outbox, batch: sum(outbox.requests.cancel(whole(batch))),
 }
 
 
@@ -79,7 +79,7 @@ def test_no_interrupt_leaves_a_transaction_open(outbox: Outbox, name: str) -> No
     assert next(interrupts)
     for kept in interrupts:
         assert_unlocked(outbox.path)
-        outbox.batches.set_setting(batch, "b", 2)
+        put_facts(outbox, batch, existing=2)
         del kept
     gc.collect()  # here, where the warnings are expected
 
@@ -90,7 +90,7 @@ def test_an_error_in_a_transaction_rolls_it_back(outbox: Outbox) -> None:
     with pytest.raises(BatchExistsError):
         spool(outbox, chunks(range(2, 5)))
     assert_unlocked(outbox.path)
-    assert outbox.batches.get().total == 3
+    assert outbox.batches.find()[0].total == 3
 
 
 def test_an_interrupt_while_another_process_writes_releases_the_outbox(
@@ -119,7 +119,7 @@ def test_an_interrupt_while_another_process_writes_releases_the_outbox(
         thread = threading.Thread(target=interrupt)
         thread.start()
         with pytest.raises(KeyboardInterrupt):
-            interrupted.batches.set_setting(batch, "a", 1)
+            put_facts(interrupted, batch, corrected=1)
         thread.join()
         signal.signal(signal.SIGINT, before)
         assert_unlocked(outbox.path)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, plain_reason
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
@@ -109,7 +110,7 @@ def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
         dry_run.add(chunk(range(3)))
         assert dry_run.forecast([digest(str(row)) for row in range(3)]).sendable == 3
     assert tables(outbox.path) == stored
-    assert outbox.batches.get().id == batch
+    assert outbox.batches.find()[0].id == batch
 
 
 def test_a_damaged_outbox(outbox: Outbox) -> None:
@@ -125,7 +126,7 @@ def test_ids_of_tasks(outbox: Outbox) -> None:
     batch = spool(outbox, chunks(range(2)), name="days").batch
     put(outbox, batch, refs(outbox, batch), State.SENT)
     put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
-    outbox.outcomes.new_try(batch)
+    outbox.outcomes.new_try(whole(batch))
     found = forecast(outbox, chunks(range(3)), name="days")
     assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]
     assert (found.known, found.sendable, found.refusal) == ({"in the queue": 1}, 2, "")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Request
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, whole
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import NOW, all_rows, chunks, refs, spool, tell
 
@@ -67,19 +67,19 @@ class Anything(RuleBasedStateMachine):
         """Open new tries."""
         known, tasks = refs(self.outbox, self.batch), all_rows(self.outbox, self.batch, "tasks")
         rows = None if at is None else [(known[i % len(known)], tasks[i % len(known)]) for i in at]
-        self.outbox.outcomes.new_try(self.batch, rows, allowed)
+        self.outbox.outcomes.new_try(whole(self.batch), rows, allowed)
 
     @rule()
     def cancel(self) -> None:
         """Cancel."""
-        sum(self.outbox.requests.cancel(self.batch))
+        sum(self.outbox.requests.cancel(whole(self.batch)))
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:
         """Count what is there and compare."""
         if self.queues[0].batch:
-            found = Counter(self.outbox.rows.states(self.batch))
-            assert {state: n for state, n in self.outbox.batches.counts(self.batch).items() if n} == found
+            found = Counter(self.outbox.rows.states(whole(self.batch)))
+            assert {state: n for state, n in self.outbox.batches.counts(whole(self.batch)).items() if n} == found
 
     @invariant()
     def each_key_is_there_once(self) -> None:
@@ -95,7 +95,7 @@ class Anything(RuleBasedStateMachine):
             queue = self.outbox.requests.queue(self.batch)
             while requests := queue.turn([], 5, now=NOW):
                 queue.turn([Ack(seq=one.seq, sent=one.refs) for one in requests], 0, now=NOW)
-            assert self.outbox.batches.counts(self.batch)[State.UNSENT] == 0
+            assert self.outbox.batches.counts(whole(self.batch))[State.UNSENT] == 0
         self.outbox.close()
         self.folder.cleanup()
 

@@ -6,7 +6,7 @@ import pytest
 
 from cloudtasks_nb.fanout.outbox import rows
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Retrying
+from cloudtasks_nb.fanout.outbox.records import Retrying, whole
 from cloudtasks_nb.fanout.states import FINAL, State
 from tests.threads import at_once
 from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_outcomes, refs, spool, tell, watched
@@ -18,7 +18,7 @@ def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None
     news: dict[str, Any] = {"attempts": 2, "last_status": 13, "last_message": "HTTP status code 500"}
     news |= {"schedule_time": 50, "last_attempt_time": 40, "duration": 3}
     tell(outbox, batch, ref, state=State.SENT, **news)
-    page = next(outbox.rows.pages(batch))
+    page = next(outbox.rows.pages(whole(batch)))
     assert {name: getattr(page, name)[0] for name in news} == news
     assert {name: getattr(page, name)[1] for name in news} == dict.fromkeys(news)
 
@@ -29,7 +29,7 @@ def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
     tell(outbox, batch, ref, attempts=3, last_status=14, last_attempt_time=30)
     tell(outbox, batch, ref, attempts=2, last_status=13, last_attempt_time=20, duration=9)
     tell(outbox, batch, ref, attempts=3, last_message="why")
-    page = next(outbox.rows.pages(batch))
+    page = next(outbox.rows.pages(whole(batch)))
     assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
     assert page.last_message[0] == "why"
 
@@ -43,9 +43,9 @@ def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -
     )
     record_outcomes(outbox, batch, [said])
     record_outcomes(outbox, batch, [other, same])
-    page = next(outbox.rows.pages(batch))
+    page = next(outbox.rows.pages(whole(batch)))
     assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (3, 13, "KeyError: 'a'")
-    assert outbox.causes.retrying(batch) == {"KeyError: …": 1}
+    assert outbox.causes.retrying(whole(batch)) == {"KeyError: …": 1}
 
 
 def test_retrying_rows_of_another_batch_are_not_read(outbox: Outbox, batch: str) -> None:
@@ -78,7 +78,7 @@ def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> No
     found = []
     for attempts, status in [(1, None), (1, 502), (1, None), (2, None), (1, 502), (2, 500)]:
         tell(outbox, batch, ref, attempts=attempts, http_status=status)
-        found.append(next(outbox.rows.pages(batch)).http_status[0])
+        found.append(next(outbox.rows.pages(whole(batch))).http_status[0])
     assert found == [None, 502, 502, None, None, 500]
 
 
@@ -86,9 +86,12 @@ def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
     """What is heard of a task that was replaced by a new try changes nothing."""
     ref = refs(outbox, batch)[0]
     put(outbox, batch, ref, State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 1
+    assert outbox.outcomes.new_try(whole(batch)) == 1
     tell(outbox, batch, ref, state=State.SUCCEEDED, attempts=9)
-    assert (next(outbox.rows.pages(batch)).attempts[0], outbox.rows.states(batch)[0]) == (None, State.UNSENT)
+    assert (next(outbox.rows.pages(whole(batch))).attempts[0], outbox.rows.states(whole(batch))[0]) == (
+        None,
+        State.UNSENT,
+    )
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
@@ -97,8 +100,8 @@ def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:
     for at in (5, 150):
         put(outbox, batch, known[at], State.FAILED)
         tell(outbox, batch, known[at], state=State.FAILED, attempts=5, last_status=13)
-    assert outbox.outcomes.new_try(batch) == 2
-    assert outbox.outcomes.new_try(batch) == 0
+    assert outbox.outcomes.new_try(whole(batch)) == 2
+    assert outbox.outcomes.new_try(whole(batch)) == 0
     tries, tasks, attempts = (all_rows(outbox, batch, field) for field in ("tries", "tasks", "attempts"))
     assert (tries[5], tasks[5].rpartition("-")[2], attempts[5]) == (2, "2", None)
     assert (tries[6], tasks[6]) == (1, first[6])
@@ -111,9 +114,9 @@ def test_only_final_rows_are_resent(outbox: Outbox, batch: str, state: State) ->
     known = refs(outbox, batch)
     put(outbox, batch, known, State.SENT)
     put(outbox, batch, known[0], state)
-    assert outbox.outcomes.new_try(batch, allowed=set(State)) == (state in FINAL)
+    assert outbox.outcomes.new_try(whole(batch), allowed=set(State)) == (state in FINAL)
     put(outbox, batch, known[1], state)
-    assert outbox.outcomes.new_try(batch, [(known[1], None)], allowed={State.FAILED}) == (state is State.FAILED)
+    assert outbox.outcomes.new_try(whole(batch), [(known[1], None)], allowed={State.FAILED}) == (state is State.FAILED)
 
 
 def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> None:
@@ -122,14 +125,14 @@ def test_the_same_frame_resent_twice_sends_once(outbox: Outbox, batch: str) -> N
     frame = [(known[at], tasks[at]) for at in (1, 2, 3)]
     put(outbox, batch, known[1], State.SUCCEEDED)
     put(outbox, batch, known[2], State.GONE)
-    assert outbox.outcomes.new_try(batch, frame, allowed=FINAL) == 2
+    assert outbox.outcomes.new_try(whole(batch), frame, allowed=FINAL) == 2
     put(outbox, batch, known, State.FAILED)
-    assert outbox.outcomes.new_try(batch, frame, allowed=FINAL) == 1, "row 3 alone still has its first task"
-    assert outbox.outcomes.new_try(batch, [(known[4], tasks[5]), (known[5], "strange")], allowed=FINAL) == 0
+    assert outbox.outcomes.new_try(whole(batch), frame, allowed=FINAL) == 1, "row 3 alone still has its first task"
+    assert outbox.outcomes.new_try(whole(batch), [(known[4], tasks[5]), (known[5], "strange")], allowed=FINAL) == 0
 
 
 def test_two_threads_that_retry_send_once(outbox: Outbox, batch: str) -> None:
     """retry_failed() in two kernels at once opens one new try for each row."""
     put(outbox, batch, refs(outbox, batch), State.FAILED)
-    assert sorted(at_once(lambda: outbox.outcomes.new_try(batch))) == [0, 250]
+    assert sorted(at_once(lambda: outbox.outcomes.new_try(whole(batch)))) == [0, 250]
     assert set(all_rows(outbox, batch, "tries")) == {2}

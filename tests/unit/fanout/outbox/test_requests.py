@@ -2,12 +2,26 @@
 
 import pytest
 
+from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack
-from cloudtasks_nb.fanout.outbox.requests import CANCELLING, RequestQueue
+from cloudtasks_nb.fanout.outbox.records import Ack, whole
+from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import NOW, all_rows, chunks, digest, put, refs, send_all, spool, take, task, tell
+from tests.unit.fanout.conftest import (
+    NOW,
+    all_rows,
+    chunks,
+    digest,
+    put,
+    put_facts,
+    refs,
+    send_all,
+    spool,
+    take,
+    task,
+    tell,
+)
 
 
 @pytest.fixture
@@ -56,7 +70,7 @@ def test_answers_are_written_down(outbox: Outbox, batch: str, queue: RequestQueu
     )
     after = queue.turn([ack], 1, now=NOW)
     moved = {State.UNSENT: 158, State.SENT: 86, State.REJECTED: 2, State.GONE: 4}
-    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | moved
+    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | moved
     reasons = all_rows(outbox, batch, "reasons", states={State.REJECTED})
     assert reasons == ["INVALID_ARGUMENT: no", "INVALID_ARGUMENT: too large"]
     assert [(list(request.refs)[:8], request.tried) for request in after] == [(known[52:60], False)]
@@ -69,7 +83,7 @@ def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str, queue: Re
     ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
     queue.turn([ack], 0, now=NOW)
     outbox.requests.queue(batch).turn([ack], 0, now=NOW)
-    assert outbox.batches.counts(batch)[State.SENT] == 90
+    assert outbox.batches.counts(whole(batch))[State.SENT] == 90
     rest = [ref for request in queue.turn([], 99, now=NOW) for ref in request.refs]
     assert sorted(rest) == refs(outbox, batch)[90:]
 
@@ -79,7 +93,7 @@ def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str
     (one,) = queue.turn([], 1, now=NOW)
     tell(outbox, batch, one.refs[0], state=State.SUCCEEDED)
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert outbox.rows.states(batch)[:2] == bytes([State.SUCCEEDED, State.SENT])
+    assert outbox.rows.states(whole(batch))[:2] == bytes([State.SUCCEEDED, State.SENT])
 
 
 def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: str) -> None:
@@ -95,7 +109,7 @@ def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, b
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
     (one,) = queue.turn([], 1, now=NOW)
     tell(outbox, batch, one.refs[0], state=State.FAILED)
-    outbox.outcomes.new_try(batch)
+    outbox.outcomes.new_try(whole(batch))
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
     again = queue.turn([], 1, now=NOW)
     assert [(list(request.refs), request.attempt) for request in again] == [([one.refs[0]], 2)]
@@ -107,7 +121,7 @@ def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
     send_all(outbox, batch)
     known = refs(outbox, batch)
     tell(outbox, batch, known[::20], state=State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 250
+    assert outbox.outcomes.new_try(whole(batch)) == 250
     requests = take(outbox, batch)
     assert [len(request.refs) for request in requests] == [100, 100, 50]
     assert [ref for request in requests for ref in request.refs] == known[::20]
@@ -121,7 +135,7 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     batch = spool(outbox, large).batch
     send_all(outbox, batch)
     tell(outbox, batch, refs(outbox, batch), state=State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 12
+    assert outbox.outcomes.new_try(whole(batch)) == 12
     requests = take(outbox, batch)
     assert all(sum(map(len, request.wire)) <= 4 << 20 for request in requests)
     assert sum(len(request.refs) for request in requests) == 12
@@ -131,44 +145,46 @@ def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str, queue: Re
     """Rows that were never sent are cancelled at once, and no sender gets them."""
     (one,) = queue.turn([], 1, now=NOW)
     queue.turn([Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
-    assert sum(outbox.requests.cancel(batch)) == 160
+    assert sum(outbox.requests.cancel(whole(batch))) == 160
     assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
-    assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (160, 90)
+    counts = outbox.batches.counts(whole(batch))
+    assert (counts[State.CANCELLED], counts[State.SENT]) == (160, 90)
 
 
 def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
     (one,) = queue.turn([], 1, now=NOW)
-    outbox.batches.set_setting(batch, CANCELLING, {})
-    steps = outbox.requests.cancel(batch, 70)
+    put_facts(outbox, batch, cancel=Cancel(at=0, by=""))
+    steps = outbox.requests.cancel(whole(batch), 70)
     assert [next(steps), next(steps)] == [70, 70]
     queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
     assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
     assert list(steps) == [10]
-    assert outbox.batches.counts(batch)[State.CANCELLED] == 250
-    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
+    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
+    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
     assert take(outbox, batch) == []
-    outbox.batches.set_setting(batch, CANCELLING, None)
+    put_facts(outbox, batch, cancel=None)
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
 def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None:
     """Rows that were tried again meanwhile are cancelled too."""
-    assert next(outbox.requests.cancel(batch, 70)) == 70
-    assert outbox.outcomes.new_try(batch, [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    assert sum(outbox.requests.cancel(batch, 100)) == 181
-    assert outbox.batches.counts(batch)[State.CANCELLED] == 250
+    assert next(outbox.requests.cancel(whole(batch), 70)) == 70
+    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
+    assert sum(outbox.requests.cancel(whole(batch), 100)) == 181
+    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
 
 
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     (one,) = queue.turn([], 1, now=NOW)
     assert outbox.requests.void(batch) == set()
-    assert sum(outbox.requests.cancel(batch)) == 150
+    assert sum(outbox.requests.cancel(whole(batch))) == 150
     assert outbox.requests.void(batch) == {one.seq}
     assert [request.seq for request in take(outbox, batch)] == [one.seq]
     queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert (outbox.batches.counts(batch)[State.CANCELLED], outbox.batches.counts(batch)[State.SENT]) == (150, 100)
+    counts = outbox.batches.counts(whole(batch))
+    assert (counts[State.CANCELLED], counts[State.SENT]) == (150, 100)
 
 
 def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
@@ -178,7 +194,7 @@ def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str, queue: Request
     assert last == known[29]
     first = queue.turn([], 9, now=NOW, until=last)
     queue.turn([Ack(seq=request.seq, sent=request.refs) for request in first], 9, now=NOW, until=last)
-    assert outbox.rows.counts_until(batch, last)[0][State.SENT] == outbox.batches.counts(batch)[State.SENT] == 30
+    assert outbox.rows.counts_until(batch, last)[0][State.SENT] == outbox.batches.counts(whole(batch))[State.SENT] == 30
     assert [ref for request in take(outbox, batch) for ref in request.refs] == known[30:]
 
 
@@ -187,7 +203,7 @@ def test_of_stored_requests_only_those_up_to_a_row(outbox: Outbox, batch: str) -
     known = refs(outbox, batch)
     outbox.requests.queue(batch).turn([], 1, now=NOW, size=20)  # its sender was killed
     tell(outbox, batch, known[40:80], state=State.FAILED)
-    outbox.outcomes.new_try(batch)
+    outbox.outcomes.new_try(whole(batch))
     found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[59])
     assert [list(request.refs) for request in found] == [known[:20], known[20:40], known[40:60]]
     found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=0)
@@ -207,7 +223,7 @@ def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
     """A request that was never sent is cut to the size that the sender asks for; each row is in one of them, once."""
     send_all(outbox, batch)
     put(outbox, batch, refs(outbox, batch), State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 250
+    assert outbox.outcomes.new_try(whole(batch)) == 250
     taken = outbox.requests.queue(batch).turn([], 99, now=NOW, size=30)
     assert sorted(ref for request in taken for ref in request.refs) == refs(outbox, batch)
     assert max(len(request.refs) for request in taken) == 30
@@ -218,24 +234,24 @@ def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
 def test_a_request_that_was_not_sent_before_a_cancel(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Its rows were certainly not created."""
     taken = queue.turn([], 1, now=NOW)
-    sum(outbox.requests.cancel(batch))
+    sum(outbox.requests.cancel(whole(batch)))
     queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
     assert take(outbox, batch) == []
-    assert outbox.batches.counts(batch)[State.CANCELLED] == 250
+    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
 
 
 def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """The service may have the tasks of a killed sender, until the next sender knows."""
     (one,) = take(outbox, batch, 1)
-    assert outbox.batches.counts(batch)[State.UNSENT] == 250
+    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 250
     outbox.requests.find_doubtful(batch)
-    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {State.UNSENT: 150, State.SENT: 100}
-    assert outbox.rows.states(batch) == bytes([State.SENT] * 100 + [State.UNSENT] * 150)
+    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | {State.UNSENT: 150, State.SENT: 100}
+    assert outbox.rows.states(whole(batch)) == bytes([State.SENT] * 100 + [State.UNSENT] * 150)
     assert outbox.rows.refs(batch, State.SENT) == []
     (again,) = queue.turn([], 1, now=NOW, until=0)
     assert (list(again.refs), again.seq, again.tried) == (list(one.refs), one.seq, True)
     queue.turn([Ack(seq=again.seq, sent=again.refs[:60], again=again.refs[60:])], 0, now=NOW)
-    assert outbox.batches.counts(batch)[State.UNSENT] == 190
+    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 190
     assert len(outbox.rows.refs(batch, State.SENT)) == 60
 
 
@@ -243,7 +259,7 @@ def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str, queue:
     """Rows of a second try lie between those of the first one; each is given out once, in requests of one try."""
     known = refs(outbox, batch)
     put(outbox, batch, known[::2], State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 125
+    assert outbox.outcomes.new_try(whole(batch)) == 125
     found: list[tuple[int, list[int]]] = []
     while requests := queue.turn([], 1, now=NOW):
         found += [(request.attempt, list(request.refs)) for request in requests]
@@ -261,21 +277,21 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     spool(outbox, chunks(range(50, 80)), name="a")
     assert [len(one.refs) for one in take(outbox, ours)] == [80]
     outbox.requests.find_doubtful(ours)
-    assert outbox.batches.counts(others)[State.UNSENT] == 30
+    assert outbox.batches.counts(whole(others))[State.UNSENT] == 30
     (again,) = take(outbox, ours)
     assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
-    assert sum(outbox.requests.cancel(others)) == 30
+    assert sum(outbox.requests.cancel(whole(others))) == 30
 
 
 def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """It is tried again while they are under way, and cancelled."""
     known = refs(outbox, batch)
     put(outbox, batch, known, State.FAILED)
-    outbox.outcomes.new_try(batch, [(known[1], None), (known[3], None)])
+    outbox.outcomes.new_try(whole(batch), [(known[1], None), (known[3], None)])
     assert [list(one.refs) for one in queue.turn([], 9, now=NOW)] == [[known[1], known[3]]]
-    outbox.outcomes.new_try(batch, [(known[2], None)])
-    assert sum(outbox.requests.cancel(batch)) == 1
-    assert outbox.rows.states(batch)[2] == State.CANCELLED
+    outbox.outcomes.new_try(whole(batch), [(known[2], None)])
+    assert sum(outbox.requests.cancel(whole(batch))) == 1
+    assert outbox.rows.states(whole(batch))[2] == State.CANCELLED
 
 
 def test_rows_in_doubt_on_both_sides_of_the_last_that_may_be_sent(outbox: Outbox, batch: str) -> None:
@@ -291,7 +307,7 @@ def test_rows_in_doubt_stay_cancelled_when_divided(outbox: Outbox, batch: str, q
     known = refs(outbox, batch)
     take(outbox, batch, 1)
     assert queue.turn([], 0, now=NOW) == []
-    assert sum(outbox.requests.cancel(batch)) == 150
+    assert sum(outbox.requests.cancel(whole(batch))) == 150
     found = queue.turn([], 9, now=NOW, until=known[9])
     assert [list(one.refs) for one in found] == [known[:10], known[10:100]]
     assert outbox.requests.void(batch) == {one.seq for one in found}

@@ -28,7 +28,7 @@ def test_inputs_are_parts_of_their_batch(inputs: list[Rows], tmp_path_factory: p
     """Whatever they have in common, each has its rows, and a count, a filter and a choice are of these."""
     with Outbox(tmp_path_factory.mktemp("home") / "outbox.sqlite3") as outbox:
         scopes = [part(outbox, rows) for rows in inputs]
-        batch = str(scopes[0])
+        batch = scopes[0].batch
         known = dict(zip(all_rows(outbox, batch, "wire", wire=True), refs(outbox, batch), strict=True))
         failed = refs(outbox, batch)[::3]
         put(outbox, batch, failed, State.FAILED)
@@ -66,9 +66,9 @@ def test_nothing_is_left_of_a_deleted_batch(outbox: Outbox) -> None:
     """Also of its inputs."""
     for start in range(0, 30, 5):
         scope = part(outbox, range(start, start + 10))
-    tell(outbox, scope, refs(outbox, scope), state=State.SUCCEEDED)
+    tell(outbox, scope.batch, refs(outbox, scope), state=State.SUCCEEDED)
     assert tables(outbox.path)["inputs"] == 6
-    outbox.batches.delete(scope)
+    outbox.batches.delete(scope.batch)
     outbox.sweep()
     assert tables(outbox.path) == NOTHING
 
@@ -82,7 +82,7 @@ def test_rows_are_found_by_their_keys_elsewhere(
     told = list(outbox.rows.keys(part(outbox, range(13, 23))))
     assert [len(keys) for keys in told] == [64, 64, 32]
     with Outbox(tmp_path / "theirs" / "outbox.sqlite3") as theirs:
-        batch = str(part(theirs, [*range(18, 40), *range(10, 16)]))
+        batch = part(theirs, [*range(18, 40), *range(10, 16)]).batch
         found = sorted(ref for keys in (*told, b"damaged") for ref in theirs.rows.with_keys(batch, keys))
         assert len(found) == 8
         scopes = [theirs.rows.add_input(batch, b"name", found) for _ in range(2)]

@@ -19,6 +19,7 @@ from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import incoming
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
@@ -31,7 +32,7 @@ def test_rows_are_there_as_planned(outbox: Outbox) -> None:
     """After commit, every row is unsent, in input order, with its task as it will be sent."""
     done = spool(outbox, chunks(range(250)))
     assert (done.created, done.added, done.known, done.duplicates, done.rejected) == (True, 250, 0, 0, 0)
-    assert outbox.batches.counts(done.batch)[State.UNSENT] == 250
+    assert outbox.batches.counts(whole(done.batch))[State.UNSENT] == 250
     assert all_rows(outbox, done.batch, "rows") == list(range(250))
     assert all_rows(outbox, done.batch, "wire", wire=True) == [task(str(row)) for row in range(250)]
 
@@ -77,7 +78,7 @@ def test_a_plan_without_rows_is_a_batch_without_rows(outbox: Outbox) -> None:
     done = spool(outbox, [])
     assert outbox.batches.get(done.batch).total == 0
     assert outbox.batches.get(done.batch).done
-    assert list(outbox.rows.pages(done.batch)) == []
+    assert list(outbox.rows.pages(whole(done.batch))) == []
 
 
 def test_what_is_asked_for_is_kept(outbox: Outbox) -> None:
@@ -94,7 +95,7 @@ def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:
     assert (done.added, done.rejected, outbox.batches.get(done.batch).total) == (148, 2, 150)
     assert all_rows(outbox, done.batch, "rows", states={State.REJECTED}) == [3, 120]
     assert all_rows(outbox, done.batch, "reasons", states={State.REJECTED}) == ["no URL", "too large"]
-    assert outbox.outcomes.new_try(done.batch, allowed=set(State)) == 0
+    assert outbox.outcomes.new_try(whole(done.batch), allowed=set(State)) == 0
 
 
 def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
@@ -103,7 +104,7 @@ def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
     assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
     mended = spool(outbox, chunks(range(150)), name="n")
     assert (mended.batch, mended.added, mended.known) == (done.batch, 1, 149)
-    assert outbox.batches.counts(done.batch)[State.REJECTED] == 0
+    assert outbox.batches.counts(whole(done.batch))[State.REJECTED] == 0
     assert sorted(all_rows(outbox, done.batch, "rows")) == list(range(150))
     assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
 
@@ -182,7 +183,7 @@ def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> 
         other = spool(outbox, chunks(range(200)), name="n")
         mine = spooling.commit()
     assert (other.added, other.known, mine.added, mine.known) == (100, 100, 100, 200)
-    assert outbox.batches.get("n").total == 300
+    assert outbox.batches.find()[0].total == 300
 
 
 PLANNER = """

@@ -11,7 +11,7 @@ import pytest
 from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice, whole
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.states import State
@@ -52,14 +52,14 @@ def test_nothing_is_given_out_before_it_is_trusted(outbox: Outbox) -> None:
     assert given(outbox, batch) == []
     spool(outbox, chunks(range(1_000, 1_010)), name="march")
     assert given(outbox, batch) == [task(str(row)) for row in range(1_000, 1_010)]
-    found = outbox.trust.untrusted(batch, {State.UNSENT})
+    found = outbox.trust.untrusted(whole(batch), {State.UNSENT})
     assert list(found.values()) == ["bob@b"] * 300
     outbox.trust.trust(list(found)[:200])
     assert sorted(given(outbox, batch)) == sorted(
         [*(task(str(row)) for row in range(1_000, 1_010)), *(task(f"theirs-{row}") for row in range(200))]
     )
     fetch(outbox, foreign(range(2_000, 2_005), "mallory@m"))
-    assert sorted(outbox.trust.untrusted(batch, {State.UNSENT}).values()) == ["bob@b"] * 100 + ["mallory@m"] * 5
+    assert sorted(outbox.trust.untrusted(whole(batch), {State.UNSENT}).values()) == ["bob@b"] * 100 + ["mallory@m"] * 5
 
 
 @pytest.mark.parametrize("order", ["same", "shuffled"])
@@ -78,7 +78,7 @@ def test_a_row_that_is_rendered_here_has_the_task_of_this_home(outbox: Outbox, o
         task(str(row)) if row % 2 == 0 or row == ROWS else task(f"theirs-{row}") for row in range(ROWS + 1)
     ]
     assert all_rows(outbox, batch, "rows")[:ROWS] == list(range(ROWS))
-    assert set(outbox.trust.untrusted(batch, set(State))) == set(before[1::2])
+    assert set(outbox.trust.untrusted(whole(batch), set(State))) == set(before[1::2])
     assert outbox.rows.states_of([before[7]]) == {before[7]: State.FAILED}
 
 
@@ -88,7 +88,7 @@ def test_rows_of_another_request_are_not_replaced(outbox: Outbox) -> None:
     other = chunks(range(10), request=lambda row: f"other-{row}")
     with pytest.raises(BatchExistsError, match="with another request"):
         spool(outbox, other, name="march")
-    assert len(outbox.trust.untrusted(batch, {State.UNSENT})) == 10
+    assert len(outbox.trust.untrusted(whole(batch), {State.UNSENT})) == 10
     assert all_rows(outbox, batch, "wire", wire=True)[0] == task("theirs-0")
 
 
@@ -96,7 +96,7 @@ def test_what_another_home_renders_again_is_not_trusted(outbox: Outbox) -> None:
     """The rows of a second block with the same keys stay those of the first."""
     batch = fetch(outbox, foreign(range(10)))
     fetch(outbox, [replace(chunk, maker="mallory@m") for chunk in chunks(range(10))])
-    assert set(outbox.trust.untrusted(batch, set(State)).values()) == {"bob@b"}
+    assert set(outbox.trust.untrusted(whole(batch), set(State)).values()) == {"bob@b"}
     assert all_rows(outbox, batch, "wire", wire=True)[0] == task("theirs-0")
 
 
@@ -143,9 +143,9 @@ def test_which_rows_a_new_try_would_send(outbox: Outbox) -> None:
     tell(outbox, batch, found[2:4], state=State.FAILED, last_status=14)
     tasks = all_rows(outbox, batch, "tasks")
     untrusted = outbox.trust.untrusted
-    assert list(untrusted(batch, {State.FAILED})) == found[:4]
-    assert list(untrusted(batch, {State.FAILED}, Choice(statuses=frozenset({14})))) == found[2:4]
+    assert list(untrusted(whole(batch), {State.FAILED})) == found[:4]
+    assert list(untrusted(whole(batch), {State.FAILED}, Choice(statuses=frozenset({14})))) == found[2:4]
     rows = [(found[0], tasks[0]), (found[1], "another"), (found[2], None), (found[9], None)]
-    assert list(untrusted(batch, {State.FAILED}, rows)) == [found[0], found[2]]
+    assert list(untrusted(whole(batch), {State.FAILED}, rows)) == [found[0], found[2]]
     outbox.trust.trust(found)
-    assert untrusted(batch, set(State)) == {}
+    assert untrusted(whole(batch), set(State)) == {}

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.conftest import (
@@ -57,7 +58,7 @@ def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, there: int, *, l
     assert set(service.created) == set(tasks[: there + canary])
     assert canary or set(service.calls) == {"GetTask"}
     sent = there + canary
-    assert not logged or outbox.rows.states(batch) == bytes([State.SENT] * sent + [State.UNSENT] * (250 - sent))
+    assert not logged or outbox.rows.states(whole(batch)) == bytes([State.SENT] * sent + [State.UNSENT] * (250 - sent))
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service, 250)
@@ -85,7 +86,7 @@ def test_a_kill_while_a_call_is_made(outbox: Outbox, call: int, send_rate: float
         observer.until = 0
         run_send(again, batch, left, observer=observer)
         assert len(left.created - before) == 0
-        counts = again.batches.counts(batch)
+        counts = again.batches.counts(whole(batch))
         assert (counts[State.SENT], counts[State.UNSENT]) == (len(before), MANY - len(before))
         observer.until = None
         run_send(again, batch, left, observer=observer)

@@ -7,7 +7,7 @@ import pytest
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Request
+from cloudtasks_nb.fanout.outbox.records import Request, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.conftest import (
@@ -70,8 +70,8 @@ def test_after_an_hour_it_is_looked_up_first(outbox: Outbox, batch: str, later: 
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100, "BatchCreateTasks": 2}
     assert set(service.created.values()) == {1}
-    assert outbox.batches.counts(batch)[State.GONE] == 60
-    assert outbox.rows.states(batch)[:100] == bytes([State.GONE] * 20 + [State.SENT] * 40 + [State.GONE] * 40)
+    assert outbox.batches.counts(whole(batch))[State.GONE] == 60
+    assert outbox.rows.states(whole(batch))[:100] == bytes([State.GONE] * 20 + [State.SENT] * 40 + [State.GONE] * 40)
 
 
 def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> None:
@@ -85,7 +85,7 @@ def test_the_log_tells_what_the_queue_does_not(outbox: Outbox, batch: str) -> No
     clock.time += 2 * DAY
     run_send(outbox, batch, service, clock, observer)
     assert sorted(observer.asked) == sorted(request.tasks)
-    assert outbox.rows.states(batch)[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
+    assert outbox.rows.states(whole(batch))[:100] == bytes([State.SENT] * 60 + [State.GONE] * 10 + [State.SENT] * 30)
     assert set(service.created.values()) == {1}
 
 
@@ -94,7 +94,7 @@ def test_look_ups_that_fail(outbox: Outbox, batch: str, code: str, times: int, s
     """Rows that may not be looked up are gone, unless the log knows them; without an answer it is tried again."""
     service, clock = two_days_later(outbox, batch, 100, before=raising(code, times, "GetTask"))
     run_send(outbox, batch, service, clock)
-    assert outbox.rows.states(batch) == bytes([state] * 100 + [State.SENT] * 150)
+    assert outbox.rows.states(whole(batch)) == bytes([state] * 100 + [State.SENT] * 150)
 
 
 def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str) -> None:
@@ -108,7 +108,7 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
 
     service.after = lost
     run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(whole(batch))[State.SENT] == 250
     assert set(service.created.values()) == {1}
     assert service.calls["GetTask"] >= 250
 
@@ -124,7 +124,7 @@ def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> N
 
     service = Service(after=put_right)
     run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(whole(batch))[State.SENT] == 250
     assert service.created == Counter(all_rows(outbox, batch, "tasks"))
     assert service.calls["GetTask"] >= 50
 
@@ -135,11 +135,11 @@ def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: s
     service, clock = two_days_later(outbox, batch, 100, before=raising(code, 100, rpc))
     with pytest.raises(ServiceError, match=code):
         run_send(outbox, batch, service, clock)
-    assert outbox.rows.states(batch)[:100] == bytes([State.SENT] * 100)  # as of rows in doubt
+    assert outbox.rows.states(whole(batch))[:100] == bytes([State.SENT] * 100)  # as of rows in doubt
     service.before = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     run_send(outbox, batch, service, clock)
     assert service.created == Counter(all_rows(outbox, batch, "tasks"))
-    assert outbox.batches.counts(batch)[State.SENT] == 250
+    assert outbox.batches.counts(whole(batch))[State.SENT] == 250
 
 
 # Cancel
@@ -152,11 +152,11 @@ def test_cancel_stops_a_sender_before_its_next_request(outbox: Outbox, *, batchi
 
     def cancel(rpc: str, number: int) -> None:
         if number == stop and (batching or rpc == "CreateTask"):
-            sum(outbox.requests.cancel(batch))
+            sum(outbox.requests.cancel(whole(batch)))
 
     service = Service(batching=batching, before=cancel)
     run_send(outbox, batch, service, FakeClock())
-    counts = outbox.batches.counts(batch)
+    counts = outbox.batches.counts(whole(batch))
     assert counts[State.SENT] == len(service.created) < most
     assert counts[State.SENT] + counts[State.CANCELLED] == 5_000
     assert set(all_rows(outbox, batch, "tasks", states={State.SENT})) == set(service.created)
@@ -169,14 +169,14 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
     def trouble(rpc: str, number: int) -> None:
         if rpc == "BatchCreateTasks":
             if number == 20:
-                sum(outbox.requests.cancel(batch))
+                sum(outbox.requests.cancel(whole(batch)))
             raise error("UNAVAILABLE")
 
     service.after = trouble
 
     never = dict.fromkeys(all_rows(outbox, batch, "tasks"), False)
     run_send(outbox, batch, service, FakeClock(), FakeObserver(created=never))
-    counts = outbox.batches.counts(batch)
+    counts = outbox.batches.counts(whole(batch))
     assert (counts[State.SENT], counts[State.UNSENT]) == (len(service.created), 0)
     assert service.calls["GetTask"] == 250
 
@@ -185,9 +185,9 @@ def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Out
     """After a cancel, unanswered requests are looked up, not sent: what may be there is the caller's to delete."""
     service, clock = Service(), FakeClock()
     left_unanswered(outbox, batch, service, 60)
-    assert sum(outbox.requests.cancel(batch)) == 150
-    assert outbox.batches.counts(batch)[State.UNSENT] == 100
+    assert sum(outbox.requests.cancel(whole(batch))) == 150
+    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 100
     run_send(outbox, batch, service, clock)
     assert service.calls == {"GetTask": 100}
-    counts = outbox.batches.counts(batch)
+    counts = outbox.batches.counts(whole(batch))
     assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (100, 0, 150)

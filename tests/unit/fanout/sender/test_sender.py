@@ -7,6 +7,7 @@ import pytest
 
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -75,7 +76,10 @@ def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> N
     service = Service(after=stop)
     sent = run_send(outbox, batch, service, observer=observer, in_flight=8).sent
     assert 300 <= sent < ROWS
-    assert outbox.batches.counts(batch) == dict.fromkeys(State, 0) | {State.SENT: sent, State.UNSENT: ROWS - sent}
+    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | {
+        State.SENT: sent,
+        State.UNSENT: ROWS - sent,
+    }
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
@@ -230,7 +234,7 @@ def test_what_cannot_be_mended_here_ends_the_sending(
     service = Service(**faults)
     with pytest.raises(CloudTasksError, match=words):
         run_send(outbox, batch, service)
-    counts, lost = outbox.batches.counts(batch), "after" in faults
+    counts, lost = outbox.batches.counts(whole(batch)), "after" in faults
     assert counts[State.SENT] + counts[State.UNSENT] == ROWS
     assert lost or 0 < counts[State.SENT] == len(service.created) < ROWS
     vars(service).update({name: getattr(Service(), name) for name in faults})
@@ -254,7 +258,7 @@ def test_an_outbox_that_fails_ends_the_sending(
     monkeypatch.setattr(RequestQueue, "turn", failing)
     with pytest.raises(type(failure), match=str(failure)):
         run_send(outbox, batch, service)
-    assert outbox.batches.counts(batch)[State.UNSENT] > 0
+    assert outbox.batches.counts(whole(batch))[State.UNSENT] > 0
     monkeypatch.setattr(RequestQueue, "turn", turn)
     run_send(outbox, batch, service)
     assert_each_once(outbox, batch, service)

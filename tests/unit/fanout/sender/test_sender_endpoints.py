@@ -8,6 +8,7 @@ from google.longrunning import operations_pb2
 
 from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.sender import sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -183,7 +184,7 @@ def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str)
             await sending
 
     asyncio.run(begin())
-    assert outbox.batches.counts(batch)[State.UNSENT] > 0
+    assert outbox.batches.counts(whole(batch))[State.UNSENT] > 0
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
 
@@ -192,10 +193,10 @@ def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
     """New tries have tasks of their own, also right after a cancel."""
     service = Service()
     run_send(outbox, batch, service)
-    sum(outbox.requests.cancel(batch))
+    sum(outbox.requests.cancel(whole(batch)))
     rows = refs(outbox, batch)[:150]
     tell(outbox, batch, rows, state=State.FAILED)
-    assert outbox.outcomes.new_try(batch) == 150
+    assert outbox.outcomes.new_try(whole(batch)) == 150
     report = run_send(outbox, batch, service)
     assert (report.sent, len(service.created)) == (150, ROWS + 150)
     assert set(service.created.values()) == {1}
