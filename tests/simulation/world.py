@@ -27,7 +27,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.fanout.batch import catalog, tracker
 from cloudtasks_nb.fanout.outbox import database
-from cloudtasks_nb.service import clock
+from cloudtasks_nb.service import clock, open_clients
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ _STATE: dict[Any, dict[str, Callable[[], Any]]] = {
     clock: {"_known": dict},
     catalog: {"_catalogs": WeakSet},
     database: {"_locks": WeakSet},
+    open_clients: {"_open": list, "_held": list},
 }
 _REAL = {name: getattr(time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "clock_gettime")}
 
@@ -279,6 +280,9 @@ class World:
             return process().run(coroutine, timeout)
 
         with pytest.MonkeyPatch.context() as patch:
+            for module, of in _STATE.items():  # what the test's own process has comes back afterwards
+                for name in of:
+                    patch.setattr(module, name, getattr(module, name))
             for name, read in {"time": self._wall, "monotonic": self._ticks}.items():
                 patch.setattr(time, name, read)
                 patch.setattr(time, f"{name}_ns", lambda read=read: round(read() * 1e9))
