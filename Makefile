@@ -95,7 +95,8 @@ bench: $(VENV)/.installed-test ## measure, and write the table of figures
 soak: $(VENV)/.installed-test ## load one emulator for ten minutes, and write its memory and files; shorter: make soak MINUTES=1
 	$(BIN)/python tests/benchmarks/run.py --only soak $(if $(MINUTES),--minutes $(MINUTES))
 
-chaos: $(VENV)/.installed-test ## kill and stop processes at random for 200 rounds, and write what was found
+chaos: $(VENV)/.installed-test ## 10,000 random steps of the model; kill and stop processes for 200 rounds, and write what was found
+	$(BIN)/python -m pytest --hypothesis-profile=long tests/unit/fanout/batch/test_batch_machine.py
 	$(BIN)/python -m tests.chaos.run
 	$(BIN)/python -m tests.chaos.writers
 

@@ -23,6 +23,7 @@ __all__ = [
     "OUTCOMES",
     "QUEUES",
     "STATES",
+    "SUCCESSES",
     "TASKS",
     "TASK_STATES",
     "Traits",
@@ -145,6 +146,9 @@ IN_QUEUE = tuple(word for word in TASK_STATES if STATES[word].in_queue)
 
 #: States in which nothing more happens by itself, the worst first.
 ENDS = tuple(sorted((word for word in STATES if STATES[word].end), key=lambda word: -STATES[word].need))
+
+#: Those of them in which a row has ended well.
+SUCCESSES = tuple(word for word in ENDS if STATES[word].success)
 
 #: Word of a batch that has ended -> the state of the rows because of which it has that word, the worst first.
 BY_END = {str(STATES[word].end): word for word in ENDS}

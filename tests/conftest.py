@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import sys
 from collections.abc import Generator, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,6 +20,8 @@ from cloudtasks_nb.handlers import serving
 from cloudtasks_nb.service import open_clients
 
 pytest_plugins = ["cloudtasks_nb.testing"]
+# Half of the collection is the rewriting of assertions, which pytest keeps beside the bytecode.
+sys.dont_write_bytecode = False
 
 #: Variables that choose a project, an endpoint or credentials; a test that wants one sets it.
 PERSONAL = (
@@ -30,6 +33,7 @@ PERSONAL = (
 
 # A deadline is a timing assertion, and the example database would be a folder in the checkout.
 settings.register_profile("suite", deadline=None, database=None)
+settings.register_profile("long", settings.get_profile("suite"), max_examples=200, stateful_step_count=50)
 settings.load_profile("suite")
 
 

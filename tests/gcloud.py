@@ -6,7 +6,9 @@ URL that a deployed service has, whether policies have conditions, who may call 
 
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -130,9 +132,8 @@ def environment(state: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in deployed[-1].get("--update-env-vars", "").split(",") if pair)
 
 
-def install(folder: Path, **state: Any) -> Path:
-    """Write the command into a folder, and return the file of its state."""
-    path = folder / "gcloud.json"
+def state_with(**state: Any) -> dict[str, Any]:
+    """Return the state of a gcloud that nobody has called yet."""
     known = {
         "account": "ann@example.com",
         "accounts": [],
@@ -142,7 +143,21 @@ def install(folder: Path, **state: Any) -> Path:
         "says": "it is broken today",
     }
     known |= {"url": "https://report-1.run.app", "token": "", "conditions": True, "invokers": [], "unchecked": False}
-    path.write_text(json.dumps({**known, "calls": [], **state}))
+    return {**known, "calls": [], **state}
+
+
+def run(state: dict[str, Any], words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Answer one command in this process, as the command of `install` answers it in one of its own."""
+    try:
+        return subprocess.CompletedProcess(words, 0, f"{answer(state, list(words))}\n", "")
+    except SystemExit as ended:
+        return subprocess.CompletedProcess(words, 1, "", f"{ended}\n")
+
+
+def install(folder: Path, **state: Any) -> Path:
+    """Write the command into a folder, and return the file of its state."""
+    path = folder / "gcloud.json"
+    path.write_text(json.dumps(state_with(**state)))
     command = folder / "gcloud"
     command.write_text(f"#!{sys.executable}\nimport runpy\nrunpy.run_path({__file__!r}, run_name='__main__')\n")
     command.chmod(0o755)

@@ -4,6 +4,7 @@
     python -m tests.mutation --seed 1 --commit v1.0    of another commit, with the tests of that commit
     python -m tests.mutation --seed 1 --only 3 17      two of these mutants, after a test was written for them
     python -m tests.mutation --seed 1 --list           which mutants these are; no test runs
+    python -m tests.mutation --seed 1 --in fanout/evidence.py emulator/store    40 mutants of these files and folders
 
 A mutant is the package with one change: another operator, a whole number that is one more or less, a condition that is
 always true or false, a call that is left out, `None` that is returned. Each mutant is of a random line of code, so that
@@ -197,15 +198,16 @@ def _range(lines: Sequence[int], node: Any) -> tuple[int, int]:
     return lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset
 
 
-def _sample(folder: Path, seed: int) -> list[Mutant]:
-    """Choose random lines of the package, and a random change of each."""
+def _sample(folder: Path, seed: int, places: Sequence[str]) -> list[Mutant]:
+    """Choose random lines of files of the package, and a random change of each."""
     lines: dict[tuple[str, int], list[Mutant]] = {}
-    for path in sorted((folder / PACKAGE).rglob("*.py")):
+    roots = [folder / PACKAGE / place for place in places]
+    for path in sorted({path for root in roots for path in ([root] if root.is_file() else root.rglob("*.py"))}):
         if path.name != "hatch_build.py":  # it builds the emulator's wheel, and is not in it
             for mutant in mutants_of(str(path.relative_to(folder)), path.read_bytes()):
                 lines.setdefault((mutant.file, mutant.line), []).append(mutant)
     chance = random.Random(seed)
-    return [chance.choice(lines[line]) for line in chance.sample(list(lines), SAMPLE)]
+    return [chance.choice(lines[line]) for line in chance.sample(list(lines), min(SAMPLE, len(lines)))]
 
 
 def _stages(folder: Path, file: str) -> Iterator[list[str]]:
@@ -278,6 +280,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--commit", default="HEAD", help="what is mutated and tested")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="mutants that are tested at the same time")
     parser.add_argument("--only", type=int, nargs="+", metavar="N", help="numbers of mutants, from 1 to 40")
+    parser.add_argument("--in", dest="places", nargs="+", default=[""], metavar="FILE", help="what of the package")
     parser.add_argument("--list", action="store_true", help="print the mutants, and test none")
     return parser.parse_args()
 
@@ -294,7 +297,7 @@ def main() -> int:
         for folder in [Path(temporary, f"copy{job}") for job in range(arguments.jobs)]:
             shutil.unpack_archive(archive, folder)
             folders.put(folder)
-        sample = dict(enumerate(_sample(folder, arguments.seed), 1))
+        sample = dict(enumerate(_sample(folder, arguments.seed, arguments.places), 1))
         chosen = {number: sample[number] for number in arguments.only or sample}
         test = partial(_outcome, folders, harmless)
         outcomes = repeat("not tested") if arguments.list else pool.map(test, chosen.values())

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb.fanout.batch.claims import own_key
+from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, result_objects, tag_of, unpack_result

@@ -35,7 +35,6 @@ MAGICS = {"%load_ext": magics.load_ipython_extension, "%ct": magics.CloudTasksMa
 #: Names without a docstring that could have an example, each with the reason.
 EXEMPT = {"ROW": "a constant", "errors": "a module", "Deployment.url": "gcloud asks Google for it"}
 EXEMPT |= {"Handler.answer_to": "`Plan.try_one` calls it", "Handler.replace": "`serve` calls it"}
-EXEMPT |= {"Progress.of": "the tracker calls it"}
 
 #: What an example may use without making it.
 NAMES = (

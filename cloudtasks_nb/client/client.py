@@ -25,7 +25,7 @@ from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.plan.options import token_options
+from cloudtasks_nb.fanout.plan.recipe import token_options
 from cloudtasks_nb.service import open_clients
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.connection import Connection

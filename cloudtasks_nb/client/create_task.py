@@ -12,6 +12,7 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PermissionDeniedError, TaskNotFoundError
 from cloudtasks_nb.fanout.plan.render import literal_task
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 
@@ -63,6 +64,6 @@ def create_task(
             made = connection.call("GetTask", name=message.name)
         except (TaskNotFoundError, PermissionDeniedError) as failure:  # it has left the queue, or cannot be read
             columns = task_columns([message], now=connection.clock.micros())
-            state = "gone" if isinstance(failure, TaskNotFoundError) else None
+            state = State.GONE.word if isinstance(failure, TaskNotFoundError) else None
             return frame(TASKS, {**columns, "state": [state], "create_time": [None]}, index="task")
     return frame(TASKS, task_columns([made], now=connection.clock.micros()), index="task")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from cloudtasks_nb._frames import SUCCESSES
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
@@ -172,7 +173,7 @@ def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
         notify(f"batch {batch.id} was not cancelled: {again}")
         raise
     found.attrs["batch"] = batch.id
-    if left := int((found["state"] != "succeeded").sum()):
+    if left := int((~found["state"].isin(SUCCESSES)).sum()):
         notify(f'{left:,} did not succeed: batch = {code} finds their batch, failed="resend" sends failed ones again')
     return found
 

@@ -23,8 +23,8 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BackfillKeywords, FanOutKeywords, make_request, takes
 from cloudtasks_nb.fanout.batch.versions import advise
 from cloudtasks_nb.fanout.periods.partitions import partition
-from cloudtasks_nb.fanout.plan.options import TaskKeywords, check_token
 from cloudtasks_nb.fanout.plan.plan import Plan
+from cloudtasks_nb.fanout.plan.recipe import TaskKeywords, check_token
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["Queue"]

@@ -14,10 +14,9 @@ from cloudtasks_nb.client.task_verbs import task_ids
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, see
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.errors import status_codes
+from cloudtasks_nb.fanout.batch.errors import attempts_frame, see, status_codes
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
 from cloudtasks_nb.service.oplog import RETENTION, Wanted

@@ -106,8 +106,9 @@ class Row(NamedTuple):
     duration: int | None = None
     message: str | None = None  #: the newest one that tells more than the status of its attempt, else the newest one
     said: int | None = None  #: the attempt of the message
-    code: int | None = None  #: the status of that attempt; of another status than the row's the message is not shown
+    code: int | None = None  #: the status of that attempt
     cause: str | None = None  #: what the message tells, whether it is shown or not; None: no more than the status
+    current: bool | None = None  #: whether the message is shown: it is not of an earlier attempt that ended otherwise
 
 
 def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
@@ -129,13 +130,14 @@ def fold(row: Row, news: Evidence, tries: int, cause: str | None) -> Row:
     fact, seen, reason = _end(row[4:7], news)
     attempt = _attempt(row[7:14], news)
     message = _message(row[14:18], news, cause)
+    current = message[1] == (attempt[0] or 0) or message[2] == attempt[2]
     # The queue tells of an attempt that has ended only if there will be another one.
     heard, status, due = attempt[1] or 0, attempt[2], attempt[4]
     failed = heard & (LAST | Source.QUEUE) == LAST
     ended = bool(status) and heard & Source.LOG > 0 and due is None
     state = _state_of(state, fact, failed=failed, ended=ended, own=deleting == tries)
     reason = DELETED if fact == Fact.DELETED else reason
-    return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message))
+    return Row._make((ref, tries, state, deleting, fact, seen, reason, *attempt, *message, current))
 
 
 def status_name(status: int | None, http: int | None) -> str | None:

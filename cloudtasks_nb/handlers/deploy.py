@@ -141,6 +141,11 @@ class Deployment:
     def mismatch(self, body: bytes) -> str | None:
         """Return why the function cannot be called with the names in a body; None if it can.
 
+        Parameters
+        ----------
+        body : bytes
+            The body of a request, JSON.
+
         Examples
         --------
         >>> service = ct.deploy(report, project="my-project", region="us-central1")

@@ -208,6 +208,11 @@ class Handler:
     def mismatch(self, body: bytes) -> str | None:
         """Return why the function cannot be called with the names in a body; None if it can.
 
+        Parameters
+        ----------
+        body : bytes
+            The body of a request, JSON.
+
         Examples
         --------
         >>> print(handler.mismatch(b'{"dayy": "2013-01-01", "origin": "JFK"}'))
@@ -216,11 +221,25 @@ class Handler:
         return mismatch(self._function.fn, body)
 
     def answer_to(self, body: bytes, since: dt.datetime) -> Answer | None:
-        """Return the answer to the newest request with this body that was no task's; None if there is none."""
+        """Return the answer to the newest request with this body that was no task's; None if there is none.
+
+        Parameters
+        ----------
+        body : bytes
+        since : datetime
+            When the earliest request came that counts.
+        """
         return self._history.answer_to(body, since)
 
     def replace(self, function: TaskFunction, workers: int) -> None:
-        """Call another function from now on; running calls still use the old one."""
+        """Call another function from now on; running calls still use the old one.
+
+        Parameters
+        ----------
+        function : TaskFunction
+        workers : int
+            How many calls run at the same time.
+        """
         before, self._function = self._function, function
         before.close(kill=False)
         if workers != self._workers.count:

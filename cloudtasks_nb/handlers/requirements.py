@@ -175,7 +175,20 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower().rstrip("-") if found else requirement
 
 
-@functools.lru_cache(maxsize=1)
 def distributions() -> Mapping[str, list[str]]:
-    """Return the installed distributions by the top-level module that they have; `cache_clear` reads them again."""
+    """Return the installed distributions by the top-level module that they have."""
+    return _distributions(tuple((place, _changed(place)) for place in sys.path))
+
+
+@functools.lru_cache(maxsize=1)
+def _distributions(_places: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """Read them: it takes a second, so it is done again only after a folder of `sys.path` has changed."""
     return metadata.packages_distributions()
+
+
+def _changed(place: str) -> int:
+    """Return when a folder was changed in nanoseconds; an installation makes an entry in it."""
+    try:
+        return Path(place).stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -20,7 +20,7 @@ from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.definitions import annotation_names, global_uses, literal, source_text
 from cloudtasks_nb.handlers.literals import SecretSearch
-from cloudtasks_nb.handlers.requirements import distributions, is_installed
+from cloudtasks_nb.handlers.requirements import is_installed
 
 __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
 
@@ -204,7 +204,6 @@ def module_source(fn: Callable[..., Any], *reserved: str, public: Iterable[str] 
         If the function, or something that it uses, cannot be written; the hint says what to do instead.
     """
     check_function(fn)
-    distributions.cache_clear()  # a cell may have installed something
     name = display_name(fn)
     _check_definition(fn, name)
     source = ModuleSource(*reserved, public=public)

@@ -15,7 +15,7 @@ from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.backfill import Backfill
-from cloudtasks_nb.fanout.batch.period_states import upcoming
+from cloudtasks_nb.fanout.batch.view import upcoming
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, partition, period_rows
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.cards.plan import error_html

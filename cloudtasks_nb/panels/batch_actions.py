@@ -17,8 +17,8 @@ from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.resend import Foreign
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
-from cloudtasks_nb.fanout.batch.trust import Foreign
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.panels.batch_list import method_of
@@ -118,14 +118,14 @@ class BatchActions:
     def _tell_sent(self) -> None:
         """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
         course = self._shown.rows.followed
-        if course and not course["queued"] and self._sent_status == self._panel.footer.status:
+        if course and not course[State.SENT.word] and self._sent_status == self._panel.footer.status:
             rows, _, states = counts_text(course, "rows").partition(": ")
             self._panel.notify(f"of {rows} that were sent again, {states}")
 
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
         batch, view, _ = self._open()
-        self._ask_again(_of_query(view, batch, RowQuery(state="failed", cause=cause)), retry=True)
+        self._ask_again(_of_query(view, batch, RowQuery(state=State.FAILED.word, cause=cause)), retry=True)
 
     def _open(self) -> tuple[Batch, BatchView, str]:
         """Return the batch, what is shown of it, and the Python expression that returns it."""
@@ -167,15 +167,18 @@ class BatchActions:
         batch, view, _ = self._open()
         progress = batch.progress()
         if not progress.failed:  # the button is about rows of which nobody knows what became
-            self._ask_again(_of_query(view, batch, RowQuery(state="gone")))
+            self._ask_again(_of_query(view, batch, RowQuery(state=State.GONE.word)))
             return
-        failed = _of_query(view, batch, RowQuery(state="failed"))
+        failed = _of_query(view, batch, RowQuery(state=State.FAILED.word))
         self._ask_again(replace(failed, scope=f"that failed, of {progress.total:,}"), retry=True)
 
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
         batch, view, code = self._open()
-        rows, succeeded, gone = counted(again.count, "rows"), *map(again.counts.get, ("succeeded", "gone"))
+        rows, succeeded, gone = (
+            counted(again.count, "rows"),
+            *map(again.counts.get, (State.SUCCEEDED.word, State.GONE.word)),
+        )
         verb, done = (f"Retry {rows}", "tried") if retry else (f"Send {rows} again", "sent")
         which = f"All {rows} {again.scope}" if retry else f"The {rows} {again.scope}, of {batch.progress().total:,}"
         twice = f" {counted(succeeded, 'rows')} of them succeeded: what they do is done once more." if succeeded else ""
@@ -298,9 +301,9 @@ class BatchActions:
 
 def _of_query(view: BatchView, batch: Batch, query: RowQuery) -> _Again:
     """Return how all rows are sent again that a query chooses without a text."""
-    state = query.state or ("failed" if query.cause else "")
+    state = query.state or (State.FAILED.word if query.cause else "")
     counts = {state: view.reader.count(replace(query, state=state))} if state in ENDS else {}
-    if query.cause or query.state == "failed":
+    if query.cause or query.state == State.FAILED.word:
         causes = view.reader.causes() if query.cause else {}
         text = causes[query.cause].text if query.cause in causes else query.cause
         return _Again(
@@ -308,7 +311,7 @@ def _of_query(view: BatchView, batch: Batch, query: RowQuery) -> _Again:
             scope="that failed" + (f" with {mask_text(text)}" if text else ""),
             code=lambda code: retry_code(code, text, [one.text for one in causes.values()]),
             send=lambda: batch.retry_failed(pd.DataFrame({"cause": [query.cause]}) if query.cause else None),
-            refs=lambda: view.reader.each(RowQuery(state="failed", cause=query.cause)),
+            refs=lambda: view.reader.each(RowQuery(state=State.FAILED.word, cause=query.cause)),
         )
     return _Again(
         counts=counts,

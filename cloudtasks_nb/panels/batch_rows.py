@@ -23,6 +23,7 @@ from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.owner import Owner
 from cloudtasks_nb.panels.pacing import Pacing
@@ -197,7 +198,7 @@ class BatchRows(widgets.VBox):
         if shown.found is None or shown.wanted.again is None:
             return None
         final = shown.found.final
-        return {**final, "queued": len(shown.found.refs) - sum(final.values())}
+        return {**final, State.SENT.word: len(shown.found.refs) - sum(final.values())}
 
     def _want(self, wanted: Wanted) -> None:
         with self._choosing:
@@ -256,7 +257,7 @@ class BatchRows(widgets.VBox):
 
     def _pick_state(self, state: str) -> None:
         wanted = "" if state in (_ALL, self.query.state) else state
-        cause = self.query.cause if wanted in ("failed", "retrying") else ""
+        cause = self.query.cause if wanted in (State.FAILED.word, WORDS[RETRYING]) else ""
         self.choose(replace(self.query, state=wanted, cause=cause))
         self._chosen()
 
@@ -394,7 +395,7 @@ class BatchRows(widgets.VBox):
         missing = self._load(reader, query, frame, start, total)
         words = _words(shown, frame, total, reader.causes()) + missing
         course, label = self.followed, "rows that were sent again"
-        bar = state_bar(course, label=label, share=1 - course["queued"] / total) if course else ""
+        bar = state_bar(course, label=label, share=1 - course[State.SENT.word] / total) if course else ""
         self._heading.value = section_html(words, bar)
 
     def _load(self, reader: RowReader, query: RowQuery, frame: pd.DataFrame, start: int, total: int) -> str:
@@ -402,7 +403,7 @@ class BatchRows(widgets.VBox):
         names = [name for name in self.columns.value if name in frame.columns]
         columns, note = [self._input_column(name, frame[name]) for name in names], ""
         row = [] if "partition" in names else [_ROW_COLUMN]
-        if query.state == "succeeded":
+        if query.state == State.SUCCEEDED.word:
             frame, note = self._with_results(reader, frame, "of them" if total == len(frame) else "of this page")
             results = [
                 Column(name, kind="json", width=_INPUT_WIDTH, verbatim=True) for name in self._fields[:_RESULT_COLUMNS]
@@ -460,9 +461,10 @@ class BatchRows(widgets.VBox):
 
 def _telling(counts: Mapping[str, int]) -> str:
     """Return the state whose rows tell most; empty for all rows."""
-    if counts["failed"]:
-        return "failed"
-    return "succeeded" if counts["succeeded"] and counts["succeeded"] == sum(counts.values()) else ""
+    failed, succeeded = State.FAILED.word, State.SUCCEEDED.word
+    if counts[failed]:
+        return failed
+    return succeeded if counts[succeeded] and counts[succeeded] == sum(counts.values()) else ""
 
 
 def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:
@@ -491,7 +493,7 @@ def _check_column(shown: ShownRows) -> None:
 
 def _with_messages(frame: pd.DataFrame) -> pd.DataFrame:
     """Fill in the exceptions of handlers in this kernel: the log entry of a last attempt has no message."""
-    silent = frame[(frame["state"] == "failed") & frame["last_message"].isna() & frame["task"].notna()]
+    silent = frame[(frame["state"] == State.FAILED.word) & frame["last_message"].isna() & frame["task"].notna()]
     known = last_errors(silent["url"].dropna()) if len(silent) else {}
     if not known:
         return frame

@@ -24,6 +24,7 @@ from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_row
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
@@ -273,7 +274,7 @@ class SendPanel(Panel):
         found = self.context.queue(self.queue or "").fan_out(rows, dry_run=True, **arguments).try_one()
         if edits == self._edits:
             self.trial.value = trial_html(found)
-        done = "succeeded" if found.ok else "failed"
+        done = (State.SUCCEEDED if found.ok else State.FAILED).word
         self.notify(f"the first row {done}; no task was created", line=f"{line[:-1]}, dry_run=True).try_one()")
 
     def _make_plan(self) -> None:

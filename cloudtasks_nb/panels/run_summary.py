@@ -17,8 +17,8 @@ from cloudtasks_nb.display.run_chart import durations_chart, throughput_chart
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.summary import SlowRow, Summary
-from cloudtasks_nb.fanout.batch.view import BatchView
+from cloudtasks_nb.fanout.batch.view import BatchView, SlowRow, Summary
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["RunSummary"]
 
@@ -93,7 +93,7 @@ def _slowest(rows: Sequence[SlowRow]) -> str:
     cells = [
         (
             duration_text(row.seconds),
-            state_html("failed" if row.failed else "succeeded"),
+            state_html((State.FAILED if row.failed else State.SUCCEEDED).word),
             time_html(from_micros(row.ended)),
             f'<bdi style="overflow-wrap:anywhere">{html.escape(mask_text(row.name))}</bdi>',
         )

@@ -12,8 +12,7 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack
 from cloudtasks_nb.fanout.plan.identity import Place
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from tests.benchmarks import flights
 from tests.benchmarks.figures import Bench, case

@@ -9,8 +9,8 @@ import pandas as pd
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
+from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State

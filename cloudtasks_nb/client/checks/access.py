@@ -11,7 +11,7 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.fanout.plan.options import TaskOptions, check_token
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, check_token
 from cloudtasks_nb.service.refusal import role_of
 
 __all__ = ["check_api", "check_location", "check_permissions", "check_queues", "check_service_account"]

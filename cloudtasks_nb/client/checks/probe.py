@@ -11,7 +11,7 @@ from typing import Any
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, NotFoundError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions
 from cloudtasks_nb.fanout.plan.render import literal_task
 
 __all__ = ["can_probe", "with_probe"]

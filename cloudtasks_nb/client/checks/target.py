@@ -14,7 +14,7 @@ from cloudtasks_nb.client.checks.context import CheckContext, Finding
 from cloudtasks_nb.client.checks.probe import can_probe, with_probe
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions
 from cloudtasks_nb.fanout.plan.url import literal_url
 from cloudtasks_nb.handlers.admission import closing, opened_to
 from cloudtasks_nb.handlers.deploy import Deployment

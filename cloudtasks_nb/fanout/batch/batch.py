@@ -16,22 +16,20 @@ from cloudtasks_nb.display.notify import in_notebook, notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError, PreconditionError
-from cloudtasks_nb.fanout.batch.attempts import attempts_frame, pending_tasks
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
-from cloudtasks_nb.fanout.batch.errors import errors_frame, failed_frame, status_codes
+from cloudtasks_nb.fanout.batch.errors import attempts_frame, errors_frame, failed_frame, pending_tasks, status_codes
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
-from cloudtasks_nb.fanout.batch.resend import NewTries
+from cloudtasks_nb.fanout.batch.resend import NewTries, check_trusted, find_foreign
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.trust import check_trusted, find_foreign
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.records import Scope
-from cloudtasks_nb.fanout.plan.options import TaskOptions
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Entry, Wanted
 from cloudtasks_nb.service.watch import Pending

@@ -14,10 +14,10 @@ from functools import partial
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError
-from cloudtasks_nb.fanout.batch.reading import Reading
-from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
+from cloudtasks_nb.fanout.batch.sending import Reading
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
+from cloudtasks_nb.fanout.outbox.requests import DeletionQueue
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete

@@ -29,20 +29,20 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.choice import choose
 from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.live import read_first
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
-from cloudtasks_nb.fanout.batch.row_names import RowName, row_names
 from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
 from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
+from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import give_function
 from cloudtasks_nb.fanout.disk import temporary_kind
-from cloudtasks_nb.fanout.outbox.batches import choose
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Reached
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox

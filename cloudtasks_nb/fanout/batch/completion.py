@@ -28,7 +28,7 @@ from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
-from cloudtasks_nb.fanout.plan.options import TaskOptions, token_options
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task
 from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service.connection import Connection

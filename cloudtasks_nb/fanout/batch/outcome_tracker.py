@@ -1,4 +1,7 @@
-"""Record what the witnesses tell of the rows of a batch, snapshot by snapshot, and show how far the open rows are."""
+"""Record what the witnesses tell of the rows of a batch, snapshot by snapshot, and show how far the open rows are.
+
+The subscription of a batch to its queue lasts while rows are open, and for a while after the end.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import IN_QUEUE
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
@@ -21,20 +25,21 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedE
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import Search
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses, unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.service.watch import Snapshot, Watcher
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "log_reason", "names_handler", "outcome_notes", "unseen_note"]
+__all__ = ["NO_LOG", "OutcomeTracker", "Subscribed", "log_reason", "names_handler", "outcome_notes", "unseen_note"]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -316,10 +321,10 @@ class OutcomeTracker:
         """Return how many of the rows in the queue are scheduled, ready, running and retrying; None where unknown."""
         sent = max(0, counts[State.SENT] - self.search.settling)
         if sent == 0:
-            return {"scheduled": 0, "ready": 0, "running": 0, "retrying": 0}
+            return dict.fromkeys(IN_QUEUE, 0)
         snapshot = self.snapshot
         if snapshot is None or snapshot.log_until is None:
-            return {"scheduled": None, "ready": None, "running": None, "retrying": None}
+            return dict.fromkeys(IN_QUEUE)
         retrying = min(self.retrying.rows, sent)
         untried = sent - retrying
         running = self._running(snapshot, sent)
@@ -363,3 +368,78 @@ class OutcomeTracker:
 
 def _moment(at: int) -> dt.datetime:
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
+
+
+_LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
+_NEAR_END = 2.0  # seconds before the expected end
+_FEW = 100  # rows that are left near the end, if no rate is known
+_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
+
+
+@dataclass(eq=False)
+class Subscribed:
+    """Subscribes one batch to its queue. Runs on the background loop."""
+
+    connection: Connection
+    outcomes: OutcomeTracker
+    arrived: Callable[[Snapshot], None]  #: called with each snapshot
+    read_until: dt.datetime | None  #: the time up to which earlier processes have read the log
+
+    def __post_init__(self) -> None:
+        self._subscription: Subscription | None = None
+        self._ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
+
+    def __bool__(self) -> bool:
+        return self._subscription is not None
+
+    def begin_anew(self) -> None:
+        """Count the time after the end from the next end on."""
+        self._ended_at = None
+
+    def follow(self, record: BatchRecord, rate: float | None, *, finished: bool) -> float | None:
+        """Watch the queue as long as a batch needs that; return after how many seconds to call this again.
+
+        Parameters
+        ----------
+        record : BatchRecord
+        rate : float, optional
+            Rows that end in a second.
+        finished : bool
+            Nothing in this process is about to change a row.
+        """
+        if not record.done:
+            self._ended_at = None
+            if self._subscription is None:
+                self._subscribe(record)
+            elif self._subscription.every != (every := self._pace(record, rate)):
+                self._subscription.every = every
+                self.connection.watcher.refresh(self.outcomes.queue)
+        elif self._subscription is not None and finished:
+            now = asyncio.get_running_loop().time()
+            self._ended_at = now if self._ended_at is None else self._ended_at
+            correctable = any(record.counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
+            if correctable and now < self._ended_at + _LINGER:
+                self._subscription.every = _EVERY
+                return self._ended_at + _LINGER - now
+            self.end()
+        return None
+
+    def end(self) -> None:
+        """Stop watching."""
+        self._ended_at = None
+        if self._subscription is not None:
+            self._subscription.close()
+            self._subscription = None
+
+    def _subscribe(self, record: BatchRecord) -> None:
+        read = self.outcomes.sources.get("log") or self.read_until
+        since = unread_since(record.created, read, self.connection.clock.micros())
+        watcher = self.connection.watcher
+        self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
+
+    def _pace(self, record: BatchRecord, rate: float | None) -> float:
+        """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
+        opened, last = record.counts[State.UNSENT] + record.counts[State.SENT], self.outcomes.pace.last
+        near = max(_FEW, _NEAR_END * (rate or 0))
+        active = last is not None and self.connection.clock.micros() / 1e6 - last < _NEAR_END
+        return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY

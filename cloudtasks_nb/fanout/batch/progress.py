@@ -1,19 +1,20 @@
-"""Count the rows of a batch by state, and compute how many end in a second, without a clock or I/O."""
+"""What is known of a batch, how it is, and how many of its rows end in a second, without a clock or I/O."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from cloudtasks_nb._frames import ENDS, IN_QUEUE, STATES, TASK_STATES
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
+from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["Pace", "Progress", "Status", "unpack"]
+__all__ = ["Facts", "Pace", "Progress", "Status", "unpack"]
 
 _WINDOW = 30  # seconds that a rate looks back
 _GAP = 5  # seconds in which no row ends, after which a rate begins anew
@@ -99,18 +100,6 @@ class Progress(Status):
     gone: int  #: no longer in the queue, outcome unknown
     settling: int = 0  #: not final: no longer in the queue, and the log entry with the outcome is awaited
     sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
-
-    @classmethod
-    def of(cls, counts: Mapping[State, int], status: Status, *, unread: bool = False, **more: Any) -> Self:
-        """Return the progress of a batch by its number of rows in each state; `more` are the other fields.
-
-        Of a batch that is `unread`, no number is known but the total.
-        """
-        names: dict[str, Any] = {
-            state.word: None if unread else count for state, count in counts.items() if state is not State.SENT
-        }
-        more |= dict.fromkeys(IN_QUEUE) if unread else {}
-        return cls(total=sum(counts.values()), **names, **asdict(status), **more)
 
     @property
     def status(self) -> Status:
@@ -207,6 +196,46 @@ class Progress(Status):
         if self.eta is not None and not self.finished:
             text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
         return escape_controls(mask_text(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a batch, or of a part of it, at one moment. Times are of the service.
+
+    `status_of` and `progress_of` word it, and a `Report` shows it.
+    """
+
+    now: dt.datetime
+    counts: Mapping[State, int]  #: of the rows, by state
+    doubtful: int = 0  #: rows that may have been sent by a process that has ended
+    changed: dt.datetime | None = None  #: when a row changed last, by the clock of the machine that changed it
+    gate: Gate = field(default_factory=Gate)
+    cancelling: bool = False
+    unread: bool = False  #: another home has made the batch, and what it has sent was not read here
+    causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows in state `failed` that have it
+    retried: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
+    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
+    sends: bool = False  #: a process sends the batch, or waits to send it
+    at: dt.datetime | None = None  #: when the service answered last
+    watched: bool = False  #: this process reads the queue; else nothing below is known
+    silent: str | None = None  #: that nothing answers at the endpoint
+    absent: Sequence[tuple[str, str | None]] = ()  #: handlers that do not listen: sentences, and what starts each
+    error: str | None = None  #: what ended the sending
+    troubles: Sequence[str] = ()  #: what else delays the batch, a sentence each
+    paused: str | None = None  #: the queue, if it is paused
+    failed_at: dt.datetime | None = None  #: when the last attempt failed
+    rate: float | None = None  #: rows that end in a second
+    limit: float | None = None  #: tasks that the queue dispatches in a second at most
+    waiting: int = 0  #: rows that wait for the time of their schedule or of their next attempt
+    scheduled: int = 0  #: those of them that were never tried
+    settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
+    notification: tuple[str, str] | None = None  #: why one of the end failed, and the line that sends it again
+    #: earlier batch of its queue -> tasks that wait there or run
+    ahead: Mapping[str, int] = field(default_factory=dict)
+    #: rows in the queue by state; None where unknown
+    split: Mapping[str, int | None] = field(default_factory=lambda: dict.fromkeys(IN_QUEUE))
+    sources: Mapping[str, dt.datetime] = field(default_factory=dict)  #: what was read, and up to when
+    earlier: Status | None = None  #: what was known last, by any process
 
 
 class Pace:

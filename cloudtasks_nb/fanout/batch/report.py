@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb.display.card import html_card, lines_html
@@ -13,8 +13,9 @@ from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.outbox.causes import LIKE_IT
+from cloudtasks_nb.fanout.states import State
 
 __all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
 
@@ -33,11 +34,9 @@ class Report:
     name: str | None
     queue: str
     badge: str
-    progress: Progress
+    facts: Facts
+    progress: Progress  #: what follows from these
     part: str | None = None  #: "6 of the 12 rows of batch march", if it is about these; None: about all
-    causes: Mapping[str, int]  #: cause -> rows in state `failed` that have it
-    retry_causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
-    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
     retry_note: str | None = None  #: "attempt 3 of 5, next in 12 min"
     notes: Sequence[str] = ()  #: other lines
     log_url: str | None = None  #: URL of the log in Google's console
@@ -88,13 +87,13 @@ class Report:
         if progress.retrying:
             note = f", {self.retry_note}" if self.retry_note else ""
             lines.append((f"{progress.retrying:,} retrying{note}", None))
-        if self.retry_causes and not progress.finished:
-            lines.append((retries_text(self.retry_causes), "batch.errors()"))
+        if self.facts.retried and not progress.finished:
+            lines.append((retries_text(self.facts.retried), "batch.errors()"))
         if progress.settling:
             lines.append((f"{progress.settling:,} settling: their log entries are awaited", None))
         lines += [(mask_text(note), None) for note in self.notes]
         counts = {name: count or 0 for name, count in progress.counts().items()}
-        ends = reversed(endings(counts, self.causes, self.lost))
+        ends = reversed(endings(counts, self.facts))
         lines += [(text, method) for _, text, method in ends if not f"{progress.reason}".startswith(f"{text}; ")]
         # A sentence that comes twice stands where it came first, with the method that was named last.
         found = dict(lines).items()
@@ -147,19 +146,21 @@ def segments(progress: Progress) -> dict[str, int]:
     return {**counts, "queued": progress.unknown, "settling": progress.settling}
 
 
-def endings(
-    counts: Mapping[str, int], causes: Mapping[str, int], lost: Mapping[str | None, int]
-) -> list[tuple[str, str, str]]:
+def endings(counts: Mapping[str, int], facts: Facts) -> list[tuple[str, str, str]]:
     """Return what became of rows that did not succeed, the worst first.
 
     Each is the word for a batch that has ended so, a sentence, and the line of Python that helps.
     """
-    texts = {"failed": f"{counts['failed']:,} failed ({causes_text(causes)})", "gone": _gone_text(lost, counts["gone"])}
-    may_have_run = counts["gone"] > sum(count for how, count in lost.items() if how is not None)
+    failed, gone = State.FAILED.word, State.GONE.word
+    texts = {
+        failed: f"{counts[failed]:,} {failed} ({causes_text(facts.causes)})",
+        gone: _gone_text(facts.lost, counts[gone]),
+    }
+    may_have_run = counts[gone] > sum(count for how, count in facts.lost.items() if how is not None)
     found = []
     for end, state in BY_END.items():
         if counts[state] and not STATES[state].success:
-            helps = "{}" if state == "gone" and may_have_run else STATES[state].helps  # these are not sent again
+            helps = "{}" if state == gone and may_have_run else STATES[state].helps  # these are not sent again
             found.append((end, texts.get(state, f"{counts[state]:,} {state}"), helps.format(_rows(state))))
     return found
 

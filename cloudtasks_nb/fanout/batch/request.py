@@ -16,8 +16,7 @@ from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.facts import LastingOptions
 from cloudtasks_nb.fanout.plan.inputs import length, read_input
-from cloudtasks_nb.fanout.plan.options import TaskKeywords
-from cloudtasks_nb.fanout.plan.recipe import Recipe, compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import Recipe, TaskKeywords, compile_recipe
 
 __all__ = [
     "BackfillKeywords",

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from cloudtasks_nb._frames import BATCH_TASKS, column, is_missing
+from cloudtasks_nb._frames import BATCH_TASKS, SUCCESSES, column, is_missing
 from cloudtasks_nb.fanout.batch.stored_results import Answers
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.columns import EXACT
 from cloudtasks_nb.store.encode import to_json
 
@@ -77,7 +77,7 @@ def join_results(tasks: pd.DataFrame, read: ReadAnswers, problem: str | None = N
     """
     rows = tasks.drop(columns=[name for name in BATCH_TASKS if name != "state" and name in tasks])
     ids = [task if isinstance(task, str) else "" for task in tasks["task"].tolist()]
-    done = (tasks["state"] == "succeeded").tolist()
+    done = tasks["state"].isin(SUCCESSES).tolist()
     values, failures = dict[str, Any](), dict[str, str]()
     for page in paged(filter(None, ids), _PAGE):
         found = read(page)

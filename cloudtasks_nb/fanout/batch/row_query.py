@@ -21,8 +21,8 @@ from cloudtasks_nb.fanout.batch.table import InputOrder, places, rows_frame
 from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
-from cloudtasks_nb.fanout.outbox.tallies import paged
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.outbox.sql import paged
+from cloudtasks_nb.fanout.states import FINAL, RETRYING, WORDS, State
 from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
@@ -30,13 +30,13 @@ __all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
 _SCANNED = 2_000  # rows that are searched together
 
 _FILTERS = {
-    "retrying": RowFilter(states=frozenset({State.UNSENT, State.SENT}), tried=True),
-    "queued": RowFilter(states=frozenset({State.SENT}), tried=False),
-    "unsent": RowFilter(states=frozenset({State.UNSENT}), tried=False),
+    WORDS[RETRYING]: RowFilter(states=frozenset({State.UNSENT, State.SENT}), tried=True),
+    State.SENT.word: RowFilter(states=frozenset({State.SENT}), tried=False),
+    State.UNSENT.word: RowFilter(states=frozenset({State.UNSENT}), tried=False),
 } | {state.word: RowFilter(states=frozenset({state})) for state in FINAL}
 #: The states by which rows are chosen, those that need attention first.
 STATES = dict(sorted(_FILTERS.items(), key=lambda item: -TRAITS[item[0]].need))
-_WITH_CAUSE = ("failed", "retrying")
+_WITH_CAUSE = (State.FAILED.word, WORDS[RETRYING])
 
 #: Returns those rows of a frame that are wanted.
 Keep = Callable[[pd.DataFrame], pd.DataFrame]
@@ -94,7 +94,7 @@ class RowReader:
         counts = self._outbox.batches.counts(self._rows)
         retrying = sum(self._outbox.causes.retrying(self._rows).values())
         found = {name: sum(counts[state] for state in STATES[name].states) for name in STATES}
-        return {**found, "retrying": retrying, "queued": max(0, counts[State.SENT] - retrying)}
+        return {**found, WORDS[RETRYING]: retrying, State.SENT.word: max(0, counts[State.SENT] - retrying)}
 
     def causes(self) -> dict[str, Cause]:
         """Return the causes by their keys, the most frequent first. Reads counters only."""

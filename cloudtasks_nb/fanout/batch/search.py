@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION

@@ -42,10 +42,10 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
         if unsent := result.left.get(State.UNSENT, 0):
             then = f"they are held back: {RESUME}" if held else "the sending goes on"
             parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
-        left = ((n, state.word) for state, n in result.left.items() if state in FINAL and state not in SUCCESSES)
         parts += [
-            f"{count:,} {state} {_are(count)} left" + (failed_advice(count) if state == "failed" else "")
-            for count, state in left
+            f"{count:,} {state.word} {_are(count)} left" + (failed_advice(count) if state is State.FAILED else "")
+            for state, count in result.left.items()
+            if state in FINAL and state not in SUCCESSES
         ]
         if result.by_id and not shared:
             parts.append(f'another disk needs name="{result.batch}"')

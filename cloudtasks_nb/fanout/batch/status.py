@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
-from cloudtasks_nb._frames import IN_QUEUE
+from cloudtasks_nb._frames import IN_QUEUE, STATES
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.fanout.batch.cancels import cancelled_by
 from cloudtasks_nb.fanout.batch.completion import failed_notification
-from cloudtasks_nb.fanout.batch.gate import Gate, gate_of
-from cloudtasks_nb.fanout.batch.progress import Progress, Status, unpack
+from cloudtasks_nb.fanout.batch.gate import Gate, cancelled_by, gate_of
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
 from cloudtasks_nb.fanout.states import SUCCESSES, State
 
-__all__ = ["NOT_READ", "Facts", "is_newest", "progress_of_part", "read_facts", "status_of", "stored_progress"]
+__all__ = ["NOT_READ", "facts_of_part", "progress_of", "progress_of_part", "read_facts", "status_of", "stored_progress"]
 
 #: The reason of a batch without a state.
 NOT_READ = "not read yet"
@@ -32,47 +31,8 @@ _FARTHEST = 1e9  # seconds; what is expected later is no forecast
 _SAME_DAY = dt.timedelta(hours=20)  # for which a time of day is enough
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """All that decides how a batch is, as of one moment. Times are of the service."""
-
-    now: dt.datetime
-    counts: Mapping[State, int]  #: of the rows, by state
-    doubtful: int = 0  #: rows that may have been sent by a process that has ended
-    changed: dt.datetime | None = None  #: when a row changed last, by the clock of the machine that changed it
-    gate: Gate = field(default_factory=Gate)
-    cancelling: bool = False
-    unread: bool = False  #: another home has made the batch, and what it has sent was not read here
-    causes: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows in state `failed` that have it
-    retried: Mapping[str, int] = field(default_factory=dict)  #: cause -> rows that are tried again because of it
-    lost: Mapping[str | None, int] = field(default_factory=dict)  #: how rows left the queue -> rows in state `gone`
-    sends: bool = False  #: a process sends the batch, or waits to send it
-    at: dt.datetime | None = None  #: when the service answered last
-    watched: bool = False  #: this process reads the queue; else nothing below is known
-    silent: str | None = None  #: that nothing answers at the endpoint
-    absent: Sequence[tuple[str, str | None]] = ()  #: handlers that do not listen: sentences, and what starts each
-    error: str | None = None  #: what ended the sending
-    troubles: Sequence[str] = ()  #: what else delays the batch, a sentence each
-    paused: str | None = None  #: the queue, if it is paused
-    failed_at: dt.datetime | None = None  #: when the last attempt failed
-    rate: float | None = None  #: rows that end in a second
-    limit: float | None = None  #: tasks that the queue dispatches in a second at most
-    waiting: int = 0  #: rows that wait for the time of their schedule or of their next attempt
-    scheduled: int = 0  #: those of them that were never tried
-    settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
-    notification: tuple[str, str] | None = None  #: why one of the end failed, and the line that sends it again
-    ahead: Mapping[str, int] = field(
-        default_factory=dict
-    )  #: earlier batch of its queue -> tasks that wait there or run
-
-
-def status_of(facts: Facts, earlier: Status | None = None) -> Status:
+def status_of(facts: Facts) -> Status:
     """Return how a batch is.
-
-    Parameters
-    ----------
-    earlier : Status, optional
-        What was stored last, by any process.
 
     Examples
     --------
@@ -82,8 +42,8 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     >>> status_of(Facts(now=now, counts=counts | {State.UNSENT: 9}))
     stopped: 9 unsent, and no process sends them → batch.resume()
     """
-    opened = facts.counts[State.UNSENT] + facts.counts[State.SENT]
-    found = next(_now(facts, opened), None) if opened else _end(facts.counts, facts.causes, facts.lost)
+    earlier, opened = facts.earlier, facts.counts[State.UNSENT] + facts.counts[State.SENT]
+    found = next(_now(facts, opened), None) if opened else _end(facts)
     if found is not None:
         state, reason, action = found
         if facts.notification is not None:
@@ -108,69 +68,77 @@ def status_of(facts: Facts, earlier: Status | None = None) -> Status:
     return Status(state=state, reason=reason, since=since, at=facts.at, rate=rate, eta=eta, action=action)
 
 
-def progress_of_part(
-    whole: Progress, counts: Mapping[State, int], causes: Mapping[str, int], lost: Mapping[str | None, int]
-) -> Progress:
-    """Return how some rows of a batch are: as the batch until they are final, and then as they have ended.
+def progress_of(facts: Facts, status: Status | None = None) -> Progress:
+    """Return how a batch is, and its number of rows in each state; of one that was not read, the total is known.
 
     Parameters
     ----------
-    whole : Progress
-        That of the batch.
-    counts, causes, lost
-        Of these rows, as in `Facts`.
+    status : Status, optional
+        How it is; else it follows from the facts.
     """
-    sent, unread = counts[State.SENT], whole.succeeded is None
-    status = replace(whole.status, rate=None, eta=None)
-    if not (unread or any(counts[state] for state in (State.UNSENT, State.SENT))):
-        state, reason, action = _end(counts, causes, lost)
-        status = replace(status, state=state, reason=reason, action=action, since=None)
+    split = dict.fromkeys(IN_QUEUE) if facts.unread else facts.split
+    names: dict[str, Any] = {
+        state.word: None if facts.unread else count for state, count in facts.counts.items() if state is not State.SENT
+    }
+    known = asdict(status or status_of(facts))
+    total, settling = sum(facts.counts.values()), facts.settling
+    return Progress(total=total, **names, **split, settling=settling, sources=facts.sources, **known)
+
+
+def facts_of_part(outbox: Outbox, whole: Facts, rows: Scope) -> Facts:
+    """Return what is known of some rows of a batch."""
+    counts = outbox.batches.counts(rows)
+    sent = counts[State.SENT]
     split = dict.fromkeys(IN_QUEUE, None if sent else 0)
-    settling, sources = min(whole.settling, sent), whole.sources
-    return Progress.of(counts, status, unread=unread, settling=settling, sources=sources, **split)
+    return replace(whole, split=split, settling=min(whole.settling, sent), **_counted(outbox, rows, counts))
+
+
+def progress_of_part(facts: Facts, whole: Status) -> Progress:
+    """Return how some rows of a batch are: as the batch until they are final, and then as they have ended."""
+    status = replace(whole, rate=None, eta=None)
+    if not (facts.unread or any(facts.counts[state] for state in (State.UNSENT, State.SENT))):
+        state, reason, action = _end(facts)
+        status = replace(status, state=state, reason=reason, action=action, since=None)
+    return progress_of(facts, status)
 
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
     """Return how a batch is by what is stored on this machine; `now` is the time of the service."""
-    stored = record.facts.progress
+    return progress_of(read_facts(outbox, record, gate_of(outbox, record), now))
+
+
+def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate, now: dt.datetime) -> Facts:
+    """Return what is stored of a batch on this machine."""
+    counts, stored = record.counts, record.facts.progress
     earlier = None if stored is None else unpack(stored)
-    same = earlier is not None and earlier.pending == record.counts[State.SENT]
-    facts = Facts(
+    same = earlier is not None and earlier.pending == counts[State.SENT]
+    unknown = None if counts[State.SENT] else 0
+    waits = counts[State.UNSENT] + record.doubtful > 0  # else it is known of each row that it was sent
+    return Facts(
         now=now,
         at=None if earlier is None else earlier.at,
-        **read_facts(outbox, record, gate_of(outbox, record)),
+        split={name: getattr(earlier, name) if same else unknown for name in IN_QUEUE},
+        sources={} if earlier is None else earlier.sources,
+        earlier=None if earlier is None else earlier.status,
+        doubtful=record.doubtful,
+        changed=record.changed,
+        gate=gate,
+        cancelling=record.facts.cancels_all or cancelled_by(record) is not None,
+        unread=has_others(record) and waits and record.facts.log_read is None and record.facts.log_error is None,
+        notification=failed_notification(record),
+        sends=waits and outbox.requests.has_sender(record.id),
+        **_counted(outbox, record.whole, counts),
     )
-    unknown = None if record.counts[State.SENT] else 0
-    split = {name: getattr(earlier, name) if same else unknown for name in IN_QUEUE}
-    sources = {} if earlier is None else earlier.sources
-    return Progress.of(
-        record.counts, status_of(facts, earlier and earlier.status), unread=facts.unread, sources=sources, **split
-    )
 
 
-def is_newest(record: BatchRecord, progress: Progress) -> bool:
-    """Return whether no process has stored what it saw of the service later than this progress."""
-    stored = record.facts.progress
-    at = None if stored is None else unpack(stored).at
-    return at is None or (progress.at is not None and progress.at >= at)
-
-
-def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate) -> dict[str, Any]:
-    """Return the facts that are stored, as arguments of `Facts`."""
-    counts, causes = record.counts, outbox.causes
-    waits = counts[State.UNSENT] + record.doubtful > 0  # else it is known of each row that it was sent
+def _counted(outbox: Outbox, rows: Scope, counts: Mapping[State, int]) -> dict[str, Any]:
+    """Return the facts that follow from counts of rows, as arguments of `Facts`."""
+    causes = outbox.causes
     return {
         "counts": counts,
-        "doubtful": record.doubtful,
-        "changed": record.changed,
-        "gate": gate,
-        "cancelling": record.facts.cancels_all or cancelled_by(record) is not None,
-        "unread": has_others(record) and waits and record.facts.log_read is None and record.facts.log_error is None,
-        "causes": causes.failed(record.whole) if counts[State.FAILED] else {},
-        "retried": causes.retrying(record.whole) if counts[State.SENT] else {},
-        "lost": causes.lost(record.whole) if counts[State.GONE] else {},
-        "notification": failed_notification(record),
-        "sends": waits and outbox.requests.has_sender(record.id),
+        "causes": causes.failed(rows) if counts[State.FAILED] else {},
+        "retried": causes.retrying(rows) if counts[State.SENT] else {},
+        "lost": causes.lost(rows) if counts[State.GONE] else {},
     }
 
 
@@ -182,11 +150,12 @@ def _is_of_queue(earlier: Status) -> bool:
 _Found = tuple[str, str | None, str | None]  # state, reason and action
 
 
-def _end(counts: Mapping[State, int], causes: Mapping[str, int], lost: Mapping[str | None, int]) -> _Found:
+def _end(facts: Facts) -> _Found:
     """Return how rows have ended."""
-    names = {state.name.lower(): count for state, count in counts.items()}
-    well = not any(count for state, count in counts.items() if state not in SUCCESSES)
-    return next(iter(endings(names, causes, lost)), ("succeeded" if well else "unknown", None, None))
+    names = {state.name.lower(): count for state, count in facts.counts.items()}
+    well = not any(count for state, count in facts.counts.items() if state not in SUCCESSES)
+    end = STATES[(State.SUCCEEDED if well else State.GONE).word].end
+    return next(iter(endings(names, facts)), (str(end), None, None))
 
 
 def _now(facts: Facts, opened: int) -> Iterator[_Found]:
@@ -241,7 +210,7 @@ def _failures(facts: Facts) -> str | None:
     """Return why rows fail."""
     if facts.retried:
         return retries_text(facts.retried)
-    return _end(facts.counts, facts.causes, facts.lost)[1] if facts.causes else None
+    return _end(facts)[1] if facts.causes else None
 
 
 def _forecast(facts: Facts, opened: int) -> tuple[float | None, dt.datetime | None]:

@@ -26,16 +26,13 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
-from cloudtasks_nb.fanout.batch.cancels import Cancels
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
-from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, outcome_notes
-from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.reading import Reading
+from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, gate_of, lift_gate, read_batch
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, outcome_notes
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import causes_text
-from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.batch.status import Facts, is_newest, read_facts, status_of, stored_progress
-from cloudtasks_nb.fanout.batch.subscribed import Subscribed
+from cloudtasks_nb.fanout.batch.sending import Reading, Sending
+from cloudtasks_nb.fanout.batch.status import progress_of, read_facts
 from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -101,8 +98,9 @@ class Tracker:
         )
         self._cancellation = Cancellation(self.reading)
         self._notifier = CompletionNotifier(connection, outbox, record.id, self._supervisor, self._changed)
-        self.progress = stored_progress(outbox, record, connection.clock.now())
-        self._stored: dict[str, Any] = {}  # the facts that were read last
+        #: What is known of the batch, and of that what was read from the outbox.
+        self.facts = self._stored = read_facts(outbox, record, gate_of(outbox, record), connection.clock.now())
+        self.progress = progress_of(self.facts)
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
         self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
@@ -264,7 +262,7 @@ class Tracker:
             if not await opened.unsent(self.record.total) or self.sending or self.record.facts.cancel:
                 return
             if self.gate.held:
-                reason = self.gate.reason(causes_text(self._stored["causes"], 1, "{}"))
+                reason = self.gate.reason(causes_text(self._stored.causes, 1, "{}"))
                 hint = "batch.resume() sends them, batch.cancel() drops them"
                 raise PreconditionError(reason, resource=self.batch, hint=hint)
             await self._sending.check(self.record)
@@ -412,22 +410,23 @@ class Tracker:
             recheck = self.outcomes.recheck_gone
             self._supervisor.start(_REREADING, lambda: recheck(lambda: self._gone > 0, self._changed))
         self._gone = gone
-        self.progress = self._seen_progress()
-        now = _now()
-        if (record.done or now - self._saved_at >= _SAVE) and is_newest(record, self.progress):
+        self._see()
+        now, at = _now(), self.progress.at
+        newest = stored.at is None or (at is not None and at >= stored.at)  # no other process has seen more
+        if newest and (record.done or now - self._saved_at >= _SAVE):
             seen = asdict(self.progress)
             await self.outbox.run(self.outbox.batches.change, self.batch, lambda facts: replace(facts, progress=seen))
             self._saved_at = now
         self._call_listeners()
         return record
 
-    def _read(self) -> tuple[BatchRecord, Gate, dict[str, Any]]:
-        """Return the batch, its gate, and the facts of its status.
+    def _read(self) -> tuple[BatchRecord, Gate, Facts]:
+        """Return the batch, its gate, and what is stored of it.
 
         Runs on the outbox's thread, like all that the sending stores: no row is sent in between.
         """
         record, gate = read_batch(self.outbox, self.batch)
-        return record, gate, read_facts(self.outbox, record, gate)
+        return record, gate, read_facts(self.outbox, record, gate, self.connection.clock.now())
 
     def _waits_to_be_sent(self) -> bool:
         return self.record.counts[State.UNSENT] + self.record.doubtful > 0
@@ -442,8 +441,8 @@ class Tracker:
     async def _look_for_cancel(self) -> None:
         await self._cancels.follow(lambda: self.record.done or self.deleted, self._changed)
 
-    def _seen_progress(self) -> Progress:
-        """Return how the batch is, by what was read last and what is known in this process."""
+    def _see(self) -> None:
+        """Compute how the batch is, by what was read last and what is known in this process."""
         record, outcomes, clock = self.record, self.outcomes, self.connection.clock
         split = outcomes.split(record.counts, clock.micros())
         values, at = self.queue_values(), max(outcomes.sources.values(), default=self.progress.at)
@@ -456,7 +455,8 @@ class Tracker:
         if silent is not None:
             unsent, endpoint = record.counts[State.UNSENT], self.connection.endpoint
             note = unanswered_note(silent.message, outcomes.sources.get("queue"), endpoint, unsent)
-        facts = Facts(
+        self.facts = replace(
+            self._stored,
             now=clock.now(),
             at=at,
             watched=bool(self._subscribed) and (outcomes.snapshot is not None or self._has_sent),
@@ -472,11 +472,12 @@ class Tracker:
             scheduled=split["scheduled"] or 0,
             settling=settling,
             ahead={other.batch: tasks for other in _busy if (tasks := self._before(other.record, other.progress)) > 0},
-            **{**self._stored, "sends": self._stored["sends"] or self._sending.active},
+            sends=self._stored.sends or self._sending.active,
+            split=split,
+            sources={**self.progress.sources, **outcomes.sources},
+            earlier=self.progress.status,
         )
-        sources = {**self.progress.sources, **outcomes.sources}
-        status = status_of(facts, self.progress.status)
-        return Progress.of(record.counts, status, unread=facts.unread, settling=settling, sources=sources, **split)
+        self.progress = progress_of(self.facts)
 
     def _before(self, other: BatchRecord, progress: Progress) -> int:
         """Return how many tasks of another batch are before those of this one; those of a schedule are not counted."""
@@ -486,8 +487,7 @@ class Tracker:
 
     def _publish(self) -> None:
         """Compute how the batch is, and call the listeners."""
-        if self._stored:
-            self.progress = self._seen_progress()
+        self._see()
         self._call_listeners()
 
     async def _search_now(self) -> None:

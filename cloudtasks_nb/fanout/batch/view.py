@@ -1,26 +1,360 @@
-"""What is shown of a batch, by itself and in panels."""
+"""What is shown of a batch, by itself and in panels: its report, the summary of its run, the calendar of a backfill."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import datetime as dt
+import math
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.calendar import Periods
+from cloudtasks_nb.display.axis import round_step, time_step
+from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.live import show_in_tab
-from cloudtasks_nb.fanout.batch.period_states import PeriodStates
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.resend import RESEND
+from cloudtasks_nb.fanout.batch.resend import RESEND, Foreign, check_trusted, find_foreign
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.status import progress_of_part
-from cloudtasks_nb.fanout.batch.summary import SummaryReader
+from cloudtasks_nb.fanout.batch.status import facts_of_part, progress_of_part
+from cloudtasks_nb.fanout.batch.table import ReadRows, row_texts
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.trust import Foreign, check_trusted, find_foreign
-from cloudtasks_nb.fanout.outbox.records import Scope
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
+from cloudtasks_nb.fanout.outbox.rows import TimingsPage
+from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, one_zone, parse_freq, partition
+from cloudtasks_nb.fanout.plan.preview import preview_names
+from cloudtasks_nb.fanout.states import FINAL, WORDS, State
 
-__all__ = ["BatchView"]
+__all__ = ["BatchView", "PeriodStates", "SlowRow", "Summary", "SummaryReader", "summarise", "upcoming"]
+
+_RELAX = 20  # a drawing is shown so many times longer than it took
+_WEEK = dt.timedelta(days=7)
+_YEAR = 12  # months
+_MOST_BANDS = 12  # values of `across` that have a band each
+_MOST_CHOICES = 1_000  # values of `across` that are offered to be shown alone
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """In which period and band the rows are."""
+
+    rows: pd.DataFrame  #: the `band` and the `start` of each row, both as categories
+    labels: list[str]  #: of the periods that have rows
+    whole: Partitions  #: all periods from the first to the last
+
+
+class PeriodStates:
+    """Counts the rows of one backfill, as the outbox has them, by period and state.
+
+    Parameters
+    ----------
+    rows : Scope
+        Those that are shown.
+    series : mapping
+        `freq` and `tz` of its partitions, and the columns of `across`.
+    clock : callable
+        Seconds that only go forward.
+    """
+
+    def __init__(
+        self, outbox: Outbox, rows: Scope, series: Mapping[str, Any], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._outbox = outbox
+        self._rows = rows
+        self._freq = parse_freq(series["freq"])
+        self._tz = series["tz"]
+        self._zone = one_zone(series["tz"])  # None: each row has its own, and the calendar shows local times
+        across = map(str, series.get("across", ()))
+        self._across = [name for given, name in preview_names([*COLUMNS, *across]).items() if given not in COLUMNS]
+        self._read: _Places | None = None
+        self._drawn: tuple[str, str] | None = None
+        self._until = 0.0
+
+    def draw(self, *, fresh: bool) -> tuple[str, str] | None:
+        """Return which partitions these are, and their calendar as HTML; None if the batch has no rows.
+
+        Parameters
+        ----------
+        fresh : bool
+            Whether it has to be of this moment; else a drawing that took long is shown for a while.
+        """
+        began = self._clock()
+        if not fresh and began < self._until:
+            return self._drawn
+        found = self.periods()
+        if found is not None:
+            self._drawn = found.line, Calendar(found).html()
+        now = self._clock()
+        self._until = now + _RELAX * (now - began)
+        return self._drawn
+
+    def periods(self, bands: Sequence[str] = ()) -> Periods | None:
+        """Return the partitions as they are now; None if the batch has no rows, or gets new ones this moment.
+
+        Parameters
+        ----------
+        bands : sequence of str
+            The labels of the bands to return; none for all, in one band if there are more than 12.
+        """
+        states = np.frombuffer(self._outbox.rows.states(self._rows), dtype=np.uint8)
+        if not len(states):
+            return None
+        read = self._places(len(states))
+        rows, across = read.rows, self._across
+        if len(rows) != len(states):  # rows came in between
+            return None
+        choices: list[str] = rows["band"].cat.categories.tolist()
+        if bands:
+            rows = rows.assign(band=rows["band"].cat.set_categories(bands))
+        elif len(choices) > _MOST_BANDS:
+            rows, across = rows.assign(band=pd.Categorical([""]).take(np.zeros(len(rows), dtype=np.intp))), []
+        words = pd.Index(WORDS.values())
+        rows = rows.assign(state=pd.Categorical(states, categories=list(map(int, WORDS))))
+        counts = rows.groupby(["band", "start", "state"], observed=False).size().to_numpy().reshape(-1, len(words))
+        starts, names = (rows[name].cat.categories for name in ("start", "band"))
+        return Periods(
+            starts=pd.DatetimeIndex(starts),
+            labels=read.labels,
+            unit=_unit(self._freq),
+            counts=pd.DataFrame(counts, pd.MultiIndex.from_product([names, starts], names=["band", "start"]), words),
+            line=self._line(len(starts), read),
+            counted=self._freq.counted,
+            across=across,
+            choices=choices[:_MOST_CHOICES] if len(choices) > _MOST_BANDS else (),
+        )
+
+    def _places(self, rows: int) -> _Places:
+        """Read in which period and band each row is, unless that is known of so many rows: they only get more."""
+        if self._read is None or len(self._read.rows) != rows:
+            columns = ReadRows(self._outbox.rows.pages(self._rows)).stored.columns()
+            moments = pd.Categorical(starts_in(columns["start"], self._zone))
+            labels = band_labels(columns, self._across) if self._across else [""] * len(columns)
+            bands = pd.Categorical(labels, categories=list(dict.fromkeys(labels)))
+            starts = pd.DatetimeIndex(moments.categories)
+            self._read = _Places(
+                rows=pd.DataFrame({"band": bands, "start": moments}),
+                labels=self._freq.labels(starts),
+                whole=partition(starts[0], starts[-1], freq=self._freq.name, tz=self._tz).among(columns),
+            )
+        return self._read
+
+    def _line(self, count: int, read: _Places) -> str:
+        every, zone, notes = read.whole, self._zone or dt.UTC, list[str]()
+        total = sum(self._outbox.batches.counts(whole(self._rows.batch)).values())
+        asked = self._outbox.batches.facts(self._rows.batch).periods
+        if asked is not None and len(read.rows) == total:  # it was asked for all rows
+            first, last = (pd.Timestamp(moment).tz_convert(zone) for moment in asked)
+            notes = replace(every, requested=(first, last)).notes
+        holes = len(every) - count if self._zone else 0
+        between = [f"{holes:,} between them are not in this batch"] if holes else []
+        return "; ".join([str(every), *between, *notes])
+
+
+def _unit(freq: Freq) -> Unit:
+    if freq.step is None:
+        return "month" if freq.months < _YEAR else "year"
+    if not freq.dated:
+        return "time"
+    return "day" if freq.step % _WEEK else "week"
+
+
+def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: PeriodStates | None) -> Periods:
+    """Return the partitions that a backfill would make: what is new, and the states of what its batch has already.
+
+    Parameters
+    ----------
+    across : DataFrame or None
+        The combinations with which each partition is crossed, a row each.
+    before : PeriodStates or None
+        The batch; None if there is none yet.
+    """
+    starts = partitions.starts
+    rows = Counter([""] if across is None else band_labels(across, list(across.columns)))  # of a partition in each band
+    asked = pd.Series(rows).repeat(len(starts))
+    asked.index = pd.MultiIndex.from_product([rows, starts], names=["band", "start"])
+    found = None if before is None else before.periods(list(rows))
+    counts = pd.DataFrame(index=asked.index) if found is None else found.counts.reindex(asked.index, fill_value=0)
+    counts = counts.loc[:, counts.any()].assign(new=(asked - counts.sum(axis=1)).clip(lower=0))
+    banded = across is not None and len(rows) <= _MOST_BANDS
+    if not banded:
+        counts = counts.groupby(level="start").sum()
+        counts.index = pd.MultiIndex.from_product([[""], starts], names=["band", "start"])
+    return Periods(
+        starts=starts,
+        labels=partitions.freq.labels(starts),
+        unit=_unit(partitions.freq),
+        counts=counts,
+        line=str(partitions),
+        counted=partitions.freq.counted,
+        across=tuple(across.columns) if banded and across is not None else (),
+    )
+
+
+_SECOND = 1_000_000  # microseconds
+_MOST_SPANS = 120
+_SHORTEST_SPAN = _SECOND  # or a burst of a few tasks would look like thousands a second
+_SHORTEST = 100  # microseconds; shorter durations are shown as this
+_MOST_BINS = 30  # of the histogram
+_LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
+_PER_DECADE = 10  # bins of a logarithmic axis
+_SLOWEST = 5
+_NAMED_BY = 3  # columns of the input that are in the name of a row
+_SHARE = 20  # a new summary is made at most after this many times the seconds that the last one took
+_PAUSE = 1.0  # seconds between two summaries at least
+
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowRow:
+    """One of the rows whose last attempts took longest."""
+
+    ref: int
+    seconds: float
+    failed: bool
+    ended: int  #: microseconds since 1970
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The run of a batch, by the rows that succeeded or failed and of which it is known when."""
+
+    rows: int
+    started: int  #: when the batch was created or, if that was earlier, its first row tried; microseconds since 1970
+    ended: int  #: when the last of these rows was done
+    throughput: Throughput
+    durations: Durations | None  #: None: no duration is known
+    slowest: Sequence[SlowRow]
+
+
+class SummaryReader:
+    """Summarises a batch anew when it has changed, and so rarely that this takes less than 5 % of a core.
+
+    Parameters
+    ----------
+    outbox, record
+        The batch, and where it is.
+    rows : Scope
+        Those of its rows that are summarised.
+    """
+
+    def __init__(self, outbox: Outbox, record: BatchRecord, rows: Scope) -> None:
+        self._outbox = outbox
+        self._rows = rows
+        self._record = record
+        self._created = round(record.created.timestamp() * _SECOND)
+        self._lock = threading.Lock()
+        self._version: float | None = None
+        self._fresh_until = 0.0
+        self._summary: Summary | None = None
+
+    def read(self) -> tuple[Summary | None, float]:
+        """Return the summary, and the seconds after which a newer one can be made; 0: it is up to date.
+
+        There is no summary before a row is done. The call blocks while it reads the outbox.
+        """
+        with self._lock:
+            version, began = self._outbox.batches.changed(self._record.id), time.monotonic()
+            if version == self._version:
+                return self._summary, 0.0
+            if began < self._fresh_until:
+                return self._summary, self._fresh_until - began
+            self._version, self._summary = version, self._read()
+            ended = time.monotonic()
+            pause = 0.0 if self._summary is None else _PAUSE  # what is done first is shown at once
+            self._fresh_until = ended + max(pause, _SHARE * (ended - began))
+            return self._summary, 0.0
+
+    def _read(self) -> Summary | None:
+        found = summarise(self._outbox.rows.timings(self._rows), created=self._created)
+        if found is None:
+            return None
+        texts = row_texts(self._outbox, self._record, self._rows, [row.ref for row in found.slowest], _NAMED_BY)
+        names = {ref: f"row {place}: {text}" if text else f"row {place}" for ref, (place, text) in texts.items()}
+        return replace(found, slowest=[replace(row, name=names[row.ref]) for row in found.slowest])
+
+
+def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
+    """Summarise rows, in less than 100 bytes of memory a row; return None if there are none.
+
+    Parameters
+    ----------
+    pages : iterable of TimingsPage
+        The last attempts on rows that succeeded or failed.
+    created : int
+        When the batch was created, microseconds since 1970.
+    """
+    columns = [array("q") for _ in range(4)]
+    for page in pages:
+        for column, values in zip(columns, page, strict=True):
+            column.extend(values)
+    ref, failed, start, duration = (np.frombuffer(column, dtype=np.int64) for column in columns)
+    if not len(ref):
+        return None
+    ended = start + np.maximum(duration, 0)
+    longest = np.argsort(-duration, kind="stable")[:_SLOWEST]
+    slowest = zip(*(values[longest].tolist() for values in (ref, failed, duration, ended)), strict=True)
+    known = np.maximum(duration[duration >= 0], _SHORTEST) / _SECOND
+    return Summary(
+        rows=len(ref),
+        started=min(created, int(start.min())),
+        ended=int(ended.max()),
+        throughput=_throughput(ended, failed),
+        durations=_histogram(known) if len(known) else None,
+        slowest=[
+            SlowRow(ref=ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
+            for ref, failed, duration, ended in slowest
+            if duration >= 0
+        ],
+    )
+
+
+def _throughput(ended: _Ints, failed: _Ints) -> Throughput:
+    """Count last attempts in at most `_MOST_SPANS` spans of a round length."""
+    first, last = int(ended.min()), int(ended.max())
+    least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
+    width = time_step(least)
+    width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
+    spans = ended // width - first // width
+    counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
+    start = first // width * width
+    succeeded, broken = counts[::2].tolist(), counts[1::2].tolist()
+    return Throughput(start=start, width=width, succeeded=succeeded, failed=broken)
+
+
+def _histogram(seconds: npt.NDArray[np.float64]) -> Durations:
+    p50, p95 = np.quantile(seconds, [0.5, 0.95], method="inverted_cdf").tolist()
+    shortest, longest = float(seconds.min()), float(seconds.max())
+    edges, log = _edges(shortest, longest, p50)
+    counts = np.histogram(np.clip(seconds, edges[0], edges[-1]), edges)[0].tolist()
+    return Durations(edges=edges, counts=counts, log=log, p50=p50, p95=p95, longest=longest)
+
+
+def _edges(shortest: float, longest: float, median: float) -> tuple[list[float], bool]:
+    """Return round edges of bins from the shortest to the longest duration, and whether the axis is logarithmic."""
+    log = longest > _LOG_FROM * median or median > _LOG_FROM * shortest
+    if log:
+        low, high = (math.log10(one) * _PER_DECADE for one in (shortest, longest))
+        each = math.ceil((high - low) / (2 * _MOST_BINS))
+        numbers = range(math.floor(low / each), math.floor(high / each) + 2)
+        return [10 ** (number * each / _PER_DECADE) for number in numbers], True
+    step = round_step(max(longest - shortest, longest / _MOST_BINS), _MOST_BINS)
+    numbers = range(math.floor(shortest / step), math.floor(longest / step) + 2)
+    return [number * step for number in numbers], False
+
 
 _LOG = "https://console.cloud.google.com/logs/query;query="
 
@@ -33,7 +367,7 @@ class BatchView:
     def __init__(self, tracker: Tracker, rows: Scope) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
         self._rows = rows  # those that are shown
-        self._counted: tuple[float, Progress, Progress] | None = None  # when, of which progress of the batch
+        self._counted: tuple[float, Progress, Facts, Progress] | None = None  # when, of which progress of the batch
         series = tracker.record.description.get("backfill")
         self._periods = PeriodStates(self._outbox, rows, series) if series else None
         self.now = tracker.connection.clock.micros  #: the time of the service, microseconds since 1970
@@ -51,15 +385,18 @@ class BatchView:
 
     def progress(self) -> Progress:
         """Return how the rows are; never calls the service."""
-        whole = self._tracker.progress
+        return self._seen()[1]
+
+    def _seen(self) -> tuple[Facts, Progress]:
+        """Return what is known of the rows, and how they are."""
+        facts, whole = self._tracker.facts, self._tracker.progress
         if self.part is None:
-            return whole
+            return facts, whole
         changed = self.changed()
         if self._counted is None or self._counted[:2] != (changed, whole):
-            counts, causes = self._outbox.batches.counts(self._rows), self._outbox.causes
-            failed, lost = causes.failed(self._rows), causes.lost(self._rows)
-            self._counted = changed, whole, progress_of_part(whole, counts, failed, lost)
-        return self._counted[2]
+            part = facts_of_part(self._outbox, facts, self._rows)
+            self._counted = changed, whole, part, progress_of_part(part, whole.status)
+        return self._counted[2:]
 
     def working(self) -> bool:
         """Return whether this process works on the batch, as `Tracker.sending`."""
@@ -116,7 +453,7 @@ class BatchView:
     def report(self, *, drawn: bool = False) -> Report:
         """Return the state of the batch; `drawn` is with the picture of its partitions."""
         tracker = self._tracker.there()
-        record, rows, progress, causes = tracker.record, self._rows, self.progress(), self._outbox.causes
+        record, (facts, progress) = tracker.record, self._seen()
         troubles = [line for line in tracker.blockers() if line != progress.reason]
         local = tracker.connection.endpoint.local
         calendar = self._periods.draw(fresh=progress.finished) if drawn and self._periods else None
@@ -126,11 +463,9 @@ class BatchView:
             name=record.name,
             queue=tracker.queue.queue,
             badge="LOCAL" if local else record.place.project,
+            facts=facts,
             progress=progress,
             part=self.part,
-            causes=causes.failed(rows) if progress.failed else {},
-            retry_causes={} if progress.finished else causes.retrying(rows),
-            lost=causes.lost(rows) if progress.gone else {},
             retry_note=tracker.outcomes.retry_note(self.now()),
             notes=[*troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",

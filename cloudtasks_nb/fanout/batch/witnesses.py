@@ -18,7 +18,7 @@ from cloudtasks_nb._names import CODES, QueueName, code_of
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.causes import Fault, message_of
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
-from cloudtasks_nb.fanout.outbox.tallies import paged
+from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of, round_of
 from cloudtasks_nb.service.convert import http_status
 from cloudtasks_nb.service.oplog import Entry, Wanted

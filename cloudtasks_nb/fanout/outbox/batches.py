@@ -1,27 +1,28 @@
-"""Batches as a whole: which ones there are, their counts and facts."""
+"""Batches as a whole: which ones there are, their counts and facts.
+
+Those that did not change for 90 days are removed, and so is what unfinished spools have left.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from cloudtasks_nb._settings import did_you_mean
-from cloudtasks_nb.display.notify import notify
-from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox import tallies
-from cloudtasks_nb.fanout.outbox.database import Repository, reading, transaction
+from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.outbox.database import Repository, hold, reading, transact, transaction
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts, facts_from, stored_facts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
-from cloudtasks_nb.fanout.outbox.sweep import forget
-from cloudtasks_nb.fanout.outbox.tallies import not_found, number_of
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
-__all__ = ["Batches", "choose"]
+__all__ = ["KEPT_DAYS", "Batches", "forget", "sweep"]
 
 # One statement, so that counts and facts are of the same moment.
 _FIND = """
@@ -32,6 +33,33 @@ _FIND = """
         (SELECT json_group_object(facts.name, json(value)) FROM facts WHERE facts.num = batches.num)
     FROM batches WHERE id = coalesce(?, id) ORDER BY created DESC, num DESC"""
 _ROW_BYTES = 100  # about what a row takes besides its block: what is known of it, and its key
+
+
+#: Days that a batch is kept after its last change.
+KEPT_DAYS = 90
+
+_DAY = 86_400.0
+_HOUR = 3_600.0
+_SLICE = 20_000  # rows a transaction, so that others can write in between
+_PAGES = 2_000  # given back to the disk at a time
+
+# Some of what is stored of the inputs of a batch.
+_OF_INPUTS = "SELECT {} FROM inputs CROSS JOIN {} WHERE num = :part LIMIT :size"
+# What removes a part, each until there is nothing more. The first part of a batch goes with all keys and
+# results and inputs of the batch.
+_REMOVALS = (
+    "DELETE FROM rows WHERE ref IN (SELECT ref FROM rows WHERE ref >= :first AND ref < :end LIMIT :size)",
+    "DELETE FROM blocks WHERE first IN (SELECT first FROM blocks WHERE first >= :first AND first < :end LIMIT 100)",
+    """DELETE FROM keys WHERE num = :part AND k1 <=
+       (SELECT max(k1) FROM (SELECT k1 FROM keys WHERE num = :part ORDER BY k1 LIMIT :size))""",
+    "DELETE FROM results WHERE id IN (SELECT id FROM results WHERE num = :part LIMIT :size)",
+    "DELETE FROM objects WHERE num = :part",
+    f"DELETE FROM spans WHERE (scope, first) IN ({_OF_INPUTS.format('scope, first', 'spans ON scope = -input')})",
+    f"DELETE FROM labels WHERE (input, place) IN ({_OF_INPUTS.format('input, place', 'labels USING (input)')})",
+    "DELETE FROM inputs WHERE num = :part",
+    "DELETE FROM tallies WHERE part = :part",
+    "DELETE FROM hidden WHERE part = :part",
+)
 
 
 class Batches(Repository):
@@ -62,16 +90,16 @@ class Batches(Repository):
         """
         for record in self.find(batch=batch):
             return record
-        raise not_found(batch)
+        raise sql.not_found(batch)
 
     def counts(self, rows: Scope) -> dict[State, int]:
         """Return how many rows are in each state. Reads tallies only, unless it is an input of fewer rows."""
-        return self._database.read(tallies.counts, rows)
+        return self._database.read(sql.counts, rows)
 
     @reading
     def changed(self, connection: sqlite3.Connection, batch: str) -> float:
         """Return when a row of a batch was changed last, by any process, in seconds since 1970."""
-        return tallies.number(connection, "SELECT changed FROM batches WHERE num = ?", number_of(connection, batch))
+        return sql.number(connection, "SELECT changed FROM batches WHERE num = ?", sql.number_of(connection, batch))
 
     @reading
     def sizes(self, connection: sqlite3.Connection) -> dict[str, int]:
@@ -88,12 +116,12 @@ class Batches(Repository):
     @transaction
     def delete(self, connection: sqlite3.Connection, batch: str) -> None:
         """Remove a batch; `Outbox.sweep` gives its space back to the disk."""
-        forget(connection, number_of(connection, batch))
+        forget(connection, sql.number_of(connection, batch))
 
     @reading
     def facts(self, connection: sqlite3.Connection, batch: str) -> BatchFacts:
         """Return what is known of a batch as a whole."""
-        return stored_facts(connection, number_of(connection, batch))
+        return stored_facts(connection, sql.number_of(connection, batch))
 
     @transaction
     def change(
@@ -103,48 +131,7 @@ class Batches(Repository):
 
         The function may read from the outbox.
         """
-        return change_facts(connection, number_of(connection, batch), change)
-
-
-def choose(found: Sequence[BatchRecord], batch: str | None) -> BatchRecord:
-    """Return the batch with this id, name or beginning of an id; the first one for None.
-
-    Parameters
-    ----------
-    found : sequence of BatchRecord
-        The newest first: of several batches with this name the first one is returned, and a note says so.
-
-    Raises
-    ------
-    BatchNotFoundError
-        If there is none, or several ids begin so.
-    """
-    names = [record.name for record in found if record.name]
-    if batch is not None:
-        exact = [record for record in found if record.id == batch]
-        named = [record for record in found if record.name == batch]
-        if len(named) > 1 and not exact:
-            newest = named[0]
-            notify(
-                f'{len(named)} batches are named "{batch}"; this is the newest, of {newest.created:%Y-%m-%d} in queue '
-                f"{newest.place.queue}: {newest.id}"
-            )
-        found = exact or named[:1] or [record for record in found if record.id.startswith(batch)]
-    if not found:
-        raise BatchNotFoundError(
-            "there is no batch yet"
-            if batch is None
-            else f'there is no batch "{batch}" in this outbox{did_you_mean(batch, names)}',
-            resource=batch,
-            hint="tasks.batches() lists those there are; queue.fan_out(...) makes one",
-        )
-    if batch is not None and len(found) > 1:
-        raise BatchNotFoundError(
-            f'"{batch}" may be {len(found)} batches: {", ".join(record.id for record in found[:5])}',
-            resource=batch,
-            hint="give more of the id",
-        )
-    return found[0]
+        return change_facts(connection, sql.number_of(connection, batch), change)
 
 
 def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
@@ -170,3 +157,79 @@ def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
 
 def _moment(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def sweep(connection: sqlite3.Connection, path: Path, *, now: float, limit: float) -> int:
+    """Remove what no batch needs; return how many parts that were. None of it is visible.
+
+    Parameters
+    ----------
+    now : float
+        Seconds since 1970.
+    limit : float
+        Seconds after which the rest is left for the next time.
+    """
+    deadline = time.monotonic() + limit
+    before = now - KEPT_DAYS * _DAY
+    if sql.number(connection, "SELECT count(*) FROM batches WHERE changed < ?", before):
+        transact(connection, _forget_old, before)
+    removed = 0
+    for part, touched in connection.execute("SELECT part, touched FROM hidden").fetchall():
+        lock = hold(path, f"spool-{part}")
+        # Without locks, only the time since its last update shows that a spool has ended.
+        if lock is None or (not lock.certain and now - touched < _DAY):
+            continue
+        try:
+            # It may have ended between the query and the lock.
+            if sql.number(connection, "SELECT count(*) FROM hidden WHERE part = ?", part):
+                removed += _remove(connection, part, deadline)
+        finally:
+            lock.release()
+        if time.monotonic() > deadline:
+            break
+    _remove_locks(path, now)
+    if removed or sql.number(connection, "PRAGMA freelist_count") > _PAGES:
+        _shrink(connection, deadline)
+    if removed:  # what was removed may have filled the log of the file
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return removed
+
+
+def _remove_locks(outbox: Path, now: float) -> None:
+    """Remove the files of locks that killed processes have left."""
+    for file in (outbox.parent / "locks").glob("*.lock"):
+        with suppress(OSError):
+            if file.stat().st_mtime < now - _HOUR and (lock := hold(outbox, file.stem)):
+                lock.release()
+
+
+def _shrink(connection: sqlite3.Connection, deadline: float) -> None:
+    """Give free pages back to the disk."""
+    while sql.number(connection, "PRAGMA freelist_count") and time.monotonic() < deadline:
+        # Each step frees one page. `execute` makes only the first step of a statement that returns no rows.
+        connection.executescript(f"PRAGMA incremental_vacuum({_PAGES})")
+
+
+def _forget_old(connection: sqlite3.Connection, before: float) -> None:
+    """Remove batches that did not change since then."""
+    for num in sql.firsts(connection, "SELECT num FROM batches WHERE changed < ?", before):
+        forget(connection, num)
+
+
+def forget(connection: sqlite3.Connection, num: int) -> None:
+    """Remove a batch; its rows are invisible from now on, and are removed in slices by `sweep`."""
+    connection.execute("INSERT INTO hidden SELECT first >> 32, 0 FROM spans WHERE scope = ?", (num,))
+    connection.execute("DELETE FROM spans WHERE scope = ?", (num,))
+    for table in ("flights", "facts", "batches"):
+        connection.execute(f"DELETE FROM {table} WHERE num = ?", (num,))
+
+
+def _remove(connection: sqlite3.Connection, part: int, deadline: float) -> bool:
+    """Remove a part a slice at a time; return whether all of it is gone."""
+    values = {"part": part, "first": part << 32, "end": (part + 1) << 32, "size": _SLICE}
+    for statement in _REMOVALS:
+        while transact(connection, sqlite3.Connection.execute, statement, values).rowcount:
+            if time.monotonic() > deadline:
+                return False
+    return True

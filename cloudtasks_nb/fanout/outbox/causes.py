@@ -12,23 +12,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, one_line, shortened
 from cloudtasks_nb.fanout.evidence import RAISED
+from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
-from cloudtasks_nb.fanout.outbox.tallies import (
-    ALL,
-    CAUSE,
-    FAILING,
-    MESSAGE,
-    ROWS,
-    as_json,
-    causes,
-    number,
-    scope_of,
-)
 from cloudtasks_nb.fanout.states import OPEN, State
 
 __all__ = ["LIKE_IT", "Cause", "Causes", "Span", "chosen", "stored_key"]
@@ -70,9 +61,8 @@ class Span:
     first: int | None  #: when the first of their last attempts began, microseconds since 1970
     last: int | None
     ref: int  #: of the first row in input order
-    counts: tuple[
-        int, ...
-    ] = ()  #: rows in each of equal spans of time, from the first failure of all causes to the last
+    #: Rows in each of equal spans of time, from the first failure of all causes to the last.
+    counts: tuple[int, ...] = ()
 
 
 class Causes(Repository):
@@ -84,8 +74,8 @@ class Causes(Repository):
 
         Reads tallies, and one row of each cause whose traceback is known.
         """
-        failed = dict(causes(connection, rows, State.FAILED))
-        retrying = {cause: n for cause, n in causes(connection, rows, *OPEN) if cause != ""}
+        failed = dict(_numbers(connection, rows, State.FAILED))
+        retrying = {cause: n for cause, n in _numbers(connection, rows, *OPEN) if cause != ""}
         texts = _texts(connection, rows, {**failed, **retrying})
         often = Counter(texts.values())
         found = [
@@ -105,14 +95,15 @@ class Causes(Repository):
     @reading
     def of_message(self, connection: sqlite3.Connection, rows: Scope, text: str) -> list[str]:
         """Return the keys of the causes of which one row has a message that would be shown as this text."""
-        query = f"SELECT DISTINCT {CAUSE}, {MESSAGE} FROM {ROWS} AND {FAILING} AND instr({CAUSE}, char(10))"
-        found = connection.execute(query, (0, ALL, scope_of(connection, rows)))
+        failing = f"{sql.ROWS} AND {sql.FAILING} AND instr({sql.CAUSE}, char(10))"
+        query = f"SELECT DISTINCT {sql.CAUSE}, {sql.MESSAGE} FROM {failing}"
+        found = connection.execute(query, (0, sql.ALL, sql.scope_of(connection, rows)))
         return list(dict.fromkeys(_key(stored) for stored, message in found if _first_line(message) == text))
 
     @reading
     def lost(self, connection: sqlite3.Connection, rows: Scope) -> dict[str | None, int]:
         """Return how many gone rows left their queue how, the most frequent first; None: that is not known."""
-        return {cause or None: n for cause, n in causes(connection, rows, State.GONE)}
+        return {cause or None: n for cause, n in _numbers(connection, rows, State.GONE)}
 
     @reading
     def spans(self, connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
@@ -122,9 +113,8 @@ class Causes(Repository):
     @reading
     def sample(self, connection: sqlite3.Connection, rows: Scope, share: float) -> list[int]:
         """Return the refs of a share of the rows, evenly spread, in input order."""
-        query = f"SELECT ref FROM {ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
-        found = connection.execute(query, (0, ALL, scope_of(connection, rows), round(share * _MOST)))
-        return [ref for (ref,) in found]
+        query = f"SELECT ref FROM {sql.ROWS} AND {_SPREAD} < ? ORDER BY first, ref"
+        return sql.firsts(connection, query, 0, sql.ALL, sql.scope_of(connection, rows), round(share * _MOST))
 
     @reading
     def samples(self, connection: sqlite3.Connection, rows: Scope, shares: dict[str, float]) -> dict[str, list[int]]:
@@ -133,9 +123,9 @@ class Causes(Repository):
         if not shares:
             return found
         bounds = [value for key, share in shares.items() for value in (stored_key(key), round(share * _MOST))]
-        bound = f"CASE {CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
-        query = f"SELECT {CAUSE}, ref FROM {ROWS} AND {FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
-        for stored, ref in connection.execute(query, (0, ALL, scope_of(connection, rows), *bounds)):
+        bound = f"CASE {sql.CAUSE} {'WHEN ? THEN ? ' * len(shares)} ELSE 0 END"
+        query = f"SELECT {sql.CAUSE}, ref FROM {sql.ROWS} AND {sql.FAILING} AND {_SPREAD} < {bound} ORDER BY first, ref"
+        for stored, ref in connection.execute(query, (0, sql.ALL, sql.scope_of(connection, rows), *bounds)):
             found[_key(stored)].append(ref)
         return found
 
@@ -143,19 +133,19 @@ class Causes(Repository):
     def matching(self, connection: sqlite3.Connection, rows: Scope, choice: Choice) -> int:
         """Return how many failed rows a choice has."""
         condition, values = chosen(choice)
-        query = f"SELECT count(*) FROM {ROWS} AND state = {State.FAILED:d} AND {condition}"
-        return number(connection, query, 0, ALL, scope_of(connection, rows), *values)
+        query = f"SELECT count(*) FROM {sql.ROWS} AND state = {State.FAILED:d} AND {condition}"
+        return sql.number(connection, query, 0, sql.ALL, sql.scope_of(connection, rows), *values)
 
 
 def _spans(connection: sqlite3.Connection, rows: Scope) -> dict[str, Span]:
-    grouped, values = f"FROM {ROWS} AND {FAILING} GROUP BY 1", (0, ALL, scope_of(connection, rows))
-    query = f"SELECT {CAUSE}, min(began), max(began), min(ref) {grouped}"
+    grouped, values = f"FROM {sql.ROWS} AND {sql.FAILING} GROUP BY 1", (0, sql.ALL, sql.scope_of(connection, rows))
+    query = f"SELECT {sql.CAUSE}, min(began), max(began), min(ref) {grouped}"
     found = connection.execute(query, values).fetchall()
     low = min((first for _, first, _, _ in found if first is not None), default=0)
     high = max((last for _, _, last, _ in found if last is not None), default=0)
     width = max((high - low) // _SPANS + 1, _SECOND)
     counts = {stored: [0] * ((high - low) // width + 1) for stored, *_ in found}
-    query = f"SELECT {CAUSE}, (began - {low:d}) / {width:d}, count(*) {grouped}, 2"
+    query = f"SELECT {sql.CAUSE}, (began - {low:d}) / {width:d}, count(*) {grouped}, 2"
     for stored, place, count in connection.execute(query, values):
         if place is not None:  # else nobody knows when
             counts[stored][place] = count
@@ -169,8 +159,8 @@ def chosen(choice: Choice) -> tuple[str, list[str]]:
     """Return the condition in SQL for the rows that a choice has, and its values."""
     among = "IN (SELECT value FROM json_each(?))"
     told = f"(status {among} AND http IS NOT {RAISED}) OR http {among} OR (http IS NULL AND status {among})"
-    condition = f"({CAUSE} {among} OR {told})"
-    return condition, [as_json(some) for some in (choice.causes, choice.statuses, choice.http, choice.assumed)]
+    condition = f"({sql.CAUSE} {among} OR {told})"
+    return condition, [sql.as_json(some) for some in (choice.causes, choice.statuses, choice.http, choice.assumed)]
 
 
 def stored_key(key: str) -> str | int:
@@ -186,13 +176,13 @@ def _key(stored: int | str) -> str:
 
 def _texts(connection: sqlite3.Connection, rows: Scope, stored: Iterable[int | str]) -> dict[int | str, str]:
     """Return how causes are shown, each if no other one has the same text."""
-    failing = f"{FAILING} AND cause IS NOT NULL AND {CAUSE} = ?"  # as the index `causes` has them
-    query = f"SELECT {MESSAGE} FROM {ROWS} AND {failing} ORDER BY first, ref LIMIT 1"
-    scope, texts = scope_of(connection, rows), dict[int | str, str]()
+    failing = f"{sql.FAILING} AND cause IS NOT NULL AND {sql.CAUSE} = ?"  # as the index `causes` has them
+    query = f"SELECT {sql.MESSAGE} FROM {sql.ROWS} AND {failing} ORDER BY first, ref LIMIT 1"
+    scope, texts = sql.scope_of(connection, rows), dict[int | str, str]()
     for one in stored:
         texts[one] = _key(one)
         if fault := Fault.parse(one):
-            found = connection.execute(query, (0, ALL, scope, one)).fetchone()
+            found = connection.execute(query, (0, sql.ALL, scope, one)).fetchone()
             texts[one] = (found and _first_line(found[0])) or f"{fault.kind}: …"
     return texts
 
@@ -213,6 +203,15 @@ def _cause(stored: int | str, text: str, failed: int, retrying: int, *, alone: b
         failed=failed,
         retrying=retrying,
     )
+
+
+def _numbers(connection: sqlite3.Connection, rows: Scope, *states: int) -> list[tuple[Any, int]]:
+    """Return the causes of the rows in some states and their numbers, the most frequent first."""
+    found: Counter[Any] = Counter()
+    for state, cause, n in sql.tallied(connection, rows):
+        if state in states:
+            found[cause] += n
+    return found.most_common()
 
 
 def _sorted(numbers: dict[str, int]) -> dict[str, int]:

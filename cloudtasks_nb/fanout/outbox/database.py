@@ -1,28 +1,53 @@
-"""The SQLite file of the outbox: its tables, transactions, connections and errors."""
+"""The SQLite file of the outbox: its tables, transactions, connections and errors, and the blocks of rows in it.
+
+A block has the rows of one chunk of the plan: keys, compressed tasks and preview columns. Beside the file are locks
+that the system frees when their process ends: for the one sender of a batch, and for a running spool.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial, wraps
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property, partial, wraps
+from itertools import accumulate
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakSet
 
+from filelock import FileLock, Timeout
+
+from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
-from cloudtasks_nb.fanout.outbox.tallies import CAUSE
+from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 from cloudtasks_nb.fanout.states import State
 
 __all__ = [
+    "BLOCK_ROWS",
     "VERSION",
     "Database",
+    "Hold",
     "Repository",
+    "StoredBlock",
+    "announce",
+    "announced",
     "guard",
+    "hold",
+    "inflate",
+    "keys_of",
+    "pack_block",
+    "pack_keys",
+    "pack_tasks",
+    "read_block",
     "reading",
     "snapshot",
     "sqlite_error",
@@ -58,7 +83,7 @@ _TABLES = (
         input INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
         digest BLOB NOT NULL, n INTEGER NOT NULL, UNIQUE (num, digest))""",
     "CREATE TABLE labels (input INTEGER, place INTEGER, labels BLOB, PRIMARY KEY (input, place)) WITHOUT ROWID",
-    # keys, tasks and shown: see `blocks.py`
+    # keys, tasks and shown: see `StoredBlock`
     """CREATE TABLE blocks (
         first INTEGER PRIMARY KEY, n INTEGER NOT NULL, keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
     # All that is known of a row. Times are microseconds.
@@ -70,11 +95,11 @@ _TABLES = (
         reason TEXT,  -- why it was rejected, or how its task left the queue
         attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
-        message TEXT, said INTEGER, code INTEGER, cause TEXT,  -- what an attempt tells of its failure
-        maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `trust.py`""",
+        message TEXT, said INTEGER, code INTEGER, cause TEXT, current INTEGER,  -- what an attempt tells of its failure
+        maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `Trust`""",
     "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
-    f"CREATE INDEX causes ON rows ({CAUSE}) WHERE cause IS NOT NULL",
+    f"CREATE INDEX causes ON rows ({sql.CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
     """CREATE TABLE keys (
@@ -103,7 +128,17 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 20
+VERSION = 21
+
+#: Most rows in a block: those of a chunk.
+BLOCK_ROWS = 2_000
+
+_LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
+_WORD = 4
+#: Bytes of a decompressed part of a block, several times what is written: a part may come from somebody else's home.
+_LARGEST = 1 << 28
+
+_locks = WeakSet[FileLock]()  #: of this process, whether it holds them or not
 
 _ELSEWHERE = "another folder: set CLOUDTASKS_NB_HOME before the kernel starts"
 _FAILURES: dict[int, tuple[str, str]] = {
@@ -160,18 +195,14 @@ def transact(
     """
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        result = function(connection, *args, **kwargs)
-        connection.commit()
-    return result
+        return function(connection, *args, **kwargs)
 
 
 def snapshot(connection: sqlite3.Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one transaction that sees one moment of the file, and writes temporary tables only."""
     with connection:
         connection.execute("BEGIN")
-        result = function(*args, **kwargs)
-        connection.commit()
-    return result
+        return function(*args, **kwargs)
 
 
 def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
@@ -211,8 +242,9 @@ class Database:
         self.path = path
         self._name = str(path)
         self._timeout = timeout
-        self._writer: sqlite3.Connection | None = None
-        self._idle: list[sqlite3.Connection] = []  # those for reading that nobody uses now; a new one reads the schema
+        # The connections that nobody uses now: a new one reads the schema.
+        self._writers: list[sqlite3.Connection] = []
+        self._readers: list[sqlite3.Connection] = []
         self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
@@ -242,41 +274,36 @@ class Database:
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
     def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`.
-
-        After an error, and after `close`, the connection is closed.
-        """
-        self._check()
-        with guard(self.path), ExitStack() as stack:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = self.connect()
-            stack.enter_context(closing(connection))
-            result = function(connection, *args, **kwargs)
-            if not self._closed:
-                stack.pop_all()
-                self._idle.append(connection)
-            return result
+        """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`."""
+        return self._use(self._readers, function, *args, **kwargs)
 
     def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`.
+        """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
+        with self._lock:
+            return self._use(self._writers, transact, function, *args, **kwargs)
 
-        After an error, and after `close`, the connection is closed: one that was opened while the file could not be
-        written would stay so.
+    def _use(self, idle: list[sqlite3.Connection], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function with an idle connection, or a new one.
+
+        After an error, and after `close`, it is closed: one that was opened while the file could not be written would
+        stay so.
         """
         self._check()
-        with guard(self.path), self._lock:
-            connection = self._writer = self._writer or self.connect()
-            kept = False
+        with guard(self.path):
             try:
-                result = transact(connection, function, *args, **kwargs)
-                kept = not self._closed
+                connection = idle.pop()
+            except IndexError:
+                connection = self.connect()
+            failed = True
+            try:
+                result = function(connection, *args, **kwargs)
+                failed = False
+                return result
             finally:
-                if not kept:
-                    self._writer = None
+                if failed or self._closed:
                     connection.close()
-            return result
+                else:
+                    idle.append(connection)
 
     def connect(self) -> sqlite3.Connection:
         """Open another connection, which the caller closes."""
@@ -295,11 +322,9 @@ class Database:
         """Close the connections when nobody uses them; what is read or written later opens one for the moment."""
         with self._lock:
             self._closed = True
-            while self._idle:
-                self._idle.pop().close()
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
+            for idle in (self._writers, self._readers):
+                while idle:
+                    idle.pop().close()
 
     def _check(self) -> None:
         """Raise OutboxError if the file was deleted or replaced: what is written to an open deleted file is lost."""
@@ -356,3 +381,197 @@ def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> 
             if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)  # SQLite tells nobody when the other process is done
+
+
+def pack_keys(keys: Sequence[bytes]) -> bytes:
+    """Join keys, with their checksum behind them: a row with another key would be sent again, under another name."""
+    joined = b"".join(keys)
+    return joined + zlib.crc32(joined).to_bytes(_WORD, "big")
+
+
+def pack_tasks(tasks: Sequence[bytes]) -> bytes:
+    """Compress tasks, with their lengths in front."""
+    return zlib.compress(array("I", map(len, tasks)).tobytes() + b"".join(tasks), _LEVEL)
+
+
+def pack_block(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
+    """Compress the tasks and the preview columns of a block's rows."""
+    return pack_tasks(tasks), zlib.compress(shown, _LEVEL)
+
+
+class StoredBlock:
+    """A block that is read from the outbox.
+
+    Parameters
+    ----------
+    first : int
+        Ref of its first row.
+    keys : bytes
+        What `pack_keys` made.
+    tasks : bytes, optional
+        What `pack_tasks` made.
+    shown : bytes, optional
+        Preview columns that `pack_block` has compressed.
+
+    Raises
+    ------
+    sqlite3.DatabaseError
+        As for any damage to the file, if a checksum does not fit; so do the methods that decompress.
+    """
+
+    def __init__(self, first: int, keys: bytes, tasks: bytes = b"", shown: bytes = b"") -> None:
+        self.first = first
+        self.n = len(keys) // KEY_SIZE
+        if zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
+            raise _damaged("the checksum of its keys does not fit")
+        self.packed_keys = keys
+        self.packed_tasks = tasks
+        self.packed_shown = shown
+
+    @property
+    def last(self) -> int:
+        """Ref of the last row."""
+        return self.first + self.n - 1
+
+    def key(self, ref: int) -> bytes:
+        """Return the key of a row."""
+        at = (ref - self.first) * KEY_SIZE
+        return self.packed_keys[at : at + KEY_SIZE]
+
+    def keys(self, refs: Sequence[int]) -> bytes:
+        """Return the keys of some rows, one behind the other."""
+        if refs and len(refs) == refs[-1] - refs[0] + 1:  # without gaps
+            return self.packed_keys[(refs[0] - self.first) * KEY_SIZE : (refs[-1] - self.first + 1) * KEY_SIZE]
+        return b"".join(map(self.key, refs))
+
+    def tasks(self, refs: Sequence[int]) -> list[bytes]:
+        """Return the tasks of some rows, without their names."""
+        raw, ends = self._unpacked
+        first = self.first
+        return [raw[ends[ref - first] : ends[ref - first + 1]] for ref in refs]
+
+    @cached_property
+    def shown(self) -> bytes:
+        """The preview columns of its rows, as the plan gave them."""
+        return inflate(self.packed_shown)
+
+    @cached_property
+    def _unpacked(self) -> tuple[bytes, list[int]]:
+        raw = inflate(self.packed_tasks)
+        head = self.n * _WORD
+        lengths = array("I", raw[:head])
+        return raw, list(accumulate(lengths, initial=head))
+
+
+def read_block(connection: sqlite3.Connection, ref: int, columns: str) -> StoredBlock:
+    """Return the block that has a row, with some of its columns: `keys`, or more."""
+    query = f"SELECT first, {columns} FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
+    return StoredBlock(*connection.execute(query, (ref,)).fetchone())
+
+
+def keys_of(connection: sqlite3.Connection, refs: Iterable[int]) -> Iterator[bytes]:
+    """Yield the keys of rows, which are given by their refs in ascending order."""
+    block = StoredBlock(0, b"")
+    for ref in refs:
+        if ref > block.last:
+            block = read_block(connection, ref, "keys")
+        yield block.key(ref)
+
+
+def inflate(packed: bytes) -> bytes:
+    """Decompress, within the memory that a block may need.
+
+    Raises
+    ------
+    sqlite3.DatabaseError
+        If it is damaged, or larger.
+    """
+    whole = zlib.decompressobj()
+    try:
+        raw = whole.decompress(packed, _LARGEST)
+    except zlib.error as error:
+        raise _damaged(str(error)) from error
+    if not whole.eof:
+        raise _damaged(f"it has more than {_LARGEST:,} bytes, or its end is missing")
+    return raw
+
+
+def _damaged(why: str) -> sqlite3.Error:
+    return sqlite_error(sqlite3.SQLITE_CORRUPT, f"a block is damaged: {why}")
+
+
+class Hold:
+    """A lock that this process holds, as far as the file system supports locks.
+
+    Parameters
+    ----------
+    lock : FileLock, optional
+        None if the file system has no locks.
+    """
+
+    def __init__(self, lock: FileLock | None) -> None:
+        self._lock = lock
+        self.certain = lock is not None  #: whether no other process can hold it; False: the file system has no locks
+
+    def release(self) -> None:
+        """Remove the lock's file and release the lock.
+
+        Another process that has opened the file at this moment may get the lock of the removed file while a third one
+        gets that of a new file. Two senders of a batch do no harm, because a task's name can be used once.
+        """
+        if self._lock is not None and self._lock.is_locked:  # not so in a process that was forked from the holder
+            with hold_interrupts():
+                with suppress(OSError):  # Windows removes no file that is open; there, filelock removes it
+                    Path(self._lock.lock_file).unlink()
+                self._lock.release()
+                self._lock = None  # a FileLock has a finalizer: it runs here
+
+
+def hold(outbox: Path, name: str) -> Hold | None:
+    """Take a lock that lies beside the outbox, without waiting; None if another process or sender has it."""
+    path = outbox.parent / "locks" / f"{name}.lock"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with hold_interrupts():  # filelock has locks of its own, for all threads of the process
+            # Taken on one thread and released on another, which the default would not see as the same.
+            lock = FileLock(path, mode=0o600, thread_local=False)
+            _locks.add(lock)
+            lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except (OSError, NotImplementedError):
+        return Hold(None)
+    return Hold(lock)
+
+
+def announce(outbox: Path, name: str) -> Hold:
+    """Take a lock of this caller's own, by which `announced` sees it until it is released."""
+    while (held := hold(outbox, f"{name}-{secrets.token_hex(4)}")) is None:
+        pass  # somebody has looked at it between its creation and its locking
+    return held
+
+
+def announced(outbox: Path, name: str) -> bool:
+    """Return whether any live process has announced itself; remove what killed ones have left."""
+    for path in (outbox.parent / "locks").glob(f"{name}-*.lock"):
+        held = hold(outbox, path.stem)
+        if held is None:
+            return True
+        held.release()
+    return False
+
+
+def _forget_locks() -> None:
+    """Close the files of the parent's locks in a forked process, which would keep them after the parent's end.
+
+    To release them would unlock them for the parent, too. From 3.31 on, filelock closes them itself.
+    """
+    for lock in list(_locks):
+        context = lock._context  # noqa: SLF001 - nothing else closes the file without unlocking it
+        if context.lock_file_fd is not None:
+            os.close(context.lock_file_fd)
+            context.lock_file_fd = None
+
+
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_forget_locks)

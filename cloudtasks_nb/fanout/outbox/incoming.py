@@ -10,25 +10,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
+from itertools import count, repeat
 from struct import pack, unpack
 from typing import Any
 
 import orjson
 
-from cloudtasks_nb.display.secrets import mask_text
-from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError, OutboxError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.tallies import as_json, number
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
+from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 
-__all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text", "plain_reason"]
+__all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text"]
 
 _NAMED = 5  # most rows that a message lists
-_ANY_NAME = "any new name sends all"  # the hint that always applies
-_NOTHING_SENT = "nothing was sent; "
 _NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
 
 # On a connection of its own. `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be
@@ -150,7 +148,8 @@ class Incoming:
             self._find_conflicts(self.target)
         elif self._spec.by_rows and (overlaps := self._find_overlaps()):
             self.overlaps = overlaps
-            self.errors.append(_overlap_error(overlaps, self._valid))
+            shared = [(one.label, one.shared) for one in overlaps]
+            self.errors.append(overlap_error(shared, self._valid, same=overlaps[0].same))
 
     def take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that are to be stored.
@@ -162,12 +161,11 @@ class Incoming:
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self.next if started is None else _NOT_STORED + self.rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
+        makers = repeat(chunk.maker if self._spec.origin else None, n)
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason, maker) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, makers, strict=True),
         )
-        if self._spec.origin is not None:
-            connection.execute("UPDATE incoming SET maker = ? WHERE ref >= ?", (chunk.maker, first))
         self.rows += n
         if self._spec.by_rows:
             self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
@@ -177,7 +175,7 @@ class Incoming:
         self._find_known(started, first)
         query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
                    WHERE i.ref >= ? AND (theirs IS NULL OR r.maker IS NOT NULL) ORDER BY i.ref"""
-        new = [ref for (ref,) in connection.execute(query, (first,))]
+        new = sql.firsts(connection, query, first)
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self.next), new, strict=False))
         self.next += len(new)
         return [ref - first for ref in new]
@@ -194,7 +192,7 @@ class Incoming:
     def new_id(self) -> str:
         """Return the id for a new batch: the first of its identity that no other batch has."""
         taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self.identity(), self._spec.name)
-        return next(i for i in ids if not number(self._connection, taken, i))
+        return next(i for i in ids if not sql.number(self._connection, taken, i))
 
     def _find(self) -> FoundBatch | None:
         """Find the batch by its name or id if one is given, else by its rows."""
@@ -209,7 +207,7 @@ class Incoming:
         num, batch, name, recipe, description = found
         target = FoundBatch(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
         if recipe != spec.recipe:
-            raise _templates_error(target, orjson.loads(description), spec.description)
+            raise templates_error(target.label, batch, orjson.loads(description), spec.description)
         return target
 
     def _find_duplicates(self) -> int:
@@ -235,7 +233,7 @@ class Incoming:
         ).rowcount
         if many and not self._spec.skip:
             rows = connection.execute(f"SELECT i.pos, f.pos {extras} ORDER BY i.ref LIMIT {_NAMED}")
-            self.errors.append(_duplicates_error(rows.fetchall(), many, self.rows))
+            self.errors.append(duplicates_error(rows.fetchall(), many, self.rows))
         for k1, k2, digest in connection.execute(f"SELECT i.k1, i.k2, i.digest {pairs}"):
             self._total -= row_sum([pack(">qq", k1, k2)], [digest % (1 << 64)])
         return many
@@ -261,13 +259,13 @@ class Incoming:
         many = connection.execute(f"UPDATE incoming SET reason = ? WHERE {conflicts}", (reason,)).rowcount
         if many:
             query = "SELECT pos FROM incoming WHERE reason = ? ORDER BY ref LIMIT ?"
-            rows = [row for (row,) in connection.execute(query, (reason, _NAMED))]
-            self.errors.append(_conflict_error(rows, many, self.rows, target))
+            rows = sql.firsts(connection, query, reason, _NAMED)
+            self.errors.append(conflict_error(rows, many, self.rows, target.label, target.id))
 
     @property
     def _valid(self) -> int:
         """The number of rows to be sent, without duplicates."""
-        return number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
+        return sql.number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
 
     def _find_grown(self) -> FoundBatch | None:
         """Return the batch without a name that has all of the rows, or the only batch that has some of them."""
@@ -280,7 +278,7 @@ class Incoming:
         """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
         halves = unpack(f">{len(keys) // 8}q", keys)[::2]
         query = "SELECT EXISTS (SELECT 1 FROM json_each(?) j CROSS JOIN first ON k1 = j.value)"
-        return number(self._connection, query, as_json(halves)) > 0
+        return sql.number(self._connection, query, sql.as_json(halves)) > 0
 
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
@@ -297,14 +295,9 @@ class Incoming:
     def _compare(self, num: int, _round: int, theirs: int, batch: str, name: str | None, recipe: bytes) -> _Overlap:
         """Compare with a batch. One to which rows were added has another round and size: it is compared again."""
         # One search in the larger batch for each row of the smaller.
-        pairs = "a.k1 = b.k1 AND a.k2 = b.k2"
-        sides = (
-            f"first a CROSS JOIN keys b ON b.num = {num} AND {pairs}"
-            if self._kept <= theirs
-            else f"keys b CROSS JOIN first a ON {pairs}"
-        )
-        rows = f"FROM {sides} WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
-        shared = number(self._connection, f"SELECT count(*) {rows}")
+        sides = "first a CROSS JOIN keys b" if self._kept <= theirs else "keys b CROSS JOIN first a"
+        rows = f"FROM {sides} USING (k1, k2) WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
+        shared = sql.number(self._connection, f"SELECT count(*) {rows}")
         same = recipe == self._spec.recipe
         return _Overlap(
             num=num, id=batch, label=name or batch, grows=same and not name, same=same, shared=shared, rows=rows
@@ -314,65 +307,3 @@ class Incoming:
 def place_text(place: Place) -> str:
     """Return a place as it is stored."""
     return orjson.dumps(place).decode()
-
-
-def plain_reason(error: CloudTasksError) -> str:
-    """Return an error of this module as one line for a dry run, without the words that nothing was sent."""
-    return f"{error.message}; {(error.hint or '').removeprefix(_NOTHING_SENT)}"
-
-
-def _templates_error(target: FoundBatch, before: Mapping[str, Any], now: Mapping[str, Any]) -> BatchExistsError:
-    """Return the error for a batch that was made of other templates."""
-    after = orjson.loads(orjson.dumps(dict(now), default=str))
-    # Names with an underscore describe the sending, not the templates.
-    words = sorted(word for word in before.keys() | after if not word.startswith("_"))
-    changes = [
-        mask_text(f"; {word} was {before.get(word)!r}, is {after.get(word)!r}")
-        for word in words
-        if before.get(word) != after.get(word)
-    ]
-    return BatchExistsError(
-        f"the batch {target.label} was made of other templates{''.join(changes)}",
-        resource=target.id,
-        hint=f"{_NOTHING_SENT}{_ANY_NAME}",
-    )
-
-
-def _overlap_error(found: Sequence[_Overlap], total: int) -> BatchExistsError:
-    """Return the error for rows that other batches have; the one with the most comes first."""
-    most = found[0]
-    if most.shared == total:
-        ways = f'tasks.batch("{most.label}") shows it, {_ANY_NAME}'
-    elif most.same:
-        ways = f'name="{most.label}" sends the other {total - most.shared:,}, {_ANY_NAME}'
-    else:
-        ways = f"it was made of other templates; {_ANY_NAME}"
-    others = "".join(f", {one.shared:,} in {one.label}" for one in found[1:3])
-    return BatchExistsError(
-        f"{most.shared:,} of these {total:,} rows are in the batch {most.label} already{others}",
-        resource=most.label,
-        hint=f"{_NOTHING_SENT}{ways}",
-    )
-
-
-def _conflict_error(rows: Sequence[int], many: int, total: int, target: FoundBatch) -> BatchExistsError:
-    """Return the error for rows whose key the batch has with another request."""
-    have, which = ("has a key", "row") if many == 1 else ("have keys", "rows")
-    shown = ", ".join(map(str, rows)) + (", ..." if many > len(rows) else "")
-    found = f"data.iloc[[{shown}]]" if many == len(rows) else "the rows with a problem in plan.frame, of dry_run=True,"
-    return BatchExistsError(
-        f"{many:,} of {total:,} rows {have} that the batch {target.label} has with another request ({which} {shown})",
-        resource=target.id,
-        hint=f"{_NOTHING_SENT}{found} with a new name sends what has changed, {_ANY_NAME}, "
-        "and key=[...] may name more columns that distinguish rows",
-    )
-
-
-def _duplicates_error(rows: Sequence[tuple[int, int]], many: int, total: int) -> DuplicateRowsError:
-    shown = ", ".join(f"{row} is the same as {first}" for row, first in rows)
-    return DuplicateRowsError(
-        f"{many:,} of {total:,} rows {'has' if many == 1 else 'have'} the key of an earlier row: "
-        f"{shown}{', ...' if many > len(rows) else ''}",
-        hint='key=[...] with columns that tell the rows apart, errors="skip" (the first is sent), '
-        "or key=ct.ROW (each row is its own)",
-    )

@@ -7,27 +7,25 @@ One SQLite file, shared by every kernel of a person. Its methods block and may b
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.outbox.batches import Batches
+from cloudtasks_nb.fanout.outbox.batches import Batches, sweep
 from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.database import Database, guard
-from cloudtasks_nb.fanout.outbox.deletions import DeletionQueue
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
+from cloudtasks_nb.fanout.outbox.outcomes import Outcomes, Trust
 from cloudtasks_nb.fanout.outbox.records import Scope
-from cloudtasks_nb.fanout.outbox.requests import Requests
+from cloudtasks_nb.fanout.outbox.requests import DeletionQueue, Requests
 from cloudtasks_nb.fanout.outbox.results import Results
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import DryRun, Spool
-from cloudtasks_nb.fanout.outbox.sweep import sweep
-from cloudtasks_nb.fanout.outbox.trust import Trust
 
 __all__ = ["Outbox"]
 
@@ -116,23 +114,23 @@ class Outbox:
     def spool(self, spec: BatchSpec) -> Iterator[Spool]:
         """Take planned rows by `add(chunk)` and, at the end, `commit()`; without that they are removed."""
         try:
-            with ExitStack() as stack:
-                with guard(self.path):  # not around what the caller does: the data may come from another database
-                    connection = stack.enter_context(closing(self._database.connect()))
-                    spool = stack.enter_context(closing(Spool(connection, self.path, spec)))
+            with self._begin(Spool, spec) as spool, closing(spool):
                 yield spool
         finally:
             with suppress(OutboxError):  # what was committed is safe, and the next process repeats the sweep
                 self.sweep()
 
-    @contextmanager
-    def dry_run(self, spec: BatchSpec) -> Iterator[DryRun]:
+    def dry_run(self, spec: BatchSpec) -> AbstractContextManager[DryRun]:
         """Find out what `spool` would do, by `add(chunk)` and `forecast()`."""
+        return self._begin(DryRun, spec)
+
+    @contextmanager
+    def _begin(self, kind: Callable[[sqlite3.Connection, Path, BatchSpec], T], spec: BatchSpec) -> Iterator[T]:
         with ExitStack() as stack:
-            with guard(self.path):
+            with guard(self.path):  # not around what the caller does: the data may come from another database
                 connection = stack.enter_context(closing(self._database.connect()))
-                dry_run = DryRun(connection, self.path, spec)
-            yield dry_run
+                begun = kind(connection, self.path, spec)
+            yield begun
 
     def sweep(self, limit: float = 2.0) -> int:
         """Remove what no batch needs, batches unchanged for 90 days too; return how many parts were removed.

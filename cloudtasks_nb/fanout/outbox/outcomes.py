@@ -1,4 +1,4 @@
-"""What becomes of rows: evidence that is added, and new tries."""
+"""What becomes of rows: evidence that is added, new tries, and trust in rows of other homes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,15 @@ from typing import TypeAlias
 
 from cloudtasks_nb.fanout.causes import kind_of
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
+from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.causes import chosen
-from cloudtasks_nb.fanout.outbox.database import Repository, transaction
+from cloudtasks_nb.fanout.outbox.database import Repository, StoredBlock, pack_tasks, read_block, reading, transaction
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
-from cloudtasks_nb.fanout.outbox.rows import locate, located
-from cloudtasks_nb.fanout.outbox.tallies import (
-    ALL,
-    AMONG,
-    ROWS,
-    TALLIES,
-    adjust,
-    as_json,
-    counted,
-    number,
-    number_of,
-    paged,
-    scope_of,
-    touch,
-)
+from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "Wanted", "wanted_rows"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "Trust", "Wanted", "has_untrusted", "put_tasks"]
 
 #: Rows of a batch: all if it is None, those that a choice has, or these, each with the task that has to be its newest.
 Wanted: TypeAlias = Iterable[tuple[int, str | None]] | Choice | None
@@ -70,10 +57,10 @@ class Outcomes(Repository):
         Rows that were final and are corrected by the log are counted in `BatchFacts.corrected`; that rows were sent by
         another home is stored in `BatchFacts.sent_by_others`.
         """
-        num, recorded, corrected = number_of(connection, batch), Recorded(), 0
-        for page in paged(evidence, _PAGE):
+        num, recorded, corrected = sql.number_of(connection, batch), Recorded(), 0
+        for page in sql.paged(evidence, _PAGE):
             corrected += _record_page(connection, batch, num, page, recorded)
-        begun = number(connection, "SELECT begun FROM batches WHERE num = ?", num)
+        begun = sql.number(connection, "SELECT begun FROM batches WHERE num = ?", num)
         others = recorded.newer > 0 or (recorded.unsent > 0 and not begun)  # else this home has sent them
         if corrected or others:
 
@@ -82,7 +69,7 @@ class Outcomes(Repository):
                 return replace(facts, corrected=facts.corrected + corrected, sent_by_others=sent_by_others)
 
             change_facts(connection, num, change)
-        touch(connection, num)
+        sql.touch(connection, num)
         return recorded
 
     @transaction
@@ -103,20 +90,27 @@ class Outcomes(Repository):
         allowed : collection of State
             Unsent and sent rows are never taken.
         """
-        codes = as_json({*FINAL} & {*allowed})
-        num = number_of(connection, scope.batch)
-        pages = paged(wanted_rows(connection, scope, codes, rows), _PAGE)
-        opened = sum(_reopen(connection, num, as_json(page), codes) for page in pages)
+        codes = sql.as_json({*FINAL} & {*allowed})
+        num = sql.number_of(connection, scope.batch)
+        # A row without any try is no valid task, and never becomes one.
+        statement = f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {sql.AMONG} AND try > 0
+                        AND ref >> 32 IN (SELECT first >> 32 FROM spans WHERE scope = ?)
+                        AND state IN (SELECT value FROM json_each(?))"""
+        opened = 0
+        for page in sql.paged(_wanted_rows(connection, scope, codes, rows), _PAGE):
+            refs = sql.as_json(page)
+            with sql.counted(connection, sql.AMONG, refs):
+                opened += connection.execute(statement, (refs, num, codes)).rowcount
         if opened:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (num,))
-            touch(connection, num)
+            sql.touch(connection, num)
         return opened
 
     @transaction
     def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
         """Bring the round of a batch to a number, if it is lower."""
         connection.execute(
-            "UPDATE batches SET round = max(round, ?) WHERE num = ?", (least, number_of(connection, batch))
+            "UPDATE batches SET round = max(round, ?) WHERE num = ?", (least, sql.number_of(connection, batch))
         )
 
 
@@ -143,7 +137,7 @@ def _record_page(
     connection.executemany(_WRITE, [(*row[1:], row.ref) for row, _ in changed])
     moved = Counter(_counted(row) for row, _ in changed)
     moved.subtract(_counted(old) for _, old in changed)
-    adjust(connection, moved)
+    sql.adjust(connection, moved)
     recorded.ended |= {row.ref for row, old in changed if row.state in FINAL and row.state != old.state}
     recorded.newer += sum(row.tries > old.tries for row, old in changed)
     recorded.unsent += sum(old.state == State.UNSENT or row.tries > old.tries for row, old in changed)
@@ -163,8 +157,7 @@ def _counted(row: Row) -> tuple[int, int, int | str]:
     if row.state == State.GONE:
         more = row.reason
     elif row.state == State.FAILED or (row.status and row.state in OPEN):
-        current = row.said == (row.attempts or 0) or row.code == row.status
-        more = row.cause if current and row.cause is not None else row.status
+        more = row.cause if row.current and row.cause is not None else row.status
     return row.ref >> 32, row.state, "" if more is None else more
 
 
@@ -172,38 +165,97 @@ def _kept(connection: sqlite3.Connection, num: int, new: set[str]) -> dict[str |
     """Return what each cause is counted under: once a batch has `MOST_CAUSES`, a new one under its exception."""
     if not new:
         return {}
-    query = f"SELECT DISTINCT cause FROM {TALLIES} AND typeof(cause) = 'text'"
+    query = f"SELECT DISTINCT cause FROM {sql.TALLIES} AND typeof(cause) = 'text'"
     counted = {cause for (cause,) in connection.execute(query, (num,))}
     room = max(0, MOST_CAUSES - len(counted))
     kept = (new & counted) | set(sorted(new - counted)[:room])
     return {cause: cause if cause in kept else kind_of(cause) for cause in new}
 
 
-def wanted_rows(connection: sqlite3.Connection, scope: Scope, codes: str, rows: Wanted) -> Iterator[int]:
+def _wanted_rows(connection: sqlite3.Connection, scope: Scope, codes: str, rows: Wanted) -> Iterator[int]:
     """Yield the refs of the rows that `Outcomes.new_try` means; in other states than these perhaps, if they are given.
 
     They are read a page at a time, as the caller changes them.
     """
     if rows is not None and not isinstance(rows, Choice):
-        for given in paged(rows, _PAGE):
-            newest = locate(connection, scope.batch, (task for _, task in given if task is not None))
-            yield from (ref for ref, task in given if task is None or newest.get(task) == ref)
+        for given in sql.paged(rows, _PAGE):
+            newest = dict(located(connection, scope.batch, (task for _, task in given if task is not None), "ref"))
+            yield from (ref for ref, task in given if task is None or newest.get(task) == (ref,))
         return
     condition, values = ("TRUE", list[str]()) if rows is None else chosen(rows)
-    query = f"""SELECT ref FROM {ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
+    query = f"""SELECT ref FROM {sql.ROWS} AND state IN (SELECT value FROM json_each(?)) AND {condition}
                 ORDER BY first, ref LIMIT ?"""
-    number, after = scope_of(connection, scope), 0
-    while page := connection.execute(query, (after + 1, ALL, number, codes, *values, _PAGE)).fetchall():
-        yield from (ref for (ref,) in page)
-        (after,) = page[-1]
+    number, after = sql.scope_of(connection, scope), 0
+    while page := sql.firsts(connection, query, after + 1, sql.ALL, number, codes, *values, _PAGE):
+        yield from page
+        after = page[-1]
 
 
-def _reopen(connection: sqlite3.Connection, num: int, refs: str, codes: str) -> int:
-    """Open a new try for some rows. A row without any try is no valid task, and never becomes one."""
-    with counted(connection, AMONG, refs):
-        return connection.execute(
-            f"""UPDATE rows SET try = try + 1, state = {State.UNSENT:d}, {_FORGET} WHERE {AMONG} AND try > 0
-                AND ref >> 32 IN (SELECT first >> 32 FROM spans WHERE scope = ?)
-                AND state IN (SELECT value FROM json_each(?))""",
-            (refs, num, codes),
-        ).rowcount
+class Trust(Repository):
+    """The rows that another home says to have rendered: their tasks are not sent from here until somebody trusts them.
+
+    A row is trusted when this home has rendered it itself, as the same cell does, and then has the task of this home;
+    or when somebody has seen what its task does and wants it sent.
+    """
+
+    @reading
+    def untrusted(
+        self, connection: sqlite3.Connection, scope: Scope, states: Collection[State], rows: Wanted = None
+    ) -> dict[int, str]:
+        """Return who says to have made which rows in some states that nobody trusts, by their refs.
+
+        Parameters
+        ----------
+        rows : optional
+            As for `Outcomes.new_try`.
+        """
+        num, codes = sql.number_of(connection, scope.batch), sql.as_json(states)
+        if not has_untrusted(connection, num):
+            return {}
+        query = f"""SELECT ref, maker FROM rows WHERE {sql.AMONG} AND maker IS NOT NULL
+                    AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
+        found: dict[int, str] = {}
+        for page in sql.paged(_wanted_rows(connection, scope, codes, rows), _PAGE):
+            found.update(connection.execute(query, (sql.as_json(page), codes)))
+        return found
+
+    @transaction
+    def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:
+        """Have the tasks of rows sent as they are stored."""
+        for page in sql.paged(refs, _PAGE):
+            connection.execute(f"UPDATE rows SET maker = NULL WHERE {sql.AMONG}", (sql.as_json(page),))
+
+
+def has_untrusted(connection: sqlite3.Connection, num: int) -> bool:
+    """Return whether nobody trusts some rows of a batch."""
+    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY untrusted ON ref BETWEEN first AND last
+               WHERE scope = ? AND maker IS NOT NULL)"""
+    return bool(sql.number(connection, query, num))
+
+
+def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
+    """Give the rows that nobody trusts yet the tasks of others, which this home has rendered.
+
+    Parameters
+    ----------
+    pairs : sequence of (ref, ref)
+        Rows, ascending, and those whose tasks they get. These may be invisible.
+    """
+    query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND maker IS NOT NULL"
+    # One that was trusted meanwhile may have been sent with its task.
+    left = {*sql.firsts(connection, query, sql.as_json(ref for ref, _ in pairs))}
+    mine, block = dict[int, bytes](), StoredBlock(0, b"")
+    for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
+        if not block.first <= source <= block.last:
+            block = read_block(connection, source, "keys, tasks")
+        (mine[ref],) = block.tasks([source])
+    end = 0
+    for ref in sorted(mine):
+        if ref < end:  # its block was written before
+            continue
+        block = read_block(connection, ref, "keys, tasks")
+        end = block.last + 1
+        places = range(block.first, end)
+        tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
+        connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
+    connection.execute(f"UPDATE rows SET maker = NULL WHERE {sql.AMONG}", (sql.as_json(mine),))

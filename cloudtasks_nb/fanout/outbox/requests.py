@@ -1,7 +1,8 @@
 """Requests of up to 100 rows: what may have been sent is stored before it is sent, and forgotten when it is answered.
 
 A stored request is a flight: rows in one try. Of a sender that has ended without an answer, its unsent rows
-are in doubt (`IN_DOUBT`): the service may have their tasks.
+are in doubt (`IN_DOUBT`): the service may have their tasks. The tasks that a cancelled batch deletes are stored in the
+same way, so that a killed process loses none.
 """
 
 from __future__ import annotations
@@ -9,36 +10,35 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import orjson
 
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, read_block
-from cloudtasks_nb.fanout.outbox.database import Database, Repository, reading, transaction
-from cloudtasks_nb.fanout.outbox.facts import stored_facts
-from cloudtasks_nb.fanout.outbox.locks import Hold, announce, announced, hold
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
-from cloudtasks_nb.fanout.outbox.tallies import (
-    ALL,
-    AMONG,
-    ROWS,
-    WITHIN,
-    Tally,
-    adjust,
-    as_json,
-    counted,
-    number,
-    number_of,
-    scope_of,
-    tallied,
-    touch,
+from cloudtasks_nb.fanout.evidence import Fact
+from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.outbox.database import (
+    Database,
+    Hold,
+    Repository,
+    StoredBlock,
+    announce,
+    announced,
+    hold,
+    read_block,
+    reading,
+    transaction,
 )
-from cloudtasks_nb.fanout.outbox.trust import has_untrusted
+from cloudtasks_nb.fanout.outbox.facts import stored_facts
+from cloudtasks_nb.fanout.outbox.outcomes import has_untrusted
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
+from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 
-__all__ = ["MAX_TASKS", "RequestQueue", "Requests"]
+__all__ = ["MAX_TASKS", "DeletionPage", "DeletionQueue", "RequestQueue", "Requests"]
 
 #: Tasks a batch call, the service's limit (https://cloud.google.com/tasks/docs/quotas).
 MAX_TASKS = 100
@@ -51,7 +51,7 @@ _FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
 _Flight = tuple[int, list[int], int, float]  # number of a request, its rows (ascending), their try, when it started
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
 #: Whether a row is in one of some scopes, which are given as JSON.
-_IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {WITHIN.format(scope='j.value', ref='ref')})"
+_IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {sql.WITHIN.format(scope='j.value', ref='ref')})"
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
@@ -81,19 +81,19 @@ class Requests(Repository):
     @reading
     def waiting(self, connection: sqlite3.Connection, rows: Scope) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in tallied(connection, rows))
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in sql.tallied(connection, rows))
 
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
-        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try > 1 AND {_WAITING})"
-        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
+        query = f"SELECT EXISTS (SELECT 1 FROM {sql.ROWS} AND try > 1 AND {_WAITING})"
+        return sql.number(connection, query, 0, sql.ALL, sql.number_of(connection, batch)) > 0
 
     @reading
     def untried(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had no other try before."""
-        query = f"SELECT EXISTS (SELECT 1 FROM {ROWS} AND try = 1 AND state = {State.UNSENT:d})"
-        return number(connection, query, 0, ALL, number_of(connection, batch)) > 0
+        query = f"SELECT EXISTS (SELECT 1 FROM {sql.ROWS} AND try = 1 AND state = {State.UNSENT:d})"
+        return sql.number(connection, query, 0, sql.ALL, sql.number_of(connection, batch)) > 0
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
@@ -125,8 +125,8 @@ class Requests(Repository):
     @reading
     def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
-        found = connection.execute("SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void", (batch,))
-        return {seq for (seq,) in found}
+        query = "SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void"
+        return {*sql.firsts(connection, query, batch)}
 
 
 class _Turn(NamedTuple):
@@ -177,25 +177,25 @@ class RequestQueue(Repository):
         until : int, optional
             The last ref whose row may be sent; rows in doubt are given out all the same.
         """
-        num = number_of(connection, self.batch)
+        num = sql.number_of(connection, self.batch)
         if self._left is None:
             self._left = _find_doubtful(connection, self.batch)
         if self._changing:
             self._block = StoredBlock(0, b"")
         self._changing = has_untrusted(connection, num)
-        round_ = number(connection, "SELECT round FROM batches WHERE num = ?", num)
+        round_ = sql.number(connection, "SELECT round FROM batches WHERE num = ?", num)
         facts = stored_facts(connection, num, "cancel")
         parts = facts.cancel.parts if facts.cancel else ()
-        cancelled = as_json(-number for number, *_ in parts) if parts else None
-        moved: Tally = Counter()
+        cancelled = sql.as_json(-number for number, *_ in parts) if parts else None
+        moved: sql.Tally = Counter()
         for ack in acks:
             self._settle(connection, ack, moved)
-        adjust(connection, moved)
+        sql.adjust(connection, moved)
         if acks:
-            touch(connection, num)
+            sql.touch(connection, num)
         if round_ != self._round:  # rows anywhere may have a new try
             self._round, self._after = round_, -1
-        turn = _Turn(connection, num, ALL if until is None else until, cancelled)
+        turn = _Turn(connection, num, sql.ALL if until is None else until, cancelled)
         requests: list[Request] = []
         while self._left and len(requests) < want:
             requests += self._again(turn, self._left.pop(0))
@@ -203,7 +203,7 @@ class RequestQueue(Repository):
             requests += self._fresh(turn, want - len(requests), size, now)
         return requests
 
-    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: Tally) -> None:
+    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: sql.Tally) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it.
 
         What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
@@ -222,8 +222,8 @@ class RequestQueue(Repository):
         _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, moved)
         if void:
             connection.execute(
-                f"UPDATE rows SET deleting = try WHERE {AMONG} AND try = ? AND state = ?",
-                (as_json(ack.gone), attempt, State.SENT),
+                f"UPDATE rows SET deleting = try WHERE {sql.AMONG} AND try = ? AND state = ?",
+                (sql.as_json(ack.gone), attempt, State.SENT),
             )
         if ack.again:
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
@@ -238,15 +238,12 @@ class RequestQueue(Repository):
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
-        found = connection.execute(
-            f"SELECT ref FROM rows WHERE {AMONG} AND try = ? AND state = ? ORDER BY ref",
-            (as_json(rows), attempt, IN_DOUBT),
-        )
-        refs = [ref for (ref,) in found]
+        query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND try = ? AND state = ? ORDER BY ref"
+        refs = sql.firsts(connection, query, sql.as_json(rows), attempt, IN_DOUBT)
         void = set(refs if left[0] else ())
         if turn.cancelled:
-            query = f"SELECT ref FROM rows WHERE {AMONG} AND {_IN_SCOPES}"
-            void |= {ref for (ref,) in connection.execute(query, (as_json(refs), turn.cancelled))}
+            query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND {_IN_SCOPES}"
+            void.update(sql.firsts(connection, query, sql.as_json(refs), turn.cancelled))
         borders = (
             (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
         )
@@ -259,7 +256,8 @@ class RequestQueue(Repository):
         """Give out the next unsent rows, those of each try apart; store that they may be sent from now on."""
         requests: list[Request] = []
         for refs, attempt in self._unsent(turn, want * size):
-            for contents in self._cut(turn.connection, refs, size):
+            some = (refs[at : at + size] for at in range(0, len(refs), size))
+            for contents in chain.from_iterable(_halved(part, *self._contents(turn.connection, part)) for part in some):
                 if len(requests) == want:  # these rows are read again the next time
                     self._after = min(self._after, contents[0][0] - 1)
                     break
@@ -276,8 +274,8 @@ class RequestQueue(Repository):
         """
         connection, num, until, cancelled = turn
         others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
-        unsent = f"""SELECT ref, try FROM {ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING})) {others}
-                     AND maker IS NULL ORDER BY first, ref LIMIT ?"""
+        unsent = f"""SELECT ref, try FROM {sql.ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
+                     {others} AND maker IS NULL ORDER BY first, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()
@@ -286,12 +284,6 @@ class RequestQueue(Repository):
         rows = sorted((sorted(orjson.loads(refs)), attempt) for attempt, _, refs in found if attempt)
         self._after = max([self._after, *(refs[-1] for refs, _ in rows)])
         return rows
-
-    def _cut(self, connection: sqlite3.Connection, refs: Sequence[int], size: int) -> Iterator[_Contents]:
-        """Yield rows with their contents, up to `size` together."""
-        for at in range(0, len(refs), size):
-            some = refs[at : at + size]
-            yield from _halved(some, *self._contents(connection, some))
 
     def _contents(self, connection: sqlite3.Connection, refs: Sequence[int]) -> tuple[bytes, list[bytes]]:
         """Return the keys of rows, one behind the other, and their tasks."""
@@ -311,7 +303,7 @@ class RequestQueue(Repository):
         `flight` is that of an earlier sender with these rows, or one without rows; the number 0 stands for a new one.
         """
         (number, earlier, attempt, started), (refs, keys, wire) = flight, contents
-        values = (number or None, turn.num, as_json(refs), attempt, started, void)
+        values = (number or None, turn.num, sql.as_json(refs), attempt, started, void)
         seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
         tasks = task_ids(self.batch, keys, attempt)
         return Request(
@@ -332,15 +324,15 @@ def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_C
 def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Return the requests of a batch that may have been sent and are not answered."""
     found = connection.execute(
-        "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (number_of(connection, batch),)
+        "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (sql.number_of(connection, batch),)
     )
     return [(seq, orjson.loads(refs), attempt, started) for seq, refs, attempt, started in found]
 
 
 def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     """Put the unsent rows of all requests of a batch in doubt, and return these."""
-    num = number_of(connection, batch)
-    with counted(connection, f"ref IN ({_REFS})", num):
+    num = sql.number_of(connection, batch)
+    with sql.counted(connection, f"ref IN ({_REFS})", num):
         connection.execute(
             f"UPDATE rows SET state = ? WHERE ref IN ({_REFS}) AND (ref, try) IN ({_FLYING}) AND state = ?",
             (IN_DOUBT, num, num, State.UNSENT),
@@ -348,7 +340,7 @@ def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
     return _flights(connection, batch)
 
 
-def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: Tally) -> None:
+def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: sql.Tally) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
@@ -362,22 +354,128 @@ def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attemp
         moved[part, to, ""] += n
         if n == len(refs):
             return
-    among = as_json(refs)
-    with counted(connection, AMONG, among):
-        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG} AND try = ? AND {_WAITING}", (to, among, attempt))
+    among = sql.as_json(refs)
+    with sql.counted(connection, sql.AMONG, among):
+        connection.execute(
+            f"UPDATE rows SET state = ? WHERE {sql.AMONG} AND try = ? AND {_WAITING}", (to, among, attempt)
+        )
 
 
 def _cancel(connection: sqlite3.Connection, rows: Scope, after: int, most: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
-    num, scope = number_of(connection, rows.batch), scope_of(connection, rows)
+    num, scope = sql.number_of(connection, rows.batch), sql.scope_of(connection, rows)
     if scope > 0:  # else the rows of requests that are sent are deleted when they have come back
         connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
-    free = f"{ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"
+    free = f"{sql.ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"
     refs, n, last = connection.execute(
         f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
-        (after + 1, ALL, scope, State.UNSENT, num, most),
+        (after + 1, sql.ALL, scope, State.UNSENT, num, most),
     ).fetchone()
-    with counted(connection, AMONG, refs):
-        connection.execute(f"UPDATE rows SET state = ? WHERE {AMONG}", (State.CANCELLED, refs))
-    touch(connection, num)
+    with sql.counted(connection, sql.AMONG, refs):
+        connection.execute(f"UPDATE rows SET state = ? WHERE {sql.AMONG}", (State.CANCELLED, refs))
+    sql.touch(connection, num)
     return n, last or after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeletionPage:
+    """Rows whose tasks are to be deleted together, in dispatch order."""
+
+    refs: Sequence[int]
+    tasks: Sequence[str]  #: id of each task
+    earlier: Collection[int]  #: rows whose deletion was asked for before: their tasks may be deleted already
+
+
+class DeletionQueue(Repository):
+    """Gives out the tasks of a batch that are in the queue, page after page, and stores which were deleted.
+
+    A page is stored before it is given out. If the process is killed before it stores the results, the rows of the page
+    whose tasks are missing later count as cancelled: `Outcomes.record` reads what is stored here.
+
+    Parameters
+    ----------
+    database : Database
+    rows : Scope
+        Those whose tasks are deleted.
+    """
+
+    def __init__(self, database: Database, rows: Scope) -> None:
+        super().__init__(database)
+        self._rows = rows
+        self._after = -1  # ref of the last row that was given out
+
+    @transaction
+    def turn(
+        self,
+        connection: sqlite3.Connection,
+        page: DeletionPage | None,
+        results: Iterable[bool | None],
+        *,
+        size: int,
+    ) -> DeletionPage | None:
+        """Store the results of one page and give out the next, in one transaction; None when there is none.
+
+        Parameters
+        ----------
+        page : DeletionPage, optional
+        results : iterable of bool or None
+            For each row of the page, whether the task was deleted; False: certainly not by this call; None: not known.
+        size : int
+            Rows in the next page; 0 for no next page.
+        """
+        num = sql.number_of(connection, self._rows.batch)
+        if page is not None:
+            _finish(connection, page, results)
+            sql.touch(connection, num)
+        found = connection.execute(
+            f"SELECT ref, try, deleting FROM {sql.ROWS} AND state = ? ORDER BY first, ref LIMIT ?",
+            (self._after + 1, sql.ALL, sql.scope_of(connection, self._rows), State.SENT, size),
+        ).fetchall()
+        if not found:
+            return None
+        refs = [ref for ref, _, _ in found]
+        self._after = refs[-1]
+        connection.execute(f"UPDATE rows SET deleting = try WHERE {sql.AMONG}", (sql.as_json(refs),))
+        return DeletionPage(
+            refs=refs,
+            tasks=tasks_of(connection, self._rows.batch, [row[:2] for row in found]),
+            earlier={ref for ref, attempt, deleting in found if deleting == attempt},
+        )
+
+    @transaction
+    def leave(self, connection: sqlite3.Connection, *, deleted: bool = False) -> None:
+        """Leave the deletion to another home: rows whose tasks leave the queue, or have left it so, are cancelled.
+
+        With `deleted` only those whose tasks were deleted.
+        """
+        rows, values = f"ref IN (SELECT ref FROM {sql.ROWS})", (0, sql.ALL, sql.scope_of(connection, self._rows))
+        with sql.counted(connection, rows, *values):
+            connection.execute(
+                f"UPDATE rows SET deleting = try WHERE {rows} AND (state = ? AND fact = ? OR ? AND state IN (?, ?))",
+                (*values, State.GONE, Fact.DELETED, not deleted, State.SENT, State.GONE),
+            )
+            connection.execute(
+                f"UPDATE rows SET state = ?, reason = NULL WHERE {rows} AND state = ? AND deleting = try",
+                (State.CANCELLED, *values, State.GONE),
+            )
+        sql.touch(connection, sql.number_of(connection, self._rows.batch))
+
+
+def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
+    by_result: dict[bool | None, list[int]] = {True: [], False: [], None: []}
+    for ref, result in zip(page.refs, results, strict=True):
+        by_result[result].append(ref)
+    # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
+    deleted = sql.as_json(by_result[True])
+    with sql.counted(connection, sql.AMONG, deleted):
+        connection.execute(
+            f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {sql.AMONG} AND state = ? AND deleting = try",
+            (State.CANCELLED, Fact.DELETED, deleted, State.SENT),
+        )
+    # Those that were seen to have left meanwhile count as cancelled: what became of them is found out anew.
+    others = sql.as_json(ref for ref in by_result[False] if ref not in page.earlier)
+    with sql.counted(connection, sql.AMONG, others):
+        connection.execute(
+            f"UPDATE rows SET deleting = NULL, state = iif(state = ?, ?, state) WHERE {sql.AMONG} AND deleting = try",
+            (State.CANCELLED, State.SENT, others),
+        )

@@ -21,29 +21,25 @@ import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import BatchExistsError
-from cloudtasks_nb.fanout.outbox.blocks import pack_keys, pack_shown, pack_tasks
-from cloudtasks_nb.fanout.outbox.database import guard, snapshot, sqlite_error, transact
-from cloudtasks_nb.fanout.outbox.facts import change_facts
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text, plain_reason
-from cloudtasks_nb.fanout.outbox.locks import Hold, hold
-from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
-from cloudtasks_nb.fanout.outbox.tallies import (
-    AMONG,
-    SHOWN_STATE,
-    Span,
-    as_json,
-    counted,
-    counts,
-    find_input,
-    number,
-    spans_of,
-    store_input,
-    touch,
+from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.outbox.database import (
+    Hold,
+    guard,
+    hold,
+    pack_block,
+    pack_keys,
+    snapshot,
+    sqlite_error,
+    transact,
 )
-from cloudtasks_nb.fanout.outbox.trust import put_tasks
+from cloudtasks_nb.fanout.outbox.facts import change_facts
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text
+from cloudtasks_nb.fanout.outbox.outcomes import put_tasks
+from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["DryRun", "Spool"]
@@ -118,7 +114,7 @@ class Spool:
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((keys, self._pool.submit(_pack, tasks, shown)))
+                self._waiting.append((keys, self._pool.submit(pack_block, tasks, shown)))
             self._store(_WAITING)
 
     def commit(self) -> Spooled:
@@ -181,7 +177,7 @@ class Spool:
             return None
         [(num, batch, *given)] = found
         scope = Scope(batch, *given)
-        left = {state: n for state, n in counts(self._connection, scope).items() if n}
+        left = {state: n for state, n in sql.counts(self._connection, scope).items() if n}
         if State.REJECTED in left and not spec.skip:  # they were left out before, and are an error now
             return None
         known, by_id = sum(left.values()), self._needs_id(num, scope)
@@ -203,7 +199,7 @@ class Spool:
         connection.execute(
             "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
         )
-        with counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
+        with sql.counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(
                 """INSERT INTO rows (ref, pos, try, state, reason, maker)
                    SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, maker, NULL)
@@ -218,10 +214,10 @@ class Spool:
             connection.execute("INSERT INTO spans VALUES (?, ?, ?, 0)", span)
         if added and not created:
             connection.execute("UPDATE batches SET round = round + 1 WHERE num = ?", (target.num,))
-            touch(connection, target.num)
+            sql.touch(connection, target.num)
         scope = None if self._spec.origin else self._store_input(connection, target, known=bool(left))
         query = "SELECT count(*) FROM incoming WHERE theirs IS NULL AND digest AND reason <> ''"
-        duplicates = number(connection, query)
+        duplicates = sql.number(connection, query)
         return Spooled(
             batch=target.id,
             created=created,
@@ -240,21 +236,17 @@ class Spool:
             return False
         query = """SELECT identity <> ? AND (SELECT min(input) FROM inputs WHERE num = batches.num) < ?
                    FROM batches WHERE num = ?"""
-        return number(self._connection, query, self._incoming.identity(), scope.input, num) > 0
+        return sql.number(self._connection, query, self._incoming.identity(), scope.input, num) > 0
 
     def _store_input(self, connection: sqlite3.Connection, target: FoundBatch, *, known: bool) -> Scope:
         """Store which rows of the batch are in this input, unless it was given before; `known`: it had some of them."""
-        digest = self._digest.digest()
-        stored = find_input(connection, target.id, digest)
-        if stored is not None:
-            return stored
-        spans: Iterable[Span] = [(self._part << 32, self._incoming.next - 1, 0)]
+        spans: Iterable[sql.Span] = [(self._part << 32, self._incoming.next - 1, 0)]
         if known or not self._from_0:
             # The batch has of several rows with the same key only the first, unless they came together.
             query = "SELECT coalesce(theirs, ref), min(pos) FROM incoming GROUP BY 1 ORDER BY 1"
-            spans = spans_of(connection.execute(query))
-        scope = store_input(connection, target.id, digest, spans)
-        if known:
+            spans = sql.spans_of(connection.execute(query))
+        scope, new = sql.store_input(connection, target.id, self._digest.digest(), spans)
+        if known and new:
             connection.execute("INSERT INTO labels SELECT ?, place, labels FROM labelled", (scope.input,))
         return scope
 
@@ -262,7 +254,7 @@ class Spool:
         """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
         connection, after = self._connection, -1
         untrusted = "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY untrusted WHERE maker IS NOT NULL)"
-        if self._spec.origin is not None or not number(self._connection, untrusted):
+        if self._spec.origin is not None or not sql.number(self._connection, untrusted):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
         connection.execute(
@@ -299,17 +291,15 @@ class Spool:
 
         Rows of the batch that were not valid tasks, and are now added as valid ones, are removed from it.
         """
-        known = f"SELECT {SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
+        known = f"SELECT {sql.SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
         left = {State(state): n for state, n in connection.execute(known)}
         connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
-        replaced = connection.execute(
-            "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2", (target.num,)
-        )
-        refs = as_json(ref for (ref,) in replaced)
+        query = "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2"
+        refs = sql.as_json(sql.firsts(connection, query, target.num))
         # An input that had one of them has it no longer: the same one is compared anew.
         connection.execute("UPDATE inputs SET digest = randomblob(16) WHERE num = ? AND ? <> '[]'", (target.num, refs))
-        with counted(connection, AMONG, refs):
-            connection.execute(f"DELETE FROM rows WHERE {AMONG}", (refs,))
+        with sql.counted(connection, sql.AMONG, refs):
+            connection.execute(f"DELETE FROM rows WHERE {sql.AMONG}", (refs,))
         return left
 
 
@@ -351,7 +341,7 @@ class DryRun:
         refusals = [plain_reason(error) for error in self._incoming.errors if isinstance(error, BatchExistsError)]
         overlaps = self._incoming.overlaps
         # Without a name, the rows that are left over would be another batch than the one that the user means.
-        partial = spec.by_rows and not spec.skip and number(connection, "SELECT count(reason) FROM incoming") > 0
+        partial = spec.by_rows and not spec.skip and sql.number(connection, "SELECT count(reason) FROM incoming") > 0
         if partial:
             overlaps, refusals = (), []
         for one in overlaps:
@@ -359,9 +349,9 @@ class DryRun:
                 f"UPDATE incoming SET reason = ? WHERE reason IS NULL AND ref IN (SELECT a.ref {one.rows})",
                 (f"the batch {one.label} has this row",),
             )
-        first = connection.execute(f"SELECT i.pos, i.reason, {SHOWN_STATE}, try {_COMPARED} WHERE i.pos < ?", (n,))
+        first = connection.execute(f"SELECT i.pos, i.reason, {sql.SHOWN_STATE}, try {_COMPARED} WHERE i.pos < ?", (n,))
         rows = {row: about for row, *about in first}
-        query = f"SELECT {SHOWN_STATE}, count(*) {_COMPARED} WHERE i.reason IS NULL GROUP BY 1"
+        query = f"SELECT {sql.SHOWN_STATE}, count(*) {_COMPARED} WHERE i.reason IS NULL GROUP BY 1"
         numbers: dict[int | None, int] = dict(connection.execute(query).fetchall())
         new, unsent = numbers.pop(None, 0), numbers.pop(State.UNSENT, 0)
         found = Forecast(
@@ -383,11 +373,6 @@ class DryRun:
             known={_word(state): count for state, count in numbers.items()},
             sendable=new + unsent,  # the sending goes on with these
         )
-
-
-def _pack(tasks: Sequence[bytes], shown: bytes) -> tuple[bytes, bytes]:
-    """Compress the tasks and previews; runs in a thread during planning."""
-    return pack_tasks(tasks), pack_shown(shown)
 
 
 def _word(state: int | None) -> str:

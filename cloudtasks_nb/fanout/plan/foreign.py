@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from cloudtasks_nb.display.secrets import MASK
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import canonical, compile_body
-from cloudtasks_nb.fanout.plan.options import check_headers, check_token
+from cloudtasks_nb.fanout.plan.recipe import check_headers, check_token
 from cloudtasks_nb.fanout.plan.render import digest, read_message
 from cloudtasks_nb.fanout.plan.url import literal_url
 from cloudtasks_nb.service.convert import HTTP_METHODS

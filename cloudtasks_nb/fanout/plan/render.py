@@ -20,9 +20,8 @@ from cloudtasks_nb.fanout.plan.body import canonical, suggest_body
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.inputs import frames
-from cloudtasks_nb.fanout.plan.options import HEADER_BREAK, LARGEST_TASK
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
-from cloudtasks_nb.fanout.plan.recipe import Recipe, Row, compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import HEADER_BREAK, LARGEST_TASK, Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import http_requests, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb.display.card import html_card, section_html, state_html
 from cloudtasks_nb.fanout.batch.row_query import StoredRow
 from cloudtasks_nb.panels.cards.task import tracebacks
@@ -13,7 +14,7 @@ __all__ = ["error_of", "row_card"]
 def row_card(row: StoredRow, task: str) -> str:
     """Return the card of a row; the card of its task has the request."""
     parts = [f"<div>{state_html(row.state)}</div>"]
-    if row.state != "succeeded" and (error := error_of(row, task)):
+    if not STATES[row.state].success and (error := error_of(row, task)):
         parts.append(section_html("Error", code_html(error)))
     if row.result is not None and row.result.ok:
         parts.append(section_html("Result", code_html(row.result.result)))

@@ -168,9 +168,3 @@ def test_a_deadline_too_far_ahead(emulator: Emulator) -> None:
     before, _, after = caught.value.message.partition("20")
     assert before == "The request deadline is "
     assert after.endswith(". The deadline cannot be more than 30s in the future.")
-
-
-def test_a_burst_size_is_ignored(emulator: Emulator) -> None:
-    """`max_burst_size` is output only: a wrong one is no error."""
-    queue = emulator.make_queue(rate_limits={"max_burst_size": -1})
-    assert emulator.client.get_queue(name=queue).rate_limits.max_burst_size == 100

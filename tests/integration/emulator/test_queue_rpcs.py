@@ -13,7 +13,6 @@ from tests.integration.emulator.conftest import NOWHERE
 
 BOTH_TRANSPORTS = True
 State = tasks_v2.Queue.State
-ELSEWHERE = "projects/demo/locations/europe-west1"
 
 
 DEFAULTS: dict[str, Any] = {
@@ -38,16 +37,6 @@ def test_a_new_queue(emulator: Emulator, given: dict[str, Any]) -> None:
     assert shown == {"name": name, "state": "RUNNING", **expected}
 
 
-def test_list_queues_is_sorted_and_paged(emulator: Emulator) -> None:
-    """ListQueues gives the location's queues by name, page after page."""
-    for short in ("b", "c", "a", "a-1", "B"):
-        emulator.client.create_queue(parent=ELSEWHERE, queue=tasks_v2.Queue(name=f"{ELSEWHERE}/queues/{short}"))
-    pages = list(emulator.client.list_queues({"parent": ELSEWHERE, "page_size": 2}).pages)
-    assert [len(page.queues) for page in pages] == [2, 2, 1]
-    names = [queue.name.rpartition("/")[2] for page in pages for queue in page.queues]
-    assert names == ["B", "a", "a-1", "b", "c"]
-
-
 def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> None:
     """UpdateQueue creates the queue when it is absent."""
     name = f"{LOCATION}/queues/upserted"
@@ -58,27 +47,16 @@ def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> Non
     assert emulator.client.get_queue(name=name) == made
 
 
-def test_pause_and_resume(emulator: Emulator, queue: str, target: Target) -> None:
-    """A paused queue accepts tasks and sends them when it is resumed."""
-    assert emulator.client.pause_queue(name=queue).state == State.PAUSED
-    assert emulator.client.get_queue(name=queue).state == State.PAUSED
-    task = emulator.enqueue(queue, target.url)
-    assert emulator.client.get_task(name=task.name).dispatch_count == 0
-    assert emulator.client.resume_queue(name=queue).state == State.RUNNING
-    (request,) = target.wait()
-    assert task.name.endswith("/" + request.headers["x-cloudtasks-taskname"])
-
-
 def test_a_paused_queue_holds_its_retries_back(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
     """A task that failed before a pause is retried only after it; TaskETA is the schedule time of GetTask."""
     queue = failed_once.name.partition("/tasks/")[0]
-    emulator.client.pause_queue(name=queue)
+    assert emulator.client.pause_queue(name=queue).state == State.PAUSED
     emulator.advance(60)
     other = emulator.enqueue(emulator.make_queue(), target.url)
     target.wait(2)
     emulator.gone(other.name)
     assert emulator.client.get_task(name=failed_once.name).dispatch_count == 1
-    emulator.client.resume_queue(name=queue)
+    assert emulator.client.resume_queue(name=queue).state == State.RUNNING
     headers = target.wait(3)[2].headers
     assert headers["x-cloudtasks-taskretrycount"] == "1"
     assert abs(float(headers["x-cloudtasks-tasketa"]) - failed_once.schedule_time.timestamp()) < 2e-6
@@ -149,23 +127,16 @@ def override(target: Target, **fields: object) -> dict[str, Any]:
 
 
 def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, paused: str, target: Target) -> None:
-    """The override of a queue counts for tasks created before it."""
+    """The override of a queue counts for tasks created before it, which keep their own URL in the API."""
     task = emulator.enqueue(paused, OLD_URL, {"body": b"kept"})
-    emulator.client.update_queue({"queue": {"name": paused, "http_target": override(target)}})
+    updated = emulator.client.update_queue({"queue": {"name": paused, "http_target": override(target)}})
+    assert updated.http_target.uri_override.port == target.port
+    assert emulator.client.get_task(name=task.name).http_request.url == OLD_URL
     emulator.client.resume_queue(name=paused)
     (request,) = target.wait()
     assert (request.path, request.body) == ("/old?a=1", b"kept")
     assert request.headers["host"] == f"127.0.0.1:{target.port}"
     emulator.gone(task.name)
-
-
-def test_it_is_not_seen_in_the_task(emulator: Emulator, target: Target) -> None:
-    """The task keeps its own URL in the API."""
-    queue = emulator.make_queue(http_target=override(target), retry_config={"min_backoff": {"seconds": 100}})
-    target.script(500)
-    task = emulator.answered(emulator.enqueue(queue, OLD_URL).name, 1)
-    assert task.http_request.url == OLD_URL
-    assert emulator.client.get_queue(name=queue).http_target.uri_override.port == target.port
 
 
 @pytest.mark.parametrize(("method", "body"), [("PUT", b"body"), ("GET", b"")])

@@ -10,7 +10,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import outcomes, sent
+from tests.integration.fanout.conftest import outcomes
 
 ROWS = pd.DataFrame({"row": range(20)})
 DAY = 86_400
@@ -50,51 +50,6 @@ def test_the_same_cell_on_a_new_disk(home: Home, target: Target, emulator: Emula
     batch.retry_failed()
     assert outcomes(batch) == (20, 0, 0)
     assert len(target.received) == 25
-
-
-def test_the_machine_vanished_half_way(home: Home, target: Target, emulator: Emulator) -> None:
-    """Rows that are done stay done, those in the queue are left there, and only rows that nobody sent are sent."""
-    queue = home("old")
-    assert outcomes(cell(queue, target, ROWS.head(8), name="half")) == (8, 0, 0)
-    queue.pause()
-    sent(cell(queue, target, ROWS.head(14), name="half"))
-    emulator.advance(DAY)
-    queue = home("new").pause()
-    batch = sent(cell(queue, target, name="half"))
-    assert "rows were sent from elsewhere" in repr(batch)
-    queue.resume()
-    assert outcomes(batch) == (20, 0, 0)
-    assert len(target.received) == 20
-
-
-def test_rows_that_were_retried_elsewhere(home: Home, target: Target, emulator: Emulator) -> None:
-    """The newest try of a row counts, and the next one is above it."""
-    target.script(*[500] * 5)
-    batch = cell(home("old"), target)
-    assert outcomes(batch) == (15, 5, 0)
-    assert outcomes(batch.retry_failed()) == (20, 0, 0)
-    emulator.advance(DAY)
-    batch = cell(home("new"), target)
-    assert outcomes(batch) == (20, 0, 0)
-    assert batch.tasks()["try"].value_counts().to_dict() == {1: 15, 2: 5}
-    batch.resend(batch.tasks().query("`try` == 2").head(1))
-    assert outcomes(batch) == (20, 0, 0)
-    assert batch.tasks()["try"].max() == 3
-    assert len(target.received) == 26
-
-
-def test_a_colleague_has_retried_the_same_failures(home: Home, target: Target, emulator: Emulator) -> None:
-    """A day later the names are free again, and yet the failures are retried once."""
-    target.script(*[500] * 5)
-    mine = cell(home("mine"), target)
-    assert outcomes(mine) == (15, 5, 0)
-    theirs = cell(home("theirs"), target)
-    assert outcomes(theirs) == (15, 5, 0)
-    assert outcomes(theirs.retry_failed()) == (20, 0, 0)
-    emulator.advance(DAY)
-    assert outcomes(mine.retry_failed()) == (20, 0, 0)
-    assert len(target.received) == 25
-    assert mine.tasks()["try"].max() == 2
 
 
 def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator) -> None:

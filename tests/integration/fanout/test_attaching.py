@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -21,13 +20,6 @@ ROWS = pd.DataFrame({"day": range(300)})
 def in_queue(queue: ct.Queue) -> int:
     """Return how many tasks are in the queue."""
     return len(queue.tasks(limit=None))
-
-
-def test_the_same_cell_three_times(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """The second and third attach and say so."""
-    assert len({sent(paused.fan_out(ROWS, url=URL)).id for _ in range(3)}) == 1
-    assert in_queue(paused) == 300
-    assert capsys.readouterr().out.count("has 300 of these rows already; nothing new to send") == 2
 
 
 def test_what_is_said_counts_in_words(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,29 +48,6 @@ def test_batches_are_found_again(tasks: ct.Client, paused: ct.Queue) -> None:
     assert tasks.batch(first.id[:6]).id == first.id
     with pytest.raises(BatchNotFoundError, match="zzz"):
         tasks.batch("zzz")
-
-
-def test_an_id_as_the_name_of_a_batch(tasks: ct.Client, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """As on another disk: it has the name that was given, and still grows by cells without a name."""
-    batch = sent(paused.fan_out(ROWS.head(3), url=URL, name="a91f03c2"))
-    assert (batch.id, batch.name) == ("a91f03c2", "a91f03c2")
-    assert tasks.batches()["name"].tolist() == ["a91f03c2"]
-    assert paused.fan_out(ROWS.head(3), url=URL) == batch
-    assert paused.fan_out(ROWS, url=URL).id == batch.id
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "batch a91f03c2 has 3 of these rows already; nothing new to send"
-    assert repr(batch).startswith("3 of the 300 rows of batch a91f03c2 on queue")
-
-
-def test_bad_rows_can_be_skipped(paused: ct.Queue) -> None:
-    """They are listed as rejected, with their reasons; the others are sent."""
-    data = pd.DataFrame({"a": [1.5, np.nan, 2.5], "state": ["x", "y", "z"]})
-    batch = sent(paused.fan_out(data, url=URL + "/{a}", body=["state"], errors="skip"))
-    table = batch.tasks()
-    assert list(table["state"]) == ["ready", "rejected", "ready"]
-    assert list(table["state_in"]) == ["x", "y", "z"]
-    assert "missing" in table["last_message"][1]
-    assert in_queue(paused) == 2
 
 
 def test_three_rows_and_then_all(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:

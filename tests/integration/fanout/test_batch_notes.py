@@ -11,7 +11,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch.completion import registered
 from tests.cases import cases
-from tests.integration.conftest import Emulator, Target, until
+from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import reached, sent
 
 TARGET = "http://127.0.0.1:9/run"
@@ -51,44 +51,12 @@ def test_how_tasks_were_lost(
     assert set(messages) == {line.partition(": ")[2]}
 
 
-def test_a_success_is_not_lost(paused: ct.Queue, batch: ct.Batch) -> None:
-    """A row that is sent again after its task was deleted has no message about the deletion."""
-    delete_two(paused)
-    reached(batch, lambda progress: progress.gone == 2)
-    batch.resend(df=batch.tasks().query("state == 'gone'"))
-    reached(batch, lambda progress: progress.gone + progress.unsent == 0)
-    assert batch.tasks()["last_message"].isna().all()
-
-
 def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
     """A cancelled batch does not ask to resume the paused queue; the rows can be sent again."""
     batch.cancel()
     assert "queue.resume()" not in repr(batch)
     assert batch.wait("240s").cancelled == 5
     assert lines(batch) == ["5 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))"]
-
-
-def test_cancelled_when_the_queue_is_gone(paused: ct.Queue) -> None:
-    """Waiting for a cancelled batch whose queue was deleted returns its end and raises no earlier error."""
-    batch = paused.fan_out(pd.DataFrame({"row": range(2000)}), url=TARGET, send_rate=200)
-    reached(batch, lambda progress: progress.unsent < 2000)
-    paused.delete()
-    reached(batch, lambda _: batch._tracker.error is not None)
-    batch.cancel()
-    assert "batch.resume()" not in repr(batch)
-    progress = batch.wait("240s")
-    assert progress.cancelled + progress.gone == 2000
-
-
-def test_a_cancel_that_is_refused(batch: ct.Batch, emulator: Emulator) -> None:
-    """Tasks that may not be deleted stay, and the repr shows the reason."""
-    emulator.request("POST", "/admin/faults", {"method": "BatchDeleteTasks", "code": "PERMISSION_DENIED", "count": 1})
-    batch.cancel()
-    reached(batch, lambda progress: "not deleted" in str(progress.reason))
-    assert batch.status().state == "cancelling"
-    assert lines(batch)[0].startswith("5 tasks are not deleted: ")
-    assert batch.cancel().wait("240s").cancelled == 5
-    assert "not deleted" not in repr(batch)
 
 
 @pytest.fixture
@@ -173,15 +141,6 @@ def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: C
     for strange in (5, "projects/other/locations/us-central1/queues/far"):
         with pytest.raises(InvalidInputError, match="queue"):
             batch.on_complete(url, queue=strange)
-
-
-def test_on_complete_after_the_end(batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
-    """For a batch that is done the note reports a notification now, or that it was sent already."""
-    url = "http://127.0.0.1:9/done"
-    batch.cancel().wait("240s")
-    batch.on_complete(url).wait("240s")
-    batch.on_complete(url)
-    assert notes() == [f"the batch is done: {url} is notified now", f"the batch is done: {url} was notified already"]
 
 
 def test_a_queue_that_signs_for_itself(paused: ct.Queue, batch: ct.Batch) -> None:

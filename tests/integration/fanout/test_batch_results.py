@@ -1,7 +1,6 @@
 """`batch.results()`: what came back, beside what went in, whatever happened in between."""
 
 from pathlib import Path
-from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -79,33 +78,6 @@ def test_failures_and_their_second_try(once: ct.Queue, serve: Serve, capsys: pyt
     assert found["y"].tolist() == [x * x if x % 4 != 3 else -x for x in range(20)]
     assert found["error"].isna().all()
     assert "no result" not in capsys.readouterr().out
-
-
-def test_results_that_were_read_are_not_read_again(
-    once: ct.Queue, serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A second `results()` lists the store once. An object that cannot be read costs its rows, and says so."""
-    batch = once.fan_out(ROWS, url=serve(square, name=f"square-{once.id}"), progress=False)
-    batch.wait("240s")
-    check(batch.results())
-    store = batch._connection.store
-    found, get_ranges = Mock(wraps=store.found), Mock()
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "found", found)
-        patched.setattr(store, "get_ranges", get_ranges)
-        check(batch.results())
-    found.assert_called_once_with(f"results/{batch.id}/")
-    get_ranges.assert_not_called()
-    again = once.fan_out(ROWS.head(8), url=serve(square, name=f"square-{once.id}"), name="again", progress=False)
-    again.wait("240s")
-    unreadable = StoreError("x.jsonl cannot be read: damaged")
-    capsys.readouterr()
-    with monkeypatch.context() as patched:
-        patched.setattr(store, "get_ranges", lambda ranges: [unreadable] * len(ranges))
-        errors = again.results().query("state == 'succeeded'")["error"]
-    assert set(errors) == {"objects could not be read: x.jsonl cannot be read: damaged"}
-    assert "6 of 6 succeeded rows have no result in" in capsys.readouterr().out
-    assert again.results()["y"].count() == 6
 
 
 def test_a_queue_without_a_log_has_known_outcomes(

@@ -155,22 +155,6 @@ def test_the_doctor_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {line.split()[1] for line in lines} == {"True"}
 
 
-def test_the_doctor_of_a_target(
-    tasks: ct.Client,
-    queue: ct.Queue,
-    target: Target,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """With --url one task is sent to the target, through a queue that has a batch."""
-    queue.fan_out(ROWS[:1], url=target.url).wait(PATIENCE)
-    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", tasks.endpoint)
-    capsys.readouterr()
-    assert cli.main(["doctor", "--project", "demo", "--location", "us-central1", "--url", target.url]) == 0
-    assert "a task reached it" in capsys.readouterr().out
-    assert [request.method for request in target.received] == ["POST", "GET"]
-
-
 def test_the_doctor_finds_something(
     free_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -190,18 +190,6 @@ def test_causes_have_counts_times_and_an_example(once: ct.Queue, serve: Any, tas
         assert retried_rows(later.batch("days").retry_failed(found.head(1))) == [0, 3, 6]
 
 
-def test_an_exception_selects_its_rows(once: ct.Queue, serve: Any) -> None:
-    """Whatever its message is."""
-    numbers: dict[str, float] = {}
-
-    def convert(text: str) -> float:
-        return float(text) if text else numbers[text]
-
-    batch = once.fan_out(pd.DataFrame({"text": ["ten", "", "12 %", "3"]}), url=serve(convert))
-    batch.wait()
-    assert retried_rows(batch.retry_failed("ValueError")) == [0, 2]
-
-
 def test_rows_that_are_tried_again_have_causes_too(tasks: ct.Client, serve: Any) -> None:
     """One need not wait for the last attempt to see what is wrong."""
 
@@ -234,9 +222,3 @@ def test_messages_of_tasks_that_were_seen_are_kept(tasks: ct.Client, site: Site,
         assert found.errors()[["cause", "error"]].to_numpy().tolist() == [
             ["INTERNAL", "INTERNAL(13): HTTP status code 502"]
         ]
-
-
-def test_a_batch_without_failures_has_no_causes(paused: ct.Queue) -> None:
-    """The frame has its columns all the same."""
-    found = paused.fan_out(pd.DataFrame({"n": [1]}), url="http://127.0.0.1:9/x").errors()
-    assert (len(found), list(found)) == (0, list(COLUMNS))

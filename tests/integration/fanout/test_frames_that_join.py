@@ -45,16 +45,6 @@ def test_frames_whose_indexes_are_not_unique_together(
     assert said.count("several inputs") == said.count(BY_COLUMNS) == 1
 
 
-def test_a_longer_frame_that_only_counts_its_rows(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every row has a position of its own, so there is nothing to say."""
-    frame = pd.DataFrame({"n": range(5)})
-    sent(paused.fan_out(frame.head(3), url=URL, name="longer"))
-    batch = sent(paused.fan_out(frame, url=URL, name="longer"))
-    capsys.readouterr()
-    assert batch.tasks()["n"].tolist() == batch.tasks().index.tolist() == list(range(5))
-    assert capsys.readouterr().out == ""
-
-
 def test_an_index_that_is_not_unique(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """The position is the index, and the reader learns how to join all the same."""
     frame = pd.concat([pd.DataFrame({"n": [4]}), pd.DataFrame({"n": [5]})])
@@ -63,24 +53,6 @@ def test_an_index_that_is_not_unique(paused: ct.Queue, capsys: pytest.CaptureFix
     words = ["the index of the input is not unique", "by index is wrong", "df.reset_index(drop=True)", BY_COLUMNS]
     assert [word for word in words if word not in said] == []
     assert tasks.index.tolist() == [0, 1]
-
-
-def test_rows_that_come_again_with_another_index(paused: ct.Queue) -> None:
-    """The batch keeps the index that it has; what is returned has that of the input."""
-    frame = pd.DataFrame({"n": range(4)}, index=DAYS)
-    paused.fan_out(frame, url=URL, body=["n"])
-    again = frame.iloc[::-1].reset_index(drop=True)
-    batch = sent(paused.fan_out(again, url=URL, body=["n"]))
-    assert batch.whole.tasks().index.equals(DAYS)
-    pd.testing.assert_frame_equal(batch.tasks()[["n"]], again, check_names=False, check_index_type=False)
-
-
-@pytest.mark.parametrize("data", [[pd.DataFrame({"n": [1]}), pd.DataFrame({"n": [2]})], pd.DataFrame({"n": [1, 2]})])
-def test_inputs_without_an_index(paused: ct.Queue, data: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """What only counts its rows has the position in the whole input as its index, and nothing is said."""
-    tasks = sent(paused.fan_out(data, url=URL)).tasks()
-    assert (tasks.index.name, tasks.index.tolist()) == ("row", [0, 1])
-    assert capsys.readouterr().out == ""
 
 
 def test_a_renamed_column_is_said(paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:

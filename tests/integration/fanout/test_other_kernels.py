@@ -8,7 +8,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Emulator
-from tests.integration.fanout.conftest import fault, reached, sent
+from tests.integration.fanout.conftest import sent
 from tests.processes import run
 
 MANY = pd.DataFrame({"n": range(3_000)})
@@ -33,15 +33,3 @@ def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, e
     assert batch.wait("240s").cancelled == len(MANY)
     assert batch.status().state == "cancelled"
     assert queue.tasks().empty
-
-
-def test_every_kernel_shows_what_another_one_cancels(paused: ct.Queue, other: ct.Client, emulator: Emulator) -> None:
-    """The word is the same in all of them, also in lists, until the tasks are deleted."""
-    batch = sent(paused.fan_out(MANY, url=URL))
-    with fault(emulator, "BatchDeleteTasks", "UNAVAILABLE"):
-        theirs = other.batch(batch.id).cancel()
-        reached(batch, lambda progress: progress.state == "cancelling")
-        assert theirs.status().state == other.batches()["state"][batch.id] == "cancelling"
-        assert "cancelling" in repr(batch)
-    for each in (batch, theirs):
-        assert each.wait("240s").cancelled == len(MANY)

@@ -1,7 +1,6 @@
 """A batch tells the same on every machine: it reads what others did before it answers."""
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import EndpointError, PreconditionError
 from cloudtasks_nb.fanout.batch import live
-from cloudtasks_nb.fanout.batch.catalog import Catalog
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target
 from tests.integration.fanout.conftest import Connect, Serve, reached, sent
@@ -123,33 +121,6 @@ def test_a_later_try_of_another_home_is_seen(
     assert len(double.calls) == 25
 
 
-def test_what_is_read_after_the_rows_were_compared_counts(
-    connect: Connect,
-    handler: ct.Handler,
-    double: Doubling,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """The same cell says what became of its rows as it is now."""
-    ada, spool = connect("ada"), Catalog._spool
-    mine = cell(ada, handler)
-    mine.wait("240s")
-    double.broken.clear()
-    theirs = connect("bob").batch("march")
-    theirs.retry_failed(theirs.failed().head(2), trust=True).wait("240s")
-
-    def then_read(self: Catalog, *given: Any) -> Any:
-        spooled = spool(self, *given)
-        assert len(mine.failed()) == 3
-        return spooled
-
-    monkeypatch.setattr(Catalog, "_spool", then_read)
-    capsys.readouterr()
-    cell(ada, handler)
-    said = "batch march (…) has 20 of these rows already; nothing new to send; 3 failed are left"
-    assert re.sub(r"\(\w+\)", "(…)", capsys.readouterr().out.splitlines()[0]) == said
-
-
 def test_a_batch_that_was_not_read_says_so_at_once(
     connect: Connect, handler: ct.Handler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,27 +145,6 @@ def test_a_batch_that_was_not_read_says_so_at_once(
     assert capsys.readouterr().out == f"batch {theirs.id} is not read yet: reading what was sent from elsewhere\n"
     _loop.run(_set(release))
     assert states(theirs.tasks()) == SHOWN
-
-
-def test_a_cancel_is_known_everywhere(
-    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It stops a home that sends, is shown there, and by one that opens the batch later; each row is cancelled."""
-    ada, bob = connect("ada"), connect("bob")
-    queue = ada.queue("reports", create=True, max_attempts=1).pause()
-    mine = sent(cell(ada, handler, ROWS.head(15)))
-    theirs = cell(bob, handler, canary=15)
-    reached(theirs, lambda progress: progress.pending == 15)
-    mine.cancel().wait("240s")
-    assert reached(theirs, lambda progress: progress.cancelled == 20).finished
-    assert states(theirs.tasks()) == {"cancelled": 20}
-    assert f" has cancelled batch {theirs.id}: nothing more of that is sent from here" in capsys.readouterr().out
-    late = connect("cleo").batch("march")
-    assert states(late.tasks()) == {"cancelled": 20}
-    assert states(cell(connect("dora"), handler).tasks()) == {"cancelled": 20}
-    ada.queue("reports").resume()
-    emulator.drained(queue.name)
-    assert double.calls == []
 
 
 def test_a_cancel_of_a_part_is_known_everywhere(
@@ -260,23 +210,6 @@ def test_a_cancel_reads_first_what_others_have_sent(
     assert len(double.calls) == 5
 
 
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_cancel_that_is_taken_up_reads_first_too(connect: Connect, handler: ct.Handler, *, opened: bool) -> None:
-    """Rows that have run meanwhile are shown as they ran by a home that has read the batch before."""
-    ada = connect("ada")
-    mine = cell(ada, handler, canary=1)
-    reached(mine, lambda progress: progress.failed == 1)
-    assert states(mine.tasks()) == {"failed": 1, "unsent": 19}
-    if not opened:
-        ada.close()
-    theirs = connect("bob").batch("march")
-    theirs.resume(trust=True).wait("240s")
-    theirs.cancel().wait("240s")
-    mine = mine if opened else connect("ada").batch("march")
-    reached(mine, lambda progress: progress.finished)
-    assert states(mine._frames.frame()) == SHOWN
-
-
 def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     connect: Connect, emulator: Emulator, handler: ct.Handler, intercept: Intercept
 ) -> None:
@@ -297,30 +230,6 @@ def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     silent = False
     theirs.wait("240s")
     assert states(theirs.tasks()) == SHOWN
-
-
-def test_rows_that_come_after_a_cancel_are_cancelled_too(connect: Connect, handler: ct.Handler) -> None:
-    """A home that knows of the cancel brings those rows here when it opens the batch again."""
-    ada, bob = connect("ada"), connect("bob")
-    ada.queue("reports", create=True, max_attempts=1).pause()
-    sent(cell(ada, handler, ROWS.head(15)))
-    theirs = bob.batch("march")
-    sent(cell(ada, handler)).cancel().wait("240s")
-    assert reached(theirs, lambda progress: progress.cancelled == 15).finished
-    assert states(bob.batch("march").tasks()) == {"cancelled": 20}
-
-
-def test_what_is_sent_after_a_cancel_is_not_cancelled(connect: Connect, handler: ct.Handler) -> None:
-    """A cancel is taken up once."""
-    ada, bob = connect("ada"), connect("bob")
-    ada.queue("reports", create=True, max_attempts=1).pause()
-    mine = sent(cell(ada, handler))
-    theirs = bob.batch("march")
-    mine.cancel().wait("240s")
-    assert states(theirs.tasks()) == {"cancelled": 20}
-    ada.queue("reports").resume()
-    theirs.resend(theirs.tasks().tail(5), trust=True).wait("240s")
-    assert states(theirs.tasks()) == states(mine.tasks()) == {"cancelled": 15, "succeeded": 5}
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -21,7 +21,7 @@ CHILD = """
     from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.outbox.records import whole
-    from cloudtasks_nb.fanout.plan.options import TaskOptions
+    from cloudtasks_nb.fanout.plan.recipe import TaskOptions
     from cloudtasks_nb.fanout.plan.recipe import compile_recipe
     from cloudtasks_nb.fanout.plan.render import plan_chunks
     from cloudtasks_nb.fanout.states import State

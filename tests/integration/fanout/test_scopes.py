@@ -10,9 +10,9 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import batch_view
-from cloudtasks_nb.fanout.batch.row_names import row_texts
+from cloudtasks_nb.fanout.batch.table import row_texts
 from tests.cases import cases
-from tests.integration.fanout.conftest import Serve, reached, sent
+from tests.integration.fanout.conftest import Serve, sent
 
 URL = "http://127.0.0.1:9/run"
 
@@ -136,15 +136,6 @@ def test_known_rows_have_the_index_of_the_input(paused: ct.Queue, data: Any, ind
     assert pd.concat(batch.results(page=2)).index.tolist() == index
 
 
-def test_all_rows_of_a_batch_that_has_grown(paused: ct.Queue) -> None:
-    """They have the order and the index of the last input too, and not that in which they came."""
-    paused.fan_out(month(1).tail(2), url=URL)
-    batch = sent(paused.fan_out(month(1), url=URL))
-    assert batch.tasks().index.tolist() == month(1).index.tolist()
-    assert repr(batch).startswith(f"Batch {batch.id} on")
-    assert batch.whole.tasks()["n"].tolist() == [4, 5, 0, 1, 2, 3]
-
-
 def test_duplicates_are_as_they_were(paused: ct.Queue) -> None:
     """The same cell again has its rejected duplicates again; a duplicate of a known row is no row."""
     rows = pd.DataFrame({"n": [1, 2, 1]})
@@ -152,15 +143,6 @@ def test_duplicates_are_as_they_were(paused: ct.Queue) -> None:
     assert [frame["state"].tolist() for frame in first] == [["ready", "ready", "rejected"]] * 2
     batch = paused.fan_out(pd.DataFrame({"n": [2, 2, 3]}), url=URL, errors="skip", name="twice")
     assert sent(batch).tasks()["n"].tolist() == [2, 3]
-
-
-def test_an_input_without_rows(paused: ct.Queue) -> None:
-    """It is a part with no rows, and done."""
-    sent(paused.fan_out(month(1), url=URL, name="march"))
-    batch = paused.fan_out(month(1).head(0), url=URL, name="march")
-    assert len(batch.tasks()) == len(batch.results()) == 0
-    assert list(batch.tasks())[:2] == ["month", "n"]
-    assert batch.wait("10s").total == 0
 
 
 def test_a_batch_without_rows(queue: ct.Queue, serve: Serve) -> None:
@@ -231,13 +213,6 @@ def test_stale_rows_of_a_part(once: ct.Queue, serve: Serve, capsys: pytest.Captu
     assert (len(batch.stale()), len(batch.whole.stale())) == (0, 6)
 
 
-def test_map_returns_the_rows_of_its_data(once: ct.Queue, serve: Serve) -> None:
-    """A second call under the same name returns its own rows, and computes no others again."""
-    once.map(serve(work), month(1), name="march")
-    found = once.map(serve(work), month(2), name="march")
-    pd.testing.assert_index_equal(found.index, month(2).index)
-
-
 def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
     """Another range of the same series has its own rows; a range that covers all of them is the batch."""
     handler = serve(lambda partition, **_: partition, name="load")
@@ -255,39 +230,9 @@ def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
     assert batch.whole.progress() == batch.progress()
 
 
-def test_the_panel_of_a_part(both: tuple[ct.Batch, ct.Batch]) -> None:
-    """It has its rows, and says so."""
-    panel = both[0].panel()
-    panel.refresh()
-    assert "6 of the 12 rows of batch march" in panel.static_html()
-    assert "6 of the 12 rows of batch march" in repr(panel)
-    panel.close()
-
-
 def test_the_chart_of_a_part_counts_attempts_on_its_rows(both: tuple[ct.Batch, ct.Batch]) -> None:
     """Whatever became of the other rows of the batch before."""
     both[0].retry_failed().wait("240s")
     summary, _ = batch_view(both[1]).summary()
     assert summary is not None
     assert (sum(summary.throughput.succeeded), sum(summary.throughput.failed)) == (5, 1)
-
-
-def test_only_its_rows_are_cancelled(paused: ct.Queue, other: ct.Client) -> None:
-    """The tasks of the others stay, and rows that are not sent yet are sent; every kernel knows."""
-    january, february = (paused.fan_out(month(number, 30), url=URL, name="march") for number in (1, 2))
-    sent(february)
-    assert january.cancel().wait("240s").cancelled == 30
-    assert february.progress().cancelled == 0
-    assert len(paused.tasks()) == 30
-    assert other.batch("march").progress().cancelled == 30
-    assert february.status().state == "paused"
-    again = paused.fan_out(month(3), url=URL, name="march")
-    assert (sent(again).progress().pending, again.whole.cancel().wait("240s").cancelled) == (6, 66)
-
-
-def test_held_rows_of_a_part_are_dropped(paused: ct.Queue) -> None:
-    """The canary of the batch goes on to hold the other rows back."""
-    paused.fan_out(month(1), url=URL, name="march", canary=1)
-    batch = paused.fan_out(month(2), url=URL, name="march", canary=1)
-    assert batch.cancel().wait("240s").cancelled == 6
-    reached(batch.whole, lambda progress: progress.unsent == 5)

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import QueueNotFoundError
 from tests.integration.fanout.conftest import reached, rows_in, sent
 from tests.proxy import Proxy
 
@@ -59,16 +58,6 @@ def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy,
         trouble(proxy, batch)
         sent(batch)
     assert rows_in(paused) == list(range(2000))
-
-
-def test_a_deleted_queue_stops_the_sending(queue: ct.Queue, proxy: Proxy, capsys: pytest.CaptureFixture[str]) -> None:
-    """The rows stay unsent, the repr says why, and waiting raises instead of waiting for ever."""
-    with through(proxy, queue) as tasks:
-        batch = tasks.queue(queue.id).fan_out(MANY, url=TARGET, send_rate=2000)
-        queue.delete()
-        with pytest.raises(QueueNotFoundError, match=queue.id):
-            batch.wait("240s")
-        assert f'there is no queue "{queue.id}"' in repr(batch)
 
 
 def kill(folder: Path) -> None:

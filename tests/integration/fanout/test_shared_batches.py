@@ -11,9 +11,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
-from cloudtasks_nb.fanout.batch.adoption import Adoption
 from cloudtasks_nb.fanout.batch.sharing import Sharing
-from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import Connect, Serve, outcomes
@@ -87,38 +85,6 @@ def test_one_name_for_other_templates(
     assert connect("cleo").batch("march").wait("240s").succeeded == 20
 
 
-def test_the_maker_of_a_batch_sees_what_others_have_added(connect: Connect, target: Target) -> None:
-    """Who opens the batch has all of its rows, in each home, also where others have made the first ones."""
-    ada, bob = connect("ada"), connect("bob")
-    for home, rows in ((ada, ROWS.head(12)), (bob, ROWS.tail(8))):
-        mine = cell(home, "reports", target, rows)
-        assert mine.wait("240s").succeeded == len(rows)
-        assert mine.whole == mine
-    for home in (ada, bob):
-        assert home.batch("march").tasks()["state"].tolist() == ["succeeded"] * 20
-    assert (mine.progress().total, len(mine.whole.tasks()), len(target.received)) == (8, 20, 20)
-
-
-def test_outcomes_that_come_before_the_reading_are_known(
-    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the entries of the log come while the batch is being read, its numbers are those of the rows."""
-    cell(connect("ada"), "reports", target).wait("240s")
-    read, bob = Adoption.run, connect("bob")
-
-    async def late(adoption: Adoption, will_retry: Any) -> bool:
-        while adoption.outbox.requests.waiting(whole(adoption.batch)):
-            await adoption.outcomes.tell(
-                [entry async for found in adoption.outcomes.witnesses.log.read(None, 0) for entry in found]
-            )
-        return await read(adoption, will_retry)
-
-    monkeypatch.setattr(Adoption, "run", late)
-    batch = bob.batch("march")
-    assert batch.wait("240s").succeeded == 20
-    assert (batch.progress().state, len(batch.tasks())) == ("succeeded", 20)
-
-
 def test_the_default_store_is_not_shared(tasks: ct.Client, once: ct.Queue, target: Target) -> None:
     """The batches of a home are in its outbox; its own store has their keys and results only."""
     batch = once.fan_out(ROWS, url=target.url, progress=False)
@@ -147,21 +113,6 @@ def test_a_store_that_does_not_answer(
     assert f"added to batch {batch.id} may be missing" in capsys.readouterr().out
     release.set()
     monkeypatch.undo()
-
-
-def test_a_batch_that_was_not_stored_is_stored_later(
-    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`tasks.batch(id)` writes it."""
-    ada = connect("ada")
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "put", fail)
-        mine = cell(ada, "reports", target)
-    mine.wait("240s")
-    bob = connect("bob")
-    assert mine.id not in bob.batches().index
-    ada.batch(mine.id)
-    assert mine.id in bob.batches().index
 
 
 def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:

@@ -15,7 +15,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import cli
 from cloudtasks_nb.errors import OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_tasks
+from cloudtasks_nb.fanout.outbox.database import StoredBlock, pack_tasks
 from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import Connect, Serve, reached
 

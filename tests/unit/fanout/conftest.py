@@ -27,7 +27,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.rows import Page
-from cloudtasks_nb.fanout.outbox.tallies import counted
+from cloudtasks_nb.fanout.outbox.sql import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
@@ -158,7 +158,7 @@ def watched(outbox: Outbox, watch: Callable[[sqlite3.Connection], None]) -> Iter
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(outbox._database, "connect", connecting)
-        patched.setattr(outbox._database, "_idle", [])
+        patched.setattr(outbox._database, "_readers", [])
         yield
 
 

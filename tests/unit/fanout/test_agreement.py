@@ -70,8 +70,17 @@ def test_each_state_has_its_traits_its_count_and_its_number() -> None:
     assert {*WORDS.values()} <= {*STATES}
     assert {one.name for one in fields(ct.Progress)} >= {*TASK_STATES}
     assert len({*State, IN_DOUBT, *WORDS}) == len(WORDS) + 1
-    assert all(STATES[state].need != STATES[other].need for state in ENDS for other in ENDS if state != other)
+    assert [STATES[state].place for state in TASK_STATES] == [*range(len(TASK_STATES))]
+    # What is well needs nobody, what goes on needs one; above that each state has a rank of its own.
+    assert sorted(traits.need for traits in STATES.values()) == [0, 1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6]
     assert all(STATES[state].sign and STATES[state].means for state in ENDS)
+
+
+def test_the_numbers_that_outboxes_have() -> None:
+    """Another number would tell something else of the rows that are stored already."""
+    assert [*map(int, State)] == [*range(2, 9)]
+    assert [*map(int, Fact)] == [*range(1, 8)]
+    assert [*map(int, Source)] == [2, 4, 8]
 
 
 def test_each_column_of_a_batchs_tasks_is_declared_made_and_described() -> None:

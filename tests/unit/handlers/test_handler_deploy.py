@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ FACTS: dict[str, Any] = {
     "store": None,
     "python": "3.12",
 }
-Stub = Callable[..., Callable[[], dict[str, Any]]]
+Stub = Callable[..., dict[str, Any]]
 FRAME = pd.DataFrame({"a": [1]})
 
 
@@ -70,14 +71,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stub(place: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
-    """Put a gcloud on the PATH; it returns a function that reads its state."""
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Give a function that puts a gcloud of this process in place, and returns its state."""
 
-    def put(**state: Any) -> Callable[[], dict[str, Any]]:
-        (place / "bin").mkdir(exist_ok=True)
-        path = gcloud.install(place / "bin", **state)
-        monkeypatch.setenv("GCLOUD_STATE", str(path))
-        return lambda: dict(json.loads(path.read_text()))
+    def put(**state: Any) -> dict[str, Any]:
+        made = gcloud.state_with(**state)
+        monkeypatch.setattr(commands, "run", partial(gcloud.run, made))
+        return made
 
     return put
 
@@ -155,18 +155,20 @@ def test_the_commands_are_those_of_gcloud() -> None:
     assert {one[2]["--region"] for one in found if one[0].startswith("run ")} == {"europe-west1"}
 
 
-def test_run_deploys_it(stub: Stub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_deploys_it(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The commands run in order, the accounts are created once, and the URL is known; again updates the service."""
-    state = stub()
+    (place / "bin").mkdir()
+    state = gcloud.install(place / "bin")
+    monkeypatch.setenv("GCLOUD_STATE", str(state))
     service = deploy(report, run=True)
     assert service.url == "https://report-1.run.app"
-    first = state()
+    first = json.loads(state.read_text())
     assert first["accounts"] == [CALLER, RUNNER]
     members = [call[2]["--member"] for call in first["calls"] if "service-accounts add" in call[0]]
     assert members == ["user:ann@example.com"] * 3
     assert "12/12 gcloud run services describe report" in capsys.readouterr().out
     assert deploy(report, run=True).url == service.url
-    calls = [call[0] for call in state()["calls"][len(first["calls"]) :]]
+    calls = [call[0] for call in json.loads(state.read_text())["calls"][len(first["calls"]) :]]
     assert (calls.count("iam service-accounts create"), calls.count("run deploy")) == (0, 1)
 
 
@@ -186,7 +188,7 @@ def test_accounts_of_the_user(stub: Stub) -> None:
     accounts: dict[str, Any] = {"service_account": f"runner@{ACCOUNTS}", "caller": f"caller@{ACCOUNTS}"}
     service = deploy(report, service="daily", project="p", region="r", store="s3://bucket/tasks", run=True, **accounts)
     assert (service.service_account, service.name) == (f"caller@{ACCOUNTS}", "daily")
-    calls = state()["calls"]
+    calls = state["calls"]
     unneeded = {"iam service-accounts create", "storage buckets add-iam-policy-binding"}
     assert {call[0] for call in calls}.isdisjoint(unneeded)
     members = {call[2]["--member"] for call in calls if call[0] == "iam service-accounts add-iam-policy-binding"}
@@ -206,7 +208,7 @@ def test_a_step_that_fails(stub: Stub) -> None:
     state = stub(fails="run deploy")
     with raises(HandlerError, r"gcloud run deploy report (?s:.*) it is broken today", hint="roles/run.builder"):
         deploy(report, run=True)
-    assert [call[0] for call in state()["calls"]].index("run deploy") == len(state()["calls"]) - 1
+    assert [call[0] for call in state["calls"]].index("run deploy") == len(state["calls"]) - 1
 
 
 @pytest.mark.parametrize("failures", [2, 3])
@@ -253,7 +255,7 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
     state = stub(account=None)
     with pytest.raises(ConfigurationError, match="nobody is logged in"):
         deploy(report, run=True)
-    assert [call[0] for call in state()["calls"]] == ["config get-value"]
+    assert [call[0] for call in state["calls"]] == ["config get-value"]
 
 
 REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
@@ -424,10 +426,9 @@ def test_a_login_that_ended(stub: Stub) -> None:
     """Is told with the command that makes another one."""
     state = stub()
     account_member()
-    stub(account=None)
+    state["account"] = None
     with raises(HandlerError, "do not currently have an active account", hint="gcloud auth login"):
         run_steps(commands.commands(Service(**FACTS))[:1])
-    assert state()["account"] is None
 
 
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cloudtasks_nb._frames import IN_QUEUE
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.status import Facts, status_of
+from cloudtasks_nb.fanout.batch.progress import Facts
+from cloudtasks_nb.fanout.batch.status import progress_of, status_of
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchesPanel
@@ -60,7 +61,8 @@ ANSWERS = [
 def listed(queue: str, number: int, counts: Mapping[State, int], known: Mapping[str, Any]) -> Any:
     """Return a batch as the catalog lists it."""
     made = dict.fromkeys(State, 0) | dict(counts)
-    facts = Facts(now=NOW, counts=made, changed=SINCE, **{**SEEN, **known})
+    split = {**dict.fromkeys(IN_QUEUE, 0), "ready": made[State.SENT]}
+    facts = Facts(now=NOW, counts=made, changed=SINCE, split=split, **{**SEEN, **known})
     status = replace(status_of(facts), since=SINCE)
     record = BatchRecord(
         id=f"a{number}",
@@ -74,7 +76,7 @@ def listed(queue: str, number: int, counts: Mapping[State, int], known: Mapping[
         counts=made,
         round=0,
     )
-    return record, Progress.of(made, status, scheduled=0, ready=made[State.SENT], running=0, retrying=0)
+    return record, progress_of(facts, status)
 
 
 def cells(panel: BatchesPanel) -> list[list[Any]]:

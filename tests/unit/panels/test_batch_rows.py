@@ -17,8 +17,8 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.batch import row_query
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
-from cloudtasks_nb.fanout.batch.claims import own_key
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
+from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.states import State

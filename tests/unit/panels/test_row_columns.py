@@ -6,7 +6,7 @@ import pandas as pd
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._names import ROW_TASK
-from cloudtasks_nb.fanout.batch.row_names import RowName
+from cloudtasks_nb.fanout.batch.table import RowName
 from cloudtasks_nb.panels.row_columns import row_columns
 from tests.cases import cases
 from tests.unit.panels.conftest import Harness

@@ -13,7 +13,6 @@ from cloudtasks_nb.service import clock as module
 from cloudtasks_nb.service.clock import ServiceClock, bounds
 
 SECOND = 1_000_000
-MINUTE = 60 * SECOND
 START = 1_800_000_000 * SECOND  #: the time of the service
 TARGETS = count()
 

@@ -105,16 +105,6 @@ def line(name: str, time: float, received: float | None = None, visible: float |
     return Line(id=name, **{key: round(value * SECOND) for key, value in times.items()})
 
 
-def test_a_long_log_takes_several_reads() -> None:
-    """When the budget is used up the next read goes on where this one stopped; the pass ends with its last page."""
-    reading = Reading(Log(*(line(f"{n:02}", n) for n in range(8))))
-    reading.read(10, allowance=2)
-    assert (len(reading.entries), reading.reader.until) == (6, None)
-    reading.read(11, allowance=2)
-    assert reading.entries == [f"{n:02}" for n in range(8)]
-    assert reading.reader.until == START + 10 * SECOND
-
-
 def test_late_and_out_of_order() -> None:
     """An entry that arrives late, or before an older one, is returned as well; the longest delay counts."""
     odd = line("late", 1, received=300), line("unordered", 3, received=3, visible=4.9)

@@ -154,18 +154,6 @@ def test_what_an_answer_means(web: Webs, answer: Any, kind: type[CloudTasksError
         use(server.port, call("GetQueue", name=QUEUE, timeout=timeout), place=REST)
 
 
-def test_a_lost_answer_is_asked_for_again(web: Webs) -> None:
-    """An idempotent call is repeated, as over gRPC."""
-    server = web(None, reply({"name": QUEUE}))
-    assert use(server.port, GET, place=REST).name == QUEUE
-
-
-def test_nothing_listens(closed: int) -> None:
-    """A call that was not sent is told apart from one whose answer was lost."""
-    with pytest.raises(errors.EndpointError, match=f"nothing answers at 127.0.0.1:{closed}"):
-        use(closed, GET, place=REST)
-
-
 def test_a_slow_answer(silent: int) -> None:
     """The timeout is the caller's."""
     with pytest.raises(errors.UnavailableError, match=r"no answer within 0\.3 s"):

@@ -71,31 +71,6 @@ def fail(store: Store, clock: Clock, queue: QueueState, task_id: str, policy: Re
     commit(store)
 
 
-def test_the_life_of_a_task(store: Store, queue: QueueState, clock: Clock) -> None:
-    """Creation, dispatch, answer and deletion are written as the service writes them."""
-    put(store, queue, "a")
-    fail(store, clock, queue, "a")
-    store.delete(queue, "a")
-    commit(store)
-    entries, token = read(store, clock)
-    payloads = [entry["jsonPayload"] for entry in entries]
-    assert token == ""
-    assert {(payload.pop("@type"), payload.pop("task")) for payload in payloads} == {
-        ("type.googleapis.com/google.cloud.tasks.logging.v1.TaskActivityLog", f"{QUEUE}/tasks/a")
-    }
-    common = {"scheduleTime": "2026-01-02T03:04:05.678901Z", "targetAddress": f"POST {URL}", "targetType": "HTTP"}
-    counts = {"dispatchCount": "1", "responseCount": "0", "maxAttempts": 0.0}
-    answer = {"attemptDuration": "0.001250s", "retryTime": "2026-01-02T03:04:05.780151Z", "status": "NOT_FOUND"}
-    assert payloads == [
-        {"taskCreationLog": {**common, "status": "OK"}},
-        {"attemptDispatchLog": {**common, **counts, "status": "OK"}},
-        {"attemptResponseLog": {**common, **counts, **answer, "responseCount": "1"}},
-        {"taskDeletionLog": {"status": "OK", "targetAddress": f"POST {URL}", "targetType": "HTTP"}},
-    ]
-    assert [entry["severity"] for entry in entries] == ["INFO", "INFO", "ERROR", "INFO"]
-    assert {entry["resource"]["labels"]["target_type"] for entry in entries} == {"HTTP"}
-
-
 def test_an_attempt_without_an_answer(store: Store, queue: QueueState, clock: Clock) -> None:
     """The entry says why, in a field that Google's log does not have."""
     put(store, queue, "a")

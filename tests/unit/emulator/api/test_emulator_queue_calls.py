@@ -164,10 +164,10 @@ async def test_masks_of_v2beta3(service: Service) -> None:
 
 
 async def test_pages_of_large_queues_are_cut(service: Service) -> None:
-    """A page ends before it is larger than clients receive by default; those that a filter leaves out do not count."""
+    """Pages are sorted and end before they are larger than clients receive; what a filter leaves out does not count."""
     headers = [{"header": {"key": "X-A", "value": "x" * 80_000}}]
     named = [f"{LOCATION}/queues/q-{number:02}" for number in range(60)]
-    for name in named:
+    for name in reversed(named):
         queue = {"name": name, "http_target": {"header_overrides": headers}}
         await service.call("CreateQueue", parent=LOCATION, queue=queue)
     pages: list[Any] = []

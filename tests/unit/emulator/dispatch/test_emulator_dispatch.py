@@ -230,15 +230,6 @@ async def test_nothing_is_sent_while_nothing_can_be_stored(harness: Harness, que
     assert harness.target.ids == ["a"]
 
 
-async def test_a_deleted_queue(harness: Harness, queue: QueueState) -> None:
-    """An attempt whose queue was deleted ends without a trace."""
-    await harness.add(queue, "a")
-    harness.store.delete_queue(QUEUE)
-    harness.dispatcher.wake([queue])
-    await harness.target.answer(500)
-    assert harness.store.contents.queues == {}
-
-
 async def test_probes_end_with_the_dispatcher() -> None:
     """The probes of unreachable targets stop when they are closed."""
     targets = UnreachableTargets(lambda _: None)

@@ -10,7 +10,7 @@ from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
-from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, accept_task
+from cloudtasks_nb.emulator.model.tasks import accept_task
 from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask
 from tests.cases import cases
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
@@ -57,25 +57,6 @@ def test_headers_that_a_task_may_not_set() -> None:
     assert (call.headers["X-CloudTasks-QueueName"], call.headers["X-CloudTasks-TaskName"]) == ("q", "a")
 
 
-def test_an_app_engine_request() -> None:
-    """An App Engine task goes to its host, or to the configured application."""
-    call = prepared(app_engine(relativeUri="/job?x=1", body="aGk=", headers={"User-Agent": "mine"}))
-    assert (call.url, call.app_engine) == ("https://p.uc.r.appspot.com/job?x=1", True)
-    assert call.headers["User-Agent"] == f"mine {APP_ENGINE_AGENT}"
-    assert call.headers["Content-Type"] == "application/octet-stream"
-    assert "Content-Length" not in call.headers  # the HTTP client computes it
-    local = prepared(app_engine(), base="http://127.0.0.1:8080/")
-    assert local.url == "http://127.0.0.1:8080/"
-
-
-@pytest.mark.parametrize("base", [None, "http://127.0.0.1:8080"])
-def test_the_target_of_an_app_engine_task(base: str | None) -> None:
-    """The log shows one target from creation to the last attempt, also where the application is on this machine."""
-    task = app_engine(relativeUri="/job")
-    assert prepared(task, base=base).target == "POST p.uc.r.appspot.com/job"
-    assert accept_task(app_engine(relativeUri="/job"), QUEUE, NOW).target == "POST p.uc.r.appspot.com/job"
-
-
 def test_routing_of_the_queue_wins() -> None:
     """A queue's routing override sends its App Engine tasks elsewhere."""
     routing = {"service": "worker", "host": "evil.example"}  # the host is output only
@@ -110,12 +91,6 @@ GAPS |= {"uriOverrideEnforceMode": "IF_NOT_EXISTS"}
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
-
-
-@pytest.mark.parametrize("url", ["http://me:secret@a.com/x", "http://a.com/x?", "http://A.com/x#part"])
-def test_a_queue_without_an_override_of_the_url(url: str) -> None:
-    """Where the queue sets other things only, a task's URL is sent as it was given."""
-    assert prepared(http(url=url), httpTarget={"httpMethod": "PUT"}).url == url
 
 
 @pytest.mark.parametrize("level", ["task", "queue"])

@@ -51,15 +51,6 @@ def bearer(tokens: TokenSigner, request: Any, url: str = URL) -> str:
     return header.removeprefix("Bearer ")
 
 
-def test_a_token_of_another_key_is_refused(tokens: TokenSigner, tmp_path: Path) -> None:
-    """Certificates of one emulator do not verify tokens of another."""
-    other_folder = tmp_path / "other"
-    other_folder.mkdir()
-    other = TokenSigner(other_folder, "https://accounts.google.com")
-    with pytest.raises(exceptions.GoogleAuthError):
-        jwt.decode(bearer(other, request_for()), certs=tokens.certificates())
-
-
 def test_tokens_expire_by_the_clock(tokens: TokenSigner, times: list[float]) -> None:
     """A token is valid for an hour of the machine's clock; it is used again for a minute."""
     times.append(NOW // SECOND)

@@ -12,11 +12,6 @@ from tests.cases import cases
 from tests.unit.emulator.conftest import NOW
 
 
-def test_clock_counts_microseconds() -> None:
-    """The clock shows its source in whole microseconds."""
-    assert Clock(source=lambda: 1_234_567).now() == 1234
-
-
 def test_clock_advances_and_tells() -> None:
     """An advance moves the clock and calls every listener, the latest first."""
     clock, calls = Clock(source=lambda: 0), []
@@ -48,27 +43,6 @@ def test_clock_refuses_to_go_back() -> None:
     """The clock cannot be moved into the past."""
     with pytest.raises(ValueError, match="forward"):
         Clock().advance(-1)
-
-
-@cases(
-    (10, 3, 300, [10, 20, 40, 80, 160, 240, 300, 300]),
-    (10, 0, 200, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140, 150, 160, 170, 180, 190, 200, 200]),
-    (1, 1, 100, [1, 2, 4, 6, 8, 10]),
-    (5, 16, 5, [5, 5, 5]),
-    (0, 3, 10, [0, 0, 0, 0, 0, 0]),
-    (100, 3, 30, [30, 30]),
-)
-def test_backoff_doubles_then_grows_linearly(low: int, doublings: int, high: int, seconds: list[int]) -> None:
-    """The interval doubles `max_doublings` times, then grows by its last step, up to `max_backoff`."""
-    policy = RetryPolicy(min_backoff=low * SECOND, max_backoff=high * SECOND, max_doublings=doublings)
-    assert [policy.backoff(n) // SECOND for n in range(1, len(seconds) + 1)] == seconds
-
-
-def test_default_backoff_starts_below_a_second() -> None:
-    """A fresh queue retries after a tenth of a second, then twice as long each time, and after an hour at most."""
-    policy = RetryPolicy()
-    assert [policy.backoff(n) for n in (1, 2, 3)] == [100_000, 200_000, 400_000]
-    assert policy.backoff(10_000) == 3600 * SECOND
 
 
 @given(st.integers(1, 5000), st.integers(0, 5000), st.integers(0, DAY), st.integers(0, DAY))

@@ -100,18 +100,6 @@ def test_mistakes(tmp_path: Path, text: str, error: str, hint: str | None) -> No
     assert (hint is None) == (caught.value.hint is None)
 
 
-@cases(
-    ('{"queues": [\n}', ":2: expected the node content, but found '}'"),
-    ('{"port": 1, "port": 2}', ":1: the key port is given twice"),
-    (json.dumps({"queues": [{"name": QUEUE, "state": "X"}]}, indent=1), ':5: queues[0].state: "X" is not one of '),
-)
-def test_mistakes_in_json(tmp_path: Path, text: str, error: str) -> None:
-    """In JSON an error names the file, the line and the key too."""
-    with pytest.raises(InvalidInputError) as caught:
-        read(tmp_path / "c.json", text)
-    assert caught.value.message.startswith(f"{tmp_path / 'c.json'}{error}")
-
-
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there is named with the reason."""
     with pytest.raises(InvalidInputError, match=r"c\.yaml: the configuration file cannot be read: No such file"):

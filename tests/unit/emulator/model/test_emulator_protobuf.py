@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb._names import code_of
-from cloudtasks_nb.emulator.model.attempts import AttemptResult, Attempts
+from cloudtasks_nb.emulator.model.attempts import AttemptResult
 from cloudtasks_nb.emulator.model.protobuf import int_field, len_field, read_varint, timestamp, varint
 from tests.cases import cases
-from tests.unit.emulator.conftest import NOW
 
 INSTANTS = st.integers(0, 4_000_000_000_000_000)
 
@@ -42,11 +41,3 @@ def test_codes_of_http_statuses(status: int, code: int) -> None:
     """An HTTP status is reported as the canonical code that the service gives it."""
     assert code_of(status) == code
     assert AttemptResult(http_status=status).succeeded is (code == 0)
-
-
-def test_attempts_come_back_from_their_row() -> None:
-    """What is stored of attempts is all there is to them."""
-    attempts = Attempts(due=NOW)
-    attempts.begin(NOW + 1)
-    attempts.end(AttemptResult(http_status=404), NOW + 2, app_engine=False)
-    assert Attempts(*attempts.row()) == attempts

@@ -7,9 +7,7 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.model.apis import beta, v2
-from cloudtasks_nb.emulator.model.attempts import RetryPolicy
-from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
-from cloudtasks_nb.emulator.model.queues import PAUSED, QueueConfig, configured, from_v2, policy, to_v2, updated
+from cloudtasks_nb.emulator.model.queues import PAUSED, configured, from_v2, to_v2, updated
 from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE, refused
 
@@ -22,12 +20,6 @@ def queue(**settings: Any) -> Any:
 def headers(size: int) -> list[dict[str, Any]]:
     """Make overrides of two headers, whose names and values have so many bytes together."""
     return [{"header": {"key": key, "value": value}} for key, value in (("X-A", "ü"), ("X-B", "x" * (size - 8)))]
-
-
-@pytest.mark.parametrize(("rate", "burst"), [(1, 10), (5, 10), (50, 10), (100, 20), (500, 100)])
-def test_the_burst_follows_the_rate(rate: float, burst: int) -> None:
-    """The bucket holds a fifth of a second's tokens, ten at least."""
-    assert configured(queue(rateLimits={"maxDispatchesPerSecond": rate})).rate_limits.max_burst_size == burst
 
 
 @cases(
@@ -99,18 +91,6 @@ def test_invalid_durations(group: str, field: str, seconds: int, nanos: int) -> 
         configured(given)
 
 
-def test_versions_keep_everything() -> None:
-    """A v2 queue comes back from v2beta3 with its override, target and times."""
-    given = v2.Queue(name=QUEUE, state=PAUSED)
-    given.app_engine_routing_override.service = "worker"
-    given.http_target.uri_override.host = "example.net"
-    given.purge_time.seconds = 5
-    given.stackdriver_logging_config.sampling_ratio = 0.5
-    given.rate_limits.max_dispatches_per_second = 7
-    given.retry_config.max_attempts = -1
-    assert to_v2(from_v2(given)) == given
-
-
 def test_the_host_of_a_routing_is_output_only() -> None:
     """The host of a queue's App Engine routing is computed from its other parts; a client's host is ignored."""
     routing = {"service": "worker", "host": "evil.example"}
@@ -171,22 +151,3 @@ def test_what_v2_does_not_have_stays(paths: list[str], rate: int, burst: int) ->
     new = updated(old, from_v2(given), paths, is_v2=True)
     assert (new.task_ttl.seconds, new.tombstone_ttl.seconds) == (864_000, 7_200)
     assert new.rate_limits.max_burst_size == burst
-
-
-def test_config_of_a_queue() -> None:
-    """The dispatcher sees numbers in its own units, and the tombstone of the command line if the queue has none."""
-    config = QueueConfig.of(configured(queue(retryConfig={"minBackoff": "2.5s"})), 7 * SECOND)
-    assert (config.rate, config.burst, config.max_concurrent) == (500, 100, 1000)
-    assert (config.retry.min_backoff, config.retry.max_doublings) == (2_500_000, 16)
-    assert (config.tombstone_ttl, config.task_ttl) == (7 * SECOND, 31 * DAY)
-    assert (config.http_target, config.routing, config.sampling_ratio) == (None, None, 0.0)
-    longer = QueueConfig.of(configured(queue(tombstoneTtl="7200s")), 7 * SECOND)
-    assert longer.tombstone_ttl == 2 * HOUR
-
-
-def test_a_task_overrides_the_policy_field_by_field() -> None:
-    """What a task's own `RetryConfig` leaves open is the queue's."""
-    base = RetryPolicy(max_attempts=5, min_backoff=2 * SECOND)
-    own = v2.RetryConfig(max_attempts=1)
-    own.max_backoff.seconds = 4
-    assert policy(own, base) == RetryPolicy(max_attempts=1, min_backoff=2 * SECOND, max_backoff=4 * SECOND)

@@ -239,13 +239,3 @@ def test_versions_drop_unknown_fields() -> None:
     """The payload of a pull task has no place in v2."""
     pull = beta.Task(name="n", pull_message=beta.PullMessage(payload=b"x"))
     assert v2.Task.FromString(tasks_module.as_v2(pull.SerializeToString())) == v2.Task(name="n")
-
-
-def test_app_engine_tasks_are_recognized() -> None:
-    """The kind of a stored task is seen in its bytes, also behind a long name."""
-    name = f"{QUEUE}/tasks/{'x' * 500}"
-    assert not tasks_module.is_app_engine(http_task("x" * 500).SerializeToString())
-    engine = v2.Task(name=name, app_engine_http_request=v2.AppEngineHttpRequest(relative_uri="/a"))
-    assert tasks_module.is_app_engine(engine.SerializeToString())
-    shown = v2.Task.FromString(task_wire(engine.SerializeToString(), NOW, None, b"body", 2))
-    assert (shown.app_engine_http_request.relative_uri, shown.app_engine_http_request.body) == ("/a", b"body")

@@ -83,16 +83,6 @@ def noted_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[threadi
     return threads
 
 
-async def test_a_caller_alone_is_committed_at_once(
-    store: Store, queue: QueueState, committer: Committer, woken: Woken
-) -> None:
-    """One caller gets its commit without a thread, and its queue is woken."""
-    committer.note_call()
-    store.add(queue, new_task("a"), NOW)
-    await committer.commit()
-    assert (rows(store), woken) == (1, [queue])
-
-
 async def test_a_slow_disk_is_committed_in_the_thread(
     store: Store, queue: QueueState, committer: Committer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,20 +211,6 @@ def test_a_task_is_shown_when_it_is_safe(store: Store, queue: QueueState) -> Non
     assert store.task(queue, "a").number == take(queue, NOW)
 
 
-def test_a_deleted_queue_takes_its_tasks_along(make_store: MakeStore) -> None:
-    """A queue that is created again has none of the old one's tasks and names, also after a restart."""
-    store = make_store(queue_tombstone=0)
-    queue = new_queue(store)
-    put(store, queue, "a")
-    store.delete_queue(QUEUE)
-    queue = new_queue(store)
-    put(store, queue, "a")
-    store = make_store(queue_tombstone=0)
-    assert store.queue(QUEUE).live == {"a": 1}
-    sweep_all(store, NOW)
-    assert store.database.read("SELECT count(*) FROM tasks") == [(1,)]
-
-
 @pytest.mark.parametrize("under_way", [False, True])
 def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
     """Tasks that are purged before they are committed stay purged, even with a sweep in between."""
@@ -272,14 +258,6 @@ def test_tasks_that_fall_due_during_an_advance(
     assert queue.live == {}
 
 
-def test_running_tasks_are_not_claimed(store: Store) -> None:
-    """A task in flight is not dispatched again, except by hand."""
-    queue, (claim,) = begin(store, "a")
-    assert store.claim(queue, claim.task.number) is None
-    store.begin_attempt(store.claim_now(queue, "a"))
-    assert (queue.in_flight, claim.attempts.dispatches) == (2, 2)
-
-
 def test_an_attempt_may_outlive_its_task(store: Store) -> None:
     """The end of an attempt whose task or queue was deleted changes nothing more."""
     queue, claims = begin(store, "a", "b", "c")
@@ -316,13 +294,6 @@ def test_executions_are_counted_for_a_minute(store: Store, queue: QueueState, cl
         clock.advance(30 * SECOND)
     found = [queue.last_minute(clock.now() + ahead) for ahead in (-SECOND, 0, 30 * SECOND)]
     assert found == [(2, 1), (1, 1), (0, 0)]
-
-
-def test_sweeping_is_quiet_when_there_is_nothing(store: Store) -> None:
-    """With nothing to clear away the database stays empty: the disk is not woken."""
-    new_queue(store)
-    assert not sweep(store, NOW)
-    assert len(store.database) == 0
 
 
 @pytest.mark.parametrize("size", [4096, 8192])

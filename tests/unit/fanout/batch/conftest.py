@@ -1,6 +1,7 @@
 """What a batch sees of the service: a connection whose snapshots are made by the test, and traces of its tasks."""
 
 import asyncio
+import datetime as dt
 import inspect
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import TASK_STATES
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import PermissionDeniedError
-from cloudtasks_nb.fanout.batch.claims import own_key
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
+from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
@@ -47,10 +48,11 @@ def progress(**fields: Any) -> Progress:
     return Progress(**{**usual, **fields})
 
 
-def report(words: Mapping[str, Any] | None = None, **fields: Any) -> Report:
-    """Return a report on a batch that has come so far."""
-    usual: dict[str, Any] = {"batch": "a91f03c2", "name": None, "queue": "reports", "badge": "LOCAL", "causes": {}}
-    return Report(progress=progress(**fields), **{**usual, **(words or {})})
+def report(words: Mapping[str, Any] | None = None, known: Mapping[str, Any] | None = None, **fields: Any) -> Report:
+    """Return a report on a batch that has come so far, of which these facts are known."""
+    usual: dict[str, Any] = {"batch": "a91f03c2", "name": None, "queue": "reports", "badge": "LOCAL"}
+    facts = Facts(**{"now": dt.datetime.now(dt.UTC), "counts": {}, **(known or {})})
+    return Report(facts=facts, progress=progress(**fields), **{**usual, **(words or {})})
 
 
 PAGE = 1000

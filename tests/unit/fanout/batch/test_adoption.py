@@ -11,16 +11,16 @@ import orjson
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.errors import CloudTasksError, EndpointError, PermissionDeniedError
+from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import adoption as adoption_module
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.adoption import Adoption
-from cloudtasks_nb.fanout.batch.claims import claim
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
-from cloudtasks_nb.fanout.batch.shared_batch import pack_record
+from cloudtasks_nb.fanout.batch.sharing import pack_record
+from cloudtasks_nb.fanout.batch.stored_results import claim
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
-from cloudtasks_nb.fanout.plan.identity import completion_id, task_id
+from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
 from cloudtasks_nb.service.watch import Pending
@@ -75,14 +75,6 @@ def adoption_of(elsewhere: Elsewhere) -> Adoption:
     record, watcher = elsewhere.outbox.batches.get(elsewhere.batch), cast("Any", elsewhere)
     outcomes = OutcomeTracker(elsewhere.outbox, record, watcher, elsewhere.store, elsewhere.clock)
     return Adoption(outcomes, changed=lambda: None)
-
-
-def test_a_log_that_cannot_be_read_tells_nothing(elsewhere: Elsewhere) -> None:
-    """Rows that may have been sent long ago are not sent again because nobody may read what became of them."""
-    elsewhere.denied = True
-    tasks = [elsewhere.task(row) for row in range(3)]
-    found = asyncio.run(adoption_of(elsewhere).seen(tasks, elsewhere.clock.now() - 7_200))
-    assert found == dict.fromkeys(tasks, None)
 
 
 def adopt(elsewhere: Elsewhere) -> list[CloudTasksError | None]:
@@ -193,23 +185,6 @@ def test_results_of_few_unsent_rows_are_looked_up_by_name(
     assert elsewhere.counts() == {"succeeded": 248, "sent": 1, "unsent": 1}
 
 
-def test_what_was_given_up_elsewhere_has_failed(elsewhere: Elsewhere) -> None:
-    """The log has a success of it; of old successes the results are not read, and one listing is enough for all."""
-    elsewhere.put(elsewhere.task(0), error="GiveUp: no", gave_up="no such place")
-    elsewhere.attempt(*range(9))
-    elsewhere.clock.advance(60)
-    adopt(elsewhere)
-    assert elsewhere.counts() == {"succeeded": 8, "failed": 1, "unsent": 241}
-
-
-def test_an_emulator_that_is_down_is_waited_for(elsewhere: Elsewhere) -> None:
-    """Its log and its queues are at one endpoint: nothing can be sent either."""
-    elsewhere.attempt(0)
-    elsewhere.errors = [EndpointError("nothing answers")] * 3
-    assert [error is None for error in adopt(elsewhere)] == [False] * 3 + [True]
-    assert elsewhere.counts() == {"succeeded": 1, "unsent": 249}
-
-
 @pytest.mark.parametrize("sent", ["never", "before", "by this home meanwhile"])
 async def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhere: Elsewhere, sent: str) -> None:
     """If nothing tells that they were sent they are sent, and what the log has in its middle is adopted later.
@@ -230,19 +205,6 @@ async def test_the_first_rows_do_not_wait_for_a_slow_log(outbox: Outbox, elsewhe
     assert elsewhere.counts() == ({"succeeded": 1, "unsent": 249} if sent == "before" else {"unsent": 250})
     assert ("log" in elsewhere.asked) == (sent == "before")
     assert outbox.batches.facts(elsewhere.batch).log_read is not None
-
-
-async def test_a_slow_log_is_scanned_once(elsewhere: Elsewhere) -> None:
-    """A sending that begins again while the log is scanned waits for no other scan, nor leaves one behind."""
-    elsewhere.slow, adoption = asyncio.Event(), adoption_of(elsewhere)
-    assert await adoption.run(lambda _: None)
-    finishing = asyncio.create_task(adoption.finish())
-    await asyncio.sleep(0)
-    assert await adoption.run(lambda _: None)
-    elsewhere.slow.set()
-    await finishing
-    assert not await adoption.run(lambda _: None)
-    assert elsewhere.asked == ["any", "named"]
 
 
 @pytest.mark.parametrize("told", ["the first rows", "a record in the store", "a claim in the store"])
@@ -271,21 +233,6 @@ async def test_rows_that_may_have_been_sent_wait_for_a_slow_log(
     assert not await adoption_of(elsewhere).run(lambda _: None)
     assert elsewhere.counts() == {"succeeded": 2, "unsent": 248}
     assert ("named" in elsewhere.asked) == (told == "the first rows")
-
-
-@pytest.mark.parametrize(("active", "round_"), [(False, 3), (True, 4)], ids=["nothing since", "a try since"])
-def test_rounds_go_on_where_they_were(outbox: Outbox, elsewhere: Elsewhere, *, active: bool, round_: int) -> None:
-    """The end of the third round was notified; rows that were active later are of the fourth."""
-    elsewhere.attempt(*range(250))
-    elsewhere.clock.advance(1)
-    for number in (1, 3):
-        elsewhere.add(completion_id(elsewhere.batch, "https://x", number))
-    elsewhere.clock.advance(1)
-    if active:
-        elsewhere.attempt(7, try_=2)
-    adopt(elsewhere)
-    assert outbox.batches.get(elsewhere.batch).round == round_
-    assert outbox.batches.counts(whole(elsewhere.batch))[State.SUCCEEDED] == 250
 
 
 def test_a_few_rows_that_are_tried_again_cost_one_read(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.batch import attempts, errors
+from cloudtasks_nb.fanout.batch import errors
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
@@ -29,14 +29,14 @@ def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pyt
         store_result(outbox, store, task, error="refused")
     read, sizes = outbox.results.of, []
 
-    def of(batch: str, tasks: list[str], after: int) -> dict[str, tuple[str, str]]:
+    def of(batch: str, tasks: list[str], after: int) -> list[tuple[str, str, str, bool]]:
         sizes.append(len(tasks))
         return read(batch, tasks, after)
 
     monkeypatch.setattr(errors, "_TOGETHER", 2)
     monkeypatch.setattr(outbox.results, "of", of)
     entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in (*tasks, ELSEWHERE)]
-    found = attempts._stored_messages(store, lambda: outbox, entries)
+    found = errors._stored_messages(store, lambda: outbox, entries)
     assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in tasks})
 
 
@@ -55,5 +55,5 @@ def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> Non
     clock, watcher = SimpleNamespace(micros=lambda: next(ticks)), SimpleNamespace(lookup=lookup)
     connection: Any = SimpleNamespace(clock=clock, watcher=watcher)
     queue = QueueName(project="p", location="l", queue="q")
-    assert attempts.pending_tasks(connection, queue, outbox, whole(batch)) == {task: found}
+    assert errors.pending_tasks(connection, queue, outbox, whole(batch)) == {task: found}
     assert outbox.batches.counts(whole(batch))[State.GONE] == 1

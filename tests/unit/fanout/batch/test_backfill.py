@@ -16,9 +16,9 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.client.queue import Queue
 from cloudtasks_nb.display.calendar import Calendar
 from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, TemplateError
-from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
+from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, whole
@@ -102,15 +102,6 @@ class Harness:
 def backfills(outbox: Outbox) -> Harness:
     """Return a queue over an empty outbox."""
     return Harness(outbox)
-
-
-def test_rows(backfills: Harness) -> None:
-    """A row a partition and combination goes to the fan-out, with start and the combination as its key."""
-    backfills.run(across={"shop": ["a", "b"]}, tz="Asia/Tokyo")
-    assert list(backfills.data().columns) == ["start", "end", "partition", "shop"]
-    assert backfills.data()["start"].iloc[0].isoformat() == "2026-01-01T00:00:00+09:00"
-    assert len(backfills.data()) == 6
-    assert backfills.catalog.requests[-1].recipe.key == ("start", "shop")
 
 
 SHOPS = pd.DataFrame({"shop": ["bern", "kobe", "basel"], "tz": ["Europe/Zurich", "Asia/Tokyo", "Europe/Zurich"]})
@@ -198,13 +189,6 @@ def test_what_makes_a_series(backfills: Harness, words: dict[str, Any], same: bo
     assert str(one.name).startswith("backfill-")
 
 
-def test_name(backfills: Harness) -> None:
-    """A name of one's own sends all again, as its own batch."""
-    one, other = backfills.run(), backfills.run(name="\U0001f469\u200d\U0001f4bb again")  # an emoji with a joiner
-    assert (other.name, other.total) == ("\U0001f469\u200d\U0001f4bb again", 3)
-    assert one.id != other.id
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -232,13 +216,6 @@ def test_name_of_a_fan_out(backfills: Harness, outbox: Outbox) -> None:
         backfills.run(name="plain")
 
 
-def test_other_templates_under_a_name(backfills: Harness) -> None:
-    """A dry run refuses what sending would refuse."""
-    backfills.run(name="mine")
-    with pytest.raises(BatchExistsError, match="other templates; url was"):
-        backfills.plan(name="mine", url="https://svc/other")
-
-
 # Dry run
 
 
@@ -257,15 +234,6 @@ def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     ]
     assert plan.sendable == 2
     assert plan.facts()["known"] == "1 in the queue, 1 failed, 1 succeeded"
-
-
-def test_dry_run_keeps_nothing(backfills: Harness, outbox: Outbox) -> None:
-    """After a dry run there is no batch; submitting the plan makes it."""
-    plan = backfills.plan()
-    assert plan.frame["why"].tolist() == ["new"] * 3
-    assert outbox.batches.find() == []
-    assert plan.submit().total == 3
-    assert backfills.plan().frame["why"].tolist() == ["unsent"] * 3
 
 
 def test_bad_rows_are_not_sent(backfills: Harness) -> None:
@@ -306,14 +274,6 @@ def test_says_where_it_reaches_beyond(backfills: Harness, capsys: pytest.Capture
     assert capsys.readouterr().out.splitlines() == [
         "the first partition begins 2026-01-01, before 2026-01-15; the last partition ends 2026-03-01, after 2026-02-01"
     ]
-
-
-def test_keeps_what_was_asked_for(backfills: Harness, outbox: Outbox) -> None:
-    """The batch knows the widest range that was asked for."""
-    backfills.run("2026-01-02", "2026-01-03", tz="Asia/Tokyo")
-    batch = backfills.run("2026-01-05", "2026-01-08", tz="Asia/Tokyo").id
-    backfills.run("2026-01-03", "2026-01-04", tz="Asia/Tokyo")
-    assert outbox.batches.facts(batch).periods == ("2026-01-01T15:00:00+00:00", "2026-01-07T15:00:00+00:00")
 
 
 def test_ranges_that_two_kernels_ask_for_at_once_are_both_kept(backfills: Harness, outbox: Outbox, path: Path) -> None:

@@ -52,6 +52,8 @@ async def test_who_may_not_delete_tasks_leaves_the_wish_to_others(tracked: Track
     assert tracked.connection.called == ["BatchDeleteTasks"]
     assert tracked.tracker.progress.state == "cancelling"
     assert tracked.tracker.progress.reason == "250 tasks are not deleted: no right"
+    page: Any = outbox.deletions(whole(tracked.batch)).turn(None, (), size=9)
+    assert page.earlier == set()  # no row is marked as one that may have been deleted
     tracked.publish()
     assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
     assert outbox.batches.facts(tracked.batch).cancel is None

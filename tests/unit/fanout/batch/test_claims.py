@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, StoreError
-from cloudtasks_nb.fanout.batch import claims
-from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
+from cloudtasks_nb.fanout.batch import stored_results
+from cloudtasks_nb.fanout.batch.stored_results import batch_keys, claim, own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
@@ -48,7 +48,7 @@ def test_who_reads_asks_the_store_once(
     batch_keys(theirs, store, batch)
     other = Store(f"{store.url}-other")
     with monkeypatch.context() as patched:
-        patched.delattr(claims, "read_claim")
+        patched.delattr(stored_results, "read_claim")
         for home in (outbox, theirs):
             assert batch_keys(home, store, batch) == (own_key(outbox, batch),)
     claim(outbox, other, batch)
@@ -63,14 +63,6 @@ def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store, 
     homes = iter([outbox, theirs] * 2)
     at_once(lambda: claim(next(homes), store, batch), 4)
     assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
-
-
-def test_a_key_of_this_home_stays_valid(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
-    """Tasks were sent with it while the store did not answer; new ones get the key of the claim."""
-    before = own_key(outbox, batch)
-    claim(theirs, store, batch)
-    assert batch_keys(outbox, store, batch) == (own_key(theirs, batch), before)
-    assert own_key(outbox, batch) == own_key(theirs, batch)
 
 
 def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(

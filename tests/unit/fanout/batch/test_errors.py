@@ -19,8 +19,7 @@ from cloudtasks_nb.fanout.causes import Fault, exception_line
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.service.clock import now_micros

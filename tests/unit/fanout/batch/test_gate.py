@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 import pytest
 
@@ -108,66 +108,8 @@ async def sent(tracked: Tracked, count: int) -> None:
     await tracked.until(lambda: sum(tracked.service.created.values()) == count)
 
 
-async def send_canary(make: Make, *, option: Any = FIRST, failed: bool = False) -> Tracked:
-    """Send the first rows of a batch, and let them fail if asked to."""
-    tracked = make(canary=option)
-    await tracked.tracker.start(sending=True)
-    await sent(tracked, FIRST)
-    if failed:
-        tracked.publish("INTERNAL", slice(FIRST))
-        await tracked.until(lambda: not tracked.tracker.sending)
-    return tracked
-
-
 #: Expects a wait for the end that fails with some reason.
 held = partial(raises, PreconditionError, hint="batch.resume() sends them, batch.cancel() drops them")
-
-
-@pytest.mark.parametrize("option", [FIRST, "8%", 0.08])
-async def test_the_rest_follows_the_canary(make: Make, option: Any) -> None:
-    """The first rows are sent alone, in input order, and all others when these have succeeded."""
-    tracked = await send_canary(make, option=option)
-    tracked.publish(rows=slice(FIRST - 1))
-    await tracked.until(lambda: f"canary: 19 of 20 done; {REST} rows wait for it" in tracked.tracker.notes())
-    assert tracked.tracker.sending
-    assert tracked.tracker.progress.eta is None
-    assert sum(tracked.service.created.values()) == FIRST
-    tracked.publish(rows=slice(FIRST))
-    await sent(tracked, ROWS)
-    tracked.publish()
-    assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
-    assert "canary" not in str(tracked.tracker.notes())
-
-
-@pytest.mark.parametrize("ended", [True, False])
-async def test_resume_sends_the_rest(make: Make, *, ended: bool) -> None:
-    """After a canary that failed, and while it runs."""
-    tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.resume()
-    await sent(tracked, ROWS)
-
-
-async def test_another_process_waits_too(make: Make) -> None:
-    """Both report that the canary failed; what one of them resumes is sent, each row once."""
-    tracked = await send_canary(make)
-    other = make(tracked.batch)
-    await other.tracker.start(sending=True)
-    for each in (tracked, other):
-        each.publish("INTERNAL", slice(FIRST))
-        with held("canary: 20 of 20 rows failed"):
-            await each.tracker.finished(each.tracker.record.whole)
-    await other.tracker.resume()
-    await sent(other, REST)
-    assert not tracked.service.created.keys() & other.service.created.keys()
-
-
-@pytest.mark.parametrize("ended", [True, False])
-async def test_a_canary_is_cancelled(make: Make, *, ended: bool) -> None:
-    """All rows that are not done are dropped, also while they wait."""
-    tracked = await send_canary(make, failed=ended)
-    await tracked.tracker.cancel(tracked.tracker.record.whole)
-    progress = await tracked.tracker.finished(tracked.tracker.record.whole)
-    assert (progress.cancelled, progress.failed) == ((REST, FIRST) if ended else (ROWS, 0))
 
 
 def test_rows_that_are_added_later_need_no_other_canary(make: Make, outbox: Outbox) -> None:

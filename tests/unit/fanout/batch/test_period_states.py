@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.fanout.batch.period_states import PeriodStates, upcoming
+from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases

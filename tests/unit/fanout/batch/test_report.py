@@ -1,6 +1,7 @@
 """What a batch shows of itself."""
 
 import datetime as dt
+from typing import Any
 
 from cloudtasks_nb.fanout.batch.report import segments
 from tests.cases import cases
@@ -12,7 +13,7 @@ NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 def test_failures_come_with_their_causes_and_the_next_line_to_type() -> None:
     """The last line says how many failed of what, and what retries them."""
-    shown = report({"causes": {"INTERNAL": 20900, "NOT_FOUND": 134}}, succeeded=10, failed=21034)
+    shown = report(known={"causes": {"INTERNAL": 20900, "NOT_FOUND": 134}}, succeeded=10, failed=21034)
     assert shown.lines()[-1] == "21,034 failed (INTERNAL 20,900, NOT_FOUND 134) → batch.retry_failed()"
 
 
@@ -21,8 +22,8 @@ def test_what_delays_a_batch_comes_first_with_what_helps() -> None:
     shown = report(unsent=40000, state="stopped", reason="40,000 unsent", action="batch.resume()")
     assert shown.lines() == ["40,000 unsent → batch.resume()"]
     assert shown.lines(methods=False) == ["40,000 unsent"]
-    words = {"state": "failing", "reason": "1 failed (INTERNAL 1)", "action": "batch.errors()"}
-    both = report({"causes": {"INTERNAL": 1}}, failed=1, ready=1, **words)
+    words: dict[str, Any] = {"state": "failing", "reason": "1 failed (INTERNAL 1)", "action": "batch.errors()"}
+    both = report(known={"causes": {"INTERNAL": 1}}, failed=1, ready=1, **words)
     assert both.lines() == ["1 failed (INTERNAL 1) → batch.retry_failed()"], "what failed is said once"
 
 
@@ -89,7 +90,7 @@ def test_others_cannot_steer_the_terminal() -> None:
     """Control characters in a name, a part, a cause, a reason or a note are escapes."""
     for word in ("name", "part"):
         shown = report(
-            {word: "a\u202e\x1b[2J", "causes": {"E: \x1b]0;P\x07": 1}, "notes": ["\x9b"]}, failed=1, reason="\r"
+            {word: "a\u202e\x1b[2J", "notes": ["\x9b"]}, {"causes": {"E: \x1b]0;P\x07": 1}}, failed=1, reason="\r"
         )
         assert [letter for letter in shown.text() if ord(letter) < 32 or 127 <= ord(letter) < 160] == ["\n"] * 5
         assert r"a\u202e\x1b[2J" in shown.text()
@@ -111,7 +112,7 @@ def test_the_pace_is_shown_while_it_goes_on() -> None:
 )
 def test_rows_that_were_lost_say_how(lost: dict[str | None, int], text: str, line: str) -> None:
     """The line sends them again, unless they may have run: then it shows them."""
-    shown = report({"lost": lost}, gone=2, cancelled=4)
+    shown = report(known={"lost": lost}, gone=2, cancelled=4)
     rows = "batch.tasks().query(\"state == '{}'\")"
     assert shown.lines() == [
         f"4 cancelled → batch.resend({rows.format('cancelled')})",

@@ -169,12 +169,6 @@ def test_successes_without_a_result_are_counted() -> None:
     assert joined.frame["y"].isna().tolist() == [False, True, True, True]
 
 
-def test_a_target_that_is_no_handler_stores_nothing() -> None:
-    """The note says so, and guesses no other reason."""
-    [note] = result_notes(join([NONE, ValueError("no")]), "file:///store", handler=False).values()
-    assert note.endswith("no result in file:///store: the target is no handler of this package and stores no results")
-
-
 def test_what_was_read_and_does_not_count_is_no_missing_result() -> None:
     """Where all results are there, the note says what was wrong, and nothing of rows without a result."""
     damaged = "1 line in objects there is no result of this batch: damaged"

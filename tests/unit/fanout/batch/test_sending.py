@@ -14,7 +14,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFoundError, ServiceError, StoreError
 from cloudtasks_nb.fanout.batch import sending as sending_module
-from cloudtasks_nb.fanout.batch.cancels import Cancels
+from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -162,13 +162,6 @@ async def test_a_store_that_takes_no_claim(
     assert tag == tag_of(bytes.fromhex(claim["key"]), task)
 
 
-async def test_begun_twice_it_ends_once(outbox: Outbox, batch: str, sending: Supervised) -> None:
-    """To begin while it is under way starts no second sender."""
-    await sending.run(times=2)
-    assert sending.ends == 1
-    assert_each_once(outbox, batch, sending.service, ROWS)
-
-
 async def test_what_ended_it_is_kept_until_it_begins_again(outbox: Outbox, batch: str, sending: Supervised) -> None:
     """A refusal is raised where one waits; begun again, the rows are sending."""
     sending.service.before = raising("PERMISSION_DENIED", range(1, 99))
@@ -219,15 +212,6 @@ async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
         assert set(all_rows(outbox, batch, "tries")) == {attempts}
         put(outbox, batch, refs(outbox, batch), State.FAILED)
         assert outbox.outcomes.new_try(whole(batch)) == ROWS
-
-
-async def test_the_newest_send_rate_counts(outbox: Outbox) -> None:
-    """What a later `fan_out` says of the batch replaces what the first one has said."""
-    batch = spool(outbox, chunks(range(ROWS)), facts=BatchFacts(options={"send_rate": 50})).batch
-    put_facts(outbox, batch, options={"send_rate": 25})
-    sending = Supervised(outbox, batch, Service())
-    await sending.run()
-    assert set(sending.service.sizes) == {5}
 
 
 async def test_a_sender_that_is_about_to_begin(sending: Supervised) -> None:
@@ -298,14 +282,4 @@ async def test_nothing_answers_for_a_while(outbox: Outbox, batch: str, sending: 
     await sending.run()
     assert sum(calls) >= 4
     assert not sending.supervisor.unanswered
-    assert_each_once(outbox, batch, sending.service, ROWS)
-
-
-async def test_closed_while_it_sends(outbox: Outbox, batch: str, sending: Supervised) -> None:
-    """Closing ends it at once; what was not sent is sent by the next."""
-    sending.supervisor.begin()
-    await sending.supervisor.supervisor.close()
-    assert not sending.supervisor.active
-    assert sending.ends == 0
-    await Supervised(outbox, batch, sending.service).run()
     assert_each_once(outbox, batch, sending.service, ROWS)

@@ -7,14 +7,13 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import OutboxError
-from cloudtasks_nb.fanout.batch.shared_batch import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
+from cloudtasks_nb.fanout.batch.sharing import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled, whole
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.outbox.records import Spooled
 from tests.cases import cases
 from tests.raising import raises
-from tests.unit.fanout.conftest import all_rows, chunks, put, refs, request_digest, spool
+from tests.unit.fanout.conftest import all_rows, chunks, refs, request_digest, spool
 
 MADE = {"_made_by": "a@b", "key": ["n"]}
 FIELDS = ("rows", "tasks", "tries", "states", "reasons", "indexes", "wire")
@@ -50,24 +49,6 @@ def test_rows_that_nobody_trusts_are_not_handed_on(outbox: Outbox, theirs: Outbo
     assert list(pack_blocks(theirs.rows, batch)) == []
     theirs.trust.trust(refs(theirs, batch)[100:])
     assert len(list(pack_blocks(theirs.rows, batch))) == 2
-
-
-def test_what_became_of_the_rows_is_not_written(outbox: Outbox, theirs: Outbox, batch: str) -> None:
-    """Rows are unsent in the other outbox: the log knows more than the bytes, which are not kept up to date."""
-    put(outbox, batch, refs(outbox, batch)[:5], State.SUCCEEDED)
-    copy(outbox, theirs, batch)
-    assert theirs.batches.counts(whole(batch))[State.UNSENT] == 250
-
-
-def test_a_batch_that_is_there_gets_the_new_rows_only(outbox: Outbox, theirs: Outbox) -> None:
-    """The same blocks twice change nothing; rows that were added since are added there."""
-    batch = spool(outbox, chunks(range(250)), name="nightly", description=MADE).batch
-    assert copy(outbox, theirs, batch).added == 250
-    assert copy(outbox, theirs, batch).added == 0
-    known = {name for name, _ in pack_blocks(outbox.rows, batch)}
-    spool(outbox, chunks(range(300)), name="nightly")
-    assert len(list(pack_blocks(outbox.rows, batch, known))) == 1
-    assert copy(outbox, theirs, batch).added == 50
 
 
 def test_the_record_says_who_made_the_batch_first(outbox: Outbox, theirs: Outbox) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch import sharing
-from cloudtasks_nb.fanout.batch.shared_batch import alike_digest
-from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.fanout.batch.sharing import Sharing, alike_digest
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
+from cloudtasks_nb._frames import IN_QUEUE
 from cloudtasks_nb.cli import commands
 from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.browser_tab import BrowserTab
@@ -17,12 +18,19 @@ from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.fanout.batch import live
 from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.status import NOT_READ, Facts, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.status import (
+    NOT_READ,
+    progress_of,
+    progress_of_part,
+    read_facts,
+    status_of,
+    stored_progress,
+)
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
+from cloudtasks_nb.fanout.outbox.records import IMPORTED
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -60,7 +68,8 @@ FAILED_NOW = {**SEEN, "failed_at": AGO}
 HELD = {"canary": 10}
 CANCELLED = {"cancel": Cancel(at=0, by="")}
 RESUME, RETRY = "batch.resume()", "batch.retry_failed()"
-AGAIN = "batch.resend(batch.tasks().query(\"state == '{}'\"))"
+THOSE = "batch.tasks().query(\"state == '{}'\")"
+AGAIN = f"batch.resend({THOSE})"
 
 SITUATIONS = {
     "healthy": Situation("running", "", {"sent": 60, "succeeded": 40}, {**SEEN, "rate": 5.0, "limit": 500.0}),
@@ -115,14 +124,16 @@ SITUATIONS = {
         "100 gone: no longer in the queue, and neither the log nor a result shows why; they may have run",
         {"gone": 100},
         {**SEEN},
-        action="batch.tasks().query(\"state == 'gone'\")",
+        action=THOSE.format("gone"),
     ),
     "some failed": Situation("failed", "2 failed (", {"failed": 2, "gone": 3, "succeeded": 95}, action=RETRY),
-    "the queue was deleted": Situation("unknown", "1 gone", {"gone": 1, "cancelled": 99}, action="batch.tasks()"),
+    "the queue was deleted": Situation("unknown", "1 gone", {"gone": 1, "cancelled": 99}, action=THOSE.format("gone")),
     "cancelled": Situation(
         "cancelled", "1 cancelled", {"cancelled": 1, "succeeded": 99}, action=AGAIN.format("cancelled")
     ),
-    "rejected rows": Situation("rejected", "2 rejected", {"rejected": 2, "succeeded": 98}, action="batch.tasks()"),
+    "rejected rows": Situation(
+        "rejected", "2 rejected", {"rejected": 2, "succeeded": 98}, action=THOSE.format("rejected")
+    ),
 }
 
 
@@ -147,18 +158,17 @@ def make(outbox: Outbox, case: Situation) -> str:
     return batch
 
 
-def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> dict[str, Any]:
+def facts_of(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Facts:
     """Return what the process knows that knows most of a batch."""
-    known = {name: now - value if isinstance(value, dt.timedelta) else value for name, value in case.known.items()}
-    return {"now": now, **read_facts(outbox, *read_batch(outbox, batch)), **known}
+    known: dict[str, Any] = {
+        name: now - value if isinstance(value, dt.timedelta) else value for name, value in case.known.items()
+    }
+    return replace(read_facts(outbox, *read_batch(outbox, batch), now), **known)
 
 
 def seen(outbox: Outbox, batch: str, case: Situation, now: dt.datetime) -> Progress:
     """Return how the batch is in that process."""
-    status = status_of(Facts(**facts_of(outbox, batch, case, now)))
-    return Progress.of(
-        outbox.batches.counts(whole(batch)), status, scheduled=None, ready=None, running=None, retrying=None
-    )
+    return progress_of(replace(facts_of(outbox, batch, case, now), split=dict.fromkeys(IN_QUEUE)))
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -171,14 +181,14 @@ def test_every_view_has_the_same_word(
     now = dt.datetime.now(dt.UTC)
     progress = seen(outbox, batch, case, now)
     assert (progress.state, (progress.reason or "")[: len(case.reason)]) == (case.word, case.reason)
-    assert (progress.action or "").startswith(case.action or "")
-    assert (case.action is None) == (progress.action is None)
+    assert progress.action == case.action
     word = case.word or ""
     assert not word or colour(word) != COLOURS["unsent"]
-    shown = Report(batch=batch, name=None, queue="q", badge="p", progress=progress, causes={})
+    facts = facts_of(outbox, batch, case, now)
+    shown = Report(batch=batch, name=None, queue="q", badge="p", facts=facts, progress=progress)
     assert word in shown.text().splitlines()[1]
     assert (f"<b>{word}</b>" if word else NOT_READ) in shown.html(methods=False)
-    assert (progress.reason or "") in "\n".join(shown.lines())
+    assert (progress.reason or "") in shown.text()
     put_facts(outbox, batch, progress=asdict(progress))
     announced = outbox.requests.announce_sender(batch) if case.known.get("sends") else None
     for others in (stored_progress(outbox, outbox.batches.get(batch), now), *as_others_list(outbox, batch)):
@@ -230,15 +240,15 @@ def test_a_state_has_begun_when_it_was_first_seen(outbox: Outbox) -> None:
     """It keeps its time while the word stays, in whichever process; silence began with the last answer."""
     batch = make(outbox, SITUATIONS["healthy"])
     facts = facts_of(outbox, batch, SITUATIONS["healthy"], MOMENT)
-    first = status_of(Facts(**facts))
+    first = status_of(facts)
     assert first.since == MOMENT
     later = MOMENT + dt.timedelta(minutes=5)
-    assert status_of(Facts(**{**facts, "now": later}), first).since == MOMENT
-    paused = status_of(Facts(**{**facts, "now": later, "paused": "q"}), first)
+    assert status_of(replace(facts, now=later, earlier=first)).since == MOMENT
+    paused = status_of(replace(facts, now=later, earlier=first, paused="q"))
     assert (paused.state, paused.since, paused.rate, paused.eta) == ("paused", later, None, None)
-    silent = status_of(Facts(**{**facts, "now": later, "silent": "nothing answers"}), first)
+    silent = status_of(replace(facts, now=later, earlier=first, silent="nothing answers"))
     assert (silent.since, silent.at, silent.rate, silent.eta) == (MOMENT - AGO, MOMENT - AGO, None, None)
-    assert status_of(Facts(**{**facts, "cancelling": True, "silent": "nothing answers"})).state == "stopped"
+    assert status_of(replace(facts, cancelling=True, silent="nothing answers")).state == "stopped"
 
 
 @cases(
@@ -271,3 +281,17 @@ def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
     made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
     for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
         assert status_of(Facts(now=MOMENT, counts=rows)).state == word
+
+
+def test_what_is_not_known_of_a_batch_is_no_reason() -> None:
+    """Rows are left, and nothing else is known."""
+    counts = dict.fromkeys(State, 0) | {State.UNSENT: 9}
+    assert status_of(Facts(now=MOMENT, counts=counts)).action == RESUME
+
+
+@cases(({}, "succeeded"), ({State.SENT: 1}, "running"), ({State.UNSENT: 1}, "running"), ({State.FAILED: 1}, "failed"))
+def test_some_rows_of_a_batch_are_as_they_have_ended(others: dict[State, int], word: str) -> None:
+    """Until then they are as the batch is."""
+    rows: dict[State, int] = dict.fromkeys(State, 0) | {State.SUCCEEDED: 2}
+    part = progress_of_part(Facts(now=MOMENT, counts=rows | others), Status(state="running"))
+    assert (part.state, part.total) == (word, 2 + sum(others.values()))

@@ -14,8 +14,7 @@ import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch import stored_results
-from cloudtasks_nb.fanout.batch.claims import batch_keys, claim, own_key
-from cloudtasks_nb.fanout.batch.stored_results import StoredResults
+from cloudtasks_nb.fanout.batch.stored_results import StoredResults, batch_keys, claim, own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, pack_result, tag_of
 from cloudtasks_nb.store.store import Found, Range, Store

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.batch import summary as module
-from cloudtasks_nb.fanout.batch.summary import SummaryReader, summarise
+from cloudtasks_nb.fanout.batch import view as module
+from cloudtasks_nb.fanout.batch.view import SummaryReader, summarise
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State

@@ -9,14 +9,12 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
-from cloudtasks_nb.fanout.batch import outcome_tracker, subscribed
+from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
-from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
+from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.sender.sender import Sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -42,14 +40,14 @@ async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     tracked.publish(status)
     await tracked.tracker.finished(tracked.tracker.record.whole)
     assert bool(tracked.connection.watcher.subscribed) == lingers
-    monkeypatch.setattr(subscribed, "_LINGER", 0.0)
+    monkeypatch.setattr(outcome_tracker, "_LINGER", 0.0)
     await tracked.tracker._turn()
     assert not tracked.connection.watcher.subscribed
 
 
 async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
-    monkeypatch.setattr(subscribed, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
+    monkeypatch.setattr(outcome_tracker, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
     await tracked.send()
     seen = []
     for rows in (slice(10), slice(200)):
@@ -61,73 +59,6 @@ async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, mon
     tracked.publish(rows=slice(210))
     await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
     assert [*seen, subscription.every] == [1.0, 0.2, 1.0]
-
-
-async def test_notifications_are_begun_once_for_each_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are open again have another end, and so has a batch of which a URL was registered after the end."""
-    begun: list[int] = []
-    monkeypatch.setattr(
-        tracked.tracker._notifier, "begin", lambda: begun.append(tracked.outbox.batches.find()[0].round)
-    )
-    await tracked.send()
-    tracked.publish("INTERNAL")
-    await tracked.until(lambda: tracked.tracker.finished_here)
-    await tracked.tracker._turn()
-    assert begun == [1]
-    tracked.outbox.outcomes.new_try(whole(tracked.batch))
-    await tracked.send()
-    tracked.publish()
-    await tracked.until(lambda: tracked.tracker.finished_here)
-    await tracked.tracker.start(sending=False)
-    assert begun == [1, 2, 2]
-
-
-async def test_what_is_seen_is_stored_now_and_then(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every five seconds, and in each turn after the end."""
-    times = iter([0.0, 4.0, 5.0, 6.0, 7.0])
-    monkeypatch.setattr(tracker_module, "_now", lambda: next(times))
-    stored: list[Any] = []
-    keep = tracked.outbox.batches.change
-
-    def store(batch: str, change: Callable[[BatchFacts], BatchFacts]) -> None:
-        before, after = keep(batch, change)
-        stored.extend([after.progress["succeeded"]] if after.progress and after.progress != before.progress else [])
-
-    monkeypatch.setattr(tracked.outbox.batches, "change", store)
-    monkeypatch.setattr(tracked.tracker, "_watch", lambda: None)
-    for done in range(3):
-        put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch)[:done], State.SUCCEEDED)
-        await tracked.tracker._turn()
-    put(tracked.outbox, tracked.batch, refs(tracked.outbox, tracked.batch), State.SUCCEEDED)
-    await tracked.tracker._turn()
-    await tracked.tracker._turn()
-    assert stored == [0, 2, ROWS, ROWS]
-
-
-async def test_a_start_while_an_older_reading_is_under_way(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that are tried again are sent, also if a turn has just read that the batch was done."""
-    tracker, outbox = tracked.tracker, tracked.outbox
-    put(outbox, tracked.batch, refs(outbox, tracked.batch), State.FAILED)
-    read, has_read, goes_on = tracker._read, asyncio.Event(), asyncio.Event()
-    call = outbox.run
-
-    async def call_late(work: Any, *args: Any, **options: Any) -> Any:
-        result = await call(work, *args, **options)
-        if work == read and not has_read.is_set():
-            has_read.set()
-            await goes_on.wait()
-        return result
-
-    await tracker.start(sending=False)
-    monkeypatch.setattr(outbox, "run", call_late)
-    turn = asyncio.create_task(tracker._turn())
-    await has_read.wait()
-    outbox.outcomes.new_try(whole(tracked.batch))
-    begun = asyncio.create_task(tracker.start(sending=True))
-    await asyncio.sleep(0)
-    goes_on.set()
-    await asyncio.gather(turn, begun)
-    await tracked.until(lambda: sum(tracked.service.created.values()) == ROWS)
 
 
 async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
@@ -238,32 +169,6 @@ async def test_the_last_outcome_at_the_moment_when_the_sending_ends(
     assert (await tracked.tracker.finished(tracked.tracker.record.whole)).succeeded == ROWS
 
 
-async def test_another_sender_is_a_reason_why_rows_are_not_done(tracked: Tracked) -> None:
-    """The batch names it while it waits for it, and no longer when it sends itself."""
-    put_facts(tracked.outbox, tracked.batch, sender={"pid": 1, "target": "127.0.0.1:1"})
-    lock: Any = tracked.outbox.requests.lock(tracked.batch)
-    note = "process 1 (127.0.0.1:1) sends the remaining rows; this connection continues when that stops"
-    await tracked.tracker.start(sending=True)
-    await tracked.until(lambda: note in tracked.tracker.blockers())
-    lock.release()
-    await tracked.until(lambda: not tracked.tracker.sending)
-    assert note not in tracked.tracker.blockers()
-
-
-@cases(
-    ('batch {0}: 250 rows not sent: tasks.batch("{0}").resume()', False),
-    ("batch {0}: 250 rows not sent; the emulator is temporary: the same cells send all rows again", True),
-)
-def test_what_a_process_leaves_unsent(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, line: str, *, temporary: bool
-) -> None:
-    """A temporary emulator ends with the process: no later one can resume its batches."""
-    tracked.connection.endpoint.temporary = temporary
-    monkeypatch.setattr(type(tracked.tracker._sending), "active", True)
-    tracked.tracker._sending.gate = Gate(unsent=ROWS)
-    assert tracked.tracker.job(cancels=False) == line.format(tracked.batch)
-
-
 async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tracked) -> None:
     """Another connection of this process that has the batch open begins to watch its rows; it sends none."""
     made: Any = tracked.connection
@@ -276,29 +181,6 @@ async def test_one_connection_that_sends_lets_the_others_watch_only(tracked: Tra
     tracked.publish()
     assert (await other.finished(other.record.whole)).succeeded == ROWS
     await other.close()
-
-
-async def test_rows_seem_to_be_missing(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One search runs at a time; why it failed is shown until the next snapshot begins another one."""
-    tracker, ends, begun = tracked.tracker, asyncio.Event(), list[list[str]]()
-
-    async def search(_snapshot: Any) -> None:
-        begun.append(tracker.blockers())
-        if len(begun) == 1:
-            await ends.wait()
-            raise PermissionDeniedError("tasks may not be listed")
-
-    monkeypatch.setattr(tracker.outcomes.search, "wanted", lambda *_: True)
-    monkeypatch.setattr(tracker.outcomes.search, "run", search)
-    await tracked.send()
-    tracked.publish(rows=slice(1))
-    tracked.publish(rows=slice(2))
-    await tracked.until(lambda: tracker.progress.succeeded == 2)
-    ends.set()
-    await tracked.until(lambda: "tasks may not be listed" in tracker.blockers())
-    tracked.publish(rows=slice(3))
-    await tracked.until(lambda: len(begun) == 2)
-    assert "tasks may not be listed" not in str(begun)
 
 
 async def test_a_wait_tries_again_what_failed_here(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What is told of rows that another home has rendered."""
 
-from cloudtasks_nb.fanout.batch.trust import Foreign
+from cloudtasks_nb.fanout.batch.resend import Foreign
 from cloudtasks_nb.fanout.plan.foreign import Call
 
 

@@ -29,12 +29,6 @@ def test_the_same_cell_three_times_is_one_batch(outbox: Outbox, name: str | None
     assert tables(outbox.path)["hidden"] == 0
 
 
-def test_the_order_of_the_rows_does_not_matter(outbox: Outbox) -> None:
-    """A frame that was sorted otherwise is the same batch."""
-    first = spool(outbox, chunks(range(250)))
-    assert spool(outbox, chunks(reversed(range(250)))).batch == first.batch
-
-
 @pytest.mark.parametrize("by_id", [False, True])
 def test_a_longer_frame_under_its_name_sends_the_rest(outbox: Outbox, *, by_id: bool) -> None:
     """Rows that the batch has are left, the others are added; a batch without a name is named by its id."""
@@ -53,15 +47,6 @@ def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> No
     spool(outbox, chunks([*range(40, 60)]), name="n")
     last = list(outbox.rows.pages(whole(first.batch)))[-1]
     assert orjson.loads(last.shown)[3] == [list(last.rows)] == [list(range(50, 60))]
-
-
-def test_a_batch_that_has_grown_still_knows_its_first_cell(outbox: Outbox) -> None:
-    """The first, shorter frame attaches to its batch, and hears only of its own rows."""
-    first = spool(outbox, chunks(range(10)))
-    sum(outbox.requests.cancel(whole(first.batch)))
-    spool(outbox, chunks(range(15)), name=first.batch)
-    again = spool(outbox, chunks(range(10)))
-    assert (again.batch, again.known, again.left) == (first.batch, 10, {State.CANCELLED: 10})
 
 
 @cases(
@@ -89,22 +74,6 @@ def test_a_frame_without_a_name_that_overlaps_is_refused(
     assert spool(outbox, chunks(range(rows)), name="all of it").added == rows
 
 
-def test_the_same_keys_with_other_requests_are_no_overlap(outbox: Outbox) -> None:
-    """Two jobs over the same days have the same keys and nothing to do with each other."""
-    spool(outbox, chunks(range(10)), recipe=b"one")
-    other = spool(outbox, chunks(range(10), request=lambda row: f"other-{row}"), recipe=b"two")
-    assert other.created
-
-
-@pytest.mark.parametrize("field", ["endpoint", "project", "location", "queue"])
-def test_other_places_do_not_overlap(outbox: Outbox, field: str) -> None:
-    """What was rehearsed on an emulator is sent in full to Google."""
-    rehearsed = spool(outbox, chunks(range(10)), name="n")
-    elsewhere = replace(PLACE, **{field: "other"})
-    assert spool(outbox, chunks(range(10)), place=elsewhere, name="n").added == 10
-    assert spool(outbox, chunks(range(10)), place=elsewhere, name=rehearsed.batch).created
-
-
 def test_a_name_with_other_templates_is_refused_at_once(outbox: Outbox) -> None:
     """A name that stands for other templates raises before a row is planned, and says what differs."""
     spool(outbox, chunks(range(10)), name="n", description={"url": "https://a/{x}", "key": None})
@@ -112,13 +81,6 @@ def test_a_name_with_other_templates_is_refused_at_once(outbox: Outbox) -> None:
     differs = re.escape("was made of other templates; url was 'https://a/{x}', is 'https://b/{x}'")
     with raises(BatchExistsError, differs, hint="any new name sends all"):
         outbox.spool(spec).__enter__()
-
-
-def test_a_batch_without_a_name_is_called_by_its_id(outbox: Outbox) -> None:
-    """Its id may be given as a name too, and the error has no other name for it."""
-    first = spool(outbox, chunks(range(10)))
-    with pytest.raises(BatchExistsError, match=f"^the batch {first.batch} was made of other templates"):
-        outbox.spool(BatchSpec(place=PLACE, recipe=b"other", name=first.batch, description={})).__enter__()
 
 
 def test_a_key_with_another_request_is_refused(outbox: Outbox) -> None:
@@ -177,12 +139,6 @@ def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -
     again = [chunk([1], key=lambda _: "1", rejected={1: "no URL"}), chunk([2], key=lambda _: "1")]
     with pytest.raises(BatchExistsError, match="1 of 2 rows"):
         spool(outbox, again, name="days", skip=True)
-
-
-def test_a_frame_without_its_duplicates_is_the_same_batch(outbox: Outbox) -> None:
-    """Whoever drops the duplicates by hand attaches to the batch that left them out."""
-    done = spool(outbox, [chunk(range(10)), chunk([10], key=lambda _: "5")], skip=True)
-    assert spool(outbox, chunks(range(10))).batch == done.batch
 
 
 def test_other_batches_are_compared_before_the_write_lock(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:

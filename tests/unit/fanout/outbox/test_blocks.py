@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudtasks_nb.fanout.outbox.blocks import StoredBlock, pack_keys, pack_tasks
+from cloudtasks_nb.fanout.outbox.database import StoredBlock, pack_keys, pack_tasks
 from tests.unit.fanout.conftest import digest
 
 FIRST = 1 << 32

@@ -82,9 +82,7 @@ def test_a_file_that_can_be_written_again_is_written(
         return found
 
     with Outbox(outbox.path) as fresh:
-        assert fresh._database._writer is not None
-        fresh._database._writer.close()
-        fresh._database._writer = None
+        fresh._database._writers.pop().close()
         monkeypatch.setattr(sqlite3, "connect", read_only)
         with pytest.raises(OutboxError, match="cannot be written"):
             put_facts(fresh, batch, corrected=1)

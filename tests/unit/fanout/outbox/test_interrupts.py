@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError
-from cloudtasks_nb.fanout.outbox.locks import hold
+from cloudtasks_nb.fanout.outbox.database import hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.outbox.batches import choose
+from cloudtasks_nb.fanout.batch.choice import choose
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Reached, StoredGate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, plain_reason
+from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, put, refs, send_all, spool, tables
 
@@ -32,13 +33,6 @@ def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = No
 def ids(batch: str, rows: Iterable[int], attempt: int = 1) -> list[str]:
     """Return the ids of tasks."""
     return [task_id(batch, digest(str(row)), attempt) for row in rows]
-
-
-def refused(outbox: Outbox, rows: Iterable[Chunk], **spec: Any) -> str:
-    """Spool rows that must be refused; return what the error says, without what is plain in a dry run."""
-    with pytest.raises(BatchExistsError) as error:
-        spool(outbox, rows, **spec)
-    return plain_reason(error.value)
 
 
 def other(row: int) -> str:
@@ -145,56 +139,6 @@ def test_rows_of_the_same_batch(outbox: Outbox) -> None:
     found = forecast(outbox, chunks(range(30)), shown=3)
     assert (found.tasks, found.states) == (ids(batch, range(3)), ["in the queue"] * 3)
     assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
-
-
-@pytest.mark.parametrize("others", [range(5), range(2, 40)])
-def test_rows_of_a_batch_that_grows(outbox: Outbox, others: range) -> None:
-    """Rows without a name that are in an earlier batch without a name extend it."""
-    batch = spool(outbox, chunks(others)).batch
-    found = forecast(outbox, chunks(range(7)))
-    assert (found.sendable, found.known, found.refusal, found.problems) == (7, {}, "", {})
-    assert found.tasks == ids(batch, range(7))
-
-
-@pytest.mark.parametrize("others", [range(5), range(2, 40)])
-def test_rows_of_another_batch(outbox: Outbox, others: range) -> None:
-    """Without a name, rows that a named batch has are in the way, as they are for `spool`, which is quoted."""
-    label = "days"
-    spool(outbox, chunks(others), name=label)
-    shared = set(range(7)) & set(others)
-    found = forecast(outbox, chunks(range(7)), shown=6)
-    assert found.refusal == refused(outbox, chunks(range(7)))
-    assert f'name="{label}" sends the other 2' in found.refusal
-    assert found.problems == {row: f"the batch {label} has this row" for row in shared if row < 6}
-    assert (found.tasks, found.sendable, found.known) == ([None] * 6, 2, {f"in {label}": 5})
-
-
-def test_rows_of_two_other_batches(outbox: Outbox) -> None:
-    """A row is left out once, however many batches have it; each batch is named."""
-    spool(outbox, chunks(range(4)), name="a")
-    spool(outbox, chunks(range(2, 5)), name="b")
-    found = forecast(outbox, chunks(range(7)))
-    assert (found.sendable, found.known) == (2, {"in a": 4, "in b": 3})
-    assert found.refusal == refused(outbox, chunks(range(7)))
-
-
-def test_a_name_has_no_overlap(outbox: Outbox) -> None:
-    """With a new name all rows are sent again, whatever batch has them."""
-    batch = spool(outbox, chunks(range(4)), name="a").batch
-    found = forecast(outbox, chunks(range(7)), name="days")
-    assert (found.sendable, found.refusal, found.problems) == (7, "", {})
-    assert not set(found.tasks) & set(ids(batch, range(7)))
-
-
-def test_keys_with_other_requests(outbox: Outbox) -> None:
-    """Rows whose key the batch has with another request are in the way, as they are for `spool`, which is quoted."""
-    spool(outbox, chunks(range(3)), name="days")
-    found = forecast(outbox, chunks(range(5), request=other), name="days")
-    assert found.refusal == refused(outbox, chunks(range(5), request=other), name="days")
-    assert "3 of 5 rows have keys" in found.refusal
-    assert sorted(found.problems) == [0, 1, 2]
-    assert "has its key with another request" in found.problems[0]
-    assert (found.sendable, found.known) == (2, {})
 
 
 def test_a_batch_that_comes_while_the_rows_are_planned(outbox: Outbox) -> None:

@@ -25,12 +25,12 @@ import pytest
 from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.evidence import Fact, Source
 from cloudtasks_nb.fanout.outbox import database
+from cloudtasks_nb.fanout.outbox.batches import KEPT_DAYS, sweep
+from cloudtasks_nb.fanout.outbox.database import Hold, hold
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Reached, StoredGate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.locks import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, whole
-from cloudtasks_nb.fanout.outbox.sweep import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
@@ -47,7 +47,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
     put_facts(outbox, old, corrected=1)
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep._SLICE", slice_)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.batches._SLICE", slice_)
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
@@ -116,7 +116,7 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
     manager = outbox.spool(BatchSpec(place=PLACE, recipe=b"r"))
     spooling = manager.__enter__()
     spooling.add(chunk(range(100)))
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.sweep.hold", slow_hold)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.batches.hold", slow_hold)
     outbox.sweep()
     assert len(refs(outbox, found[0].batch)) == 100
 
@@ -178,7 +178,7 @@ def test_another_format_has_another_version() -> None:
     facts = {kind.__name__: {one.name: str(one.type) for one in fields(kind)} for kind in values}
     tables = [" ".join(re.sub("--.*", "", table).split()) for table in database._TABLES]
     digest = hashlib.sha256(orjson.dumps([tables, enums, facts])).hexdigest()[:16]
-    assert (database.VERSION, digest) == (20, "44f706f1d70eb612")
+    assert (database.VERSION, digest) == (21, "0e76ebcaf0dcdd67")
 
 
 @pytest.mark.parametrize("version", [database.VERSION - 1, database.VERSION + 1])
@@ -279,7 +279,7 @@ def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:
 KERNEL = """
 import os, signal, sys
 from pathlib import Path
-from cloudtasks_nb.fanout.outbox.locks import hold
+from cloudtasks_nb.fanout.outbox.database import hold
 held = hold(Path(sys.argv[1]), "batch-send")
 if not os.fork():
     held.release()

@@ -25,6 +25,8 @@ class Anything(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.outbox = Outbox(Path(self.folder.name) / "outbox.sqlite3")
         self.queues = [self.outbox.requests.queue(""), self.outbox.requests.queue("")]
+        self.given: list[set[int]] = [set(), set()]  # rows of requests that a sender has, and has not answered
+        self.under_way: set[int] = set()  # rows that may be in a request
 
     @initialize()
     def begin(self) -> None:
@@ -38,15 +40,33 @@ class Anything(RuleBasedStateMachine):
         rows = range(first, first + n)
         spool(self.outbox, chunks(rows, size=4, rejected=dict.fromkeys(bad, "bad")), name="n", skip=True)
 
-    @rule(target=requests, who=st.integers(0, 1), want=st.integers(1, 2), size=st.integers(1, 4))
-    def take(self, who: int, want: int, size: int) -> Any:
-        """Get requests."""
-        return multiple(*self.queues[who].turn([], want, now=NOW, size=size))
+    @rule(
+        target=requests,
+        who=st.integers(0, 1),
+        want=st.integers(1, 2),
+        size=st.integers(1, 4),
+        last=st.none() | st.integers(0, 30),
+    )
+    def take(self, who: int, want: int, size: int, last: int | None) -> Any:
+        """Get requests: each row once, unsent, and none behind the last one that may be sent, if it never was."""
+        known, states = refs(self.outbox, self.batch), self.outbox.rows.states(whole(self.batch))
+        until = None if last is None else known[last % len(known)]
+        found = self.queues[who].turn([], want, now=NOW, size=size, until=until)
+        tasks = dict(zip(known, all_rows(self.outbox, self.batch, "tasks"), strict=True))
+        for one in found:
+            assert self.given[who].isdisjoint(one.refs)
+            assert one.tried or (len(one.refs) <= size and (until is None or max(one.refs) <= until))
+            assert one.tried or {states[known.index(ref)] for ref in one.refs} == {State.UNSENT}
+            assert list(one.tasks) == [tasks[ref] for ref in one.refs]
+            self.given[who].update(one.refs)
+            self.under_way.update(one.refs)
+        return multiple(*found)
 
     @rule(who=st.integers(0, 1))
     def restart(self, who: int) -> None:
         """Begin to send anew."""
         self.queues[who] = self.outbox.requests.queue(self.batch)
+        self.given[who] = set()
 
     @rule(who=st.integers(0, 1), request=consumes(requests), cut=st.lists(st.integers(0, 3), min_size=3, max_size=3))
     def answer(self, who: int, request: Request, cut: list[int]) -> None:
@@ -55,6 +75,8 @@ class Anything(RuleBasedStateMachine):
         sent, again, rejected, gone = (parts[at] for at in sorted(range(4), key=lambda at: [*cut, 0][at]))
         ack = Ack(seq=request.seq, sent=sent, again=again, rejected=dict.fromkeys(rejected, "no"), gone=gone)
         self.queues[who].turn([ack], 0, now=NOW)
+        for given in self.given:
+            given.difference_update(request.refs)
 
     @rule(at=st.integers(0, 30), attempt=st.integers(1, 3), state=st.sampled_from([*State, None]))
     def hear(self, at: int, attempt: int, state: State | None) -> None:
@@ -71,8 +93,10 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def cancel(self) -> None:
-        """Cancel."""
+        """Cancel: what is unsent then may be in a request."""
         sum(self.outbox.requests.cancel(whole(self.batch)))
+        states = zip(refs(self.outbox, self.batch), self.outbox.rows.states(whole(self.batch)), strict=True)
+        assert {ref for ref, state in states if state == State.UNSENT} <= self.under_way
 
     @invariant()
     def counts_are_those_of_the_rows(self) -> None:

@@ -9,7 +9,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Retrying, whole
 from cloudtasks_nb.fanout.states import FINAL, State
 from tests.threads import at_once
-from tests.unit.fanout.conftest import Outcome, all_rows, chunks, put, record_outcomes, refs, spool, tell, watched
+from tests.unit.fanout.conftest import all_rows, chunks, put, refs, spool, take, tell, watched
 
 
 def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None:
@@ -21,31 +21,6 @@ def test_news_of_an_attempt_are_written_down(outbox: Outbox, batch: str) -> None
     page = next(outbox.rows.pages(whole(batch)))
     assert {name: getattr(page, name)[0] for name in news} == news
     assert {name: getattr(page, name)[1] for name in news} == dict.fromkeys(news)
-
-
-def test_of_two_attempts_the_later_counts(outbox: Outbox, batch: str) -> None:
-    """News that come out of order do not undo those of a later attempt; what is left out stays."""
-    ref = refs(outbox, batch)[0]
-    tell(outbox, batch, ref, attempts=3, last_status=14, last_attempt_time=30)
-    tell(outbox, batch, ref, attempts=2, last_status=13, last_attempt_time=20, duration=9)
-    tell(outbox, batch, ref, attempts=3, last_message="why")
-    page = next(outbox.rows.pages(whole(batch)))
-    assert (page.attempts[0], page.last_status[0], page.last_attempt_time[0], page.duration[0]) == (3, 14, 30, None)
-    assert page.last_message[0] == "why"
-
-
-def test_a_message_that_counts_again_has_its_cause(outbox: Outbox, batch: str) -> None:
-    """Of three attempts the second one ended otherwise; all is told of two of them at once."""
-    ref = refs(outbox, batch)[0]
-    said, other, same = (
-        Outcome(ref=ref, attempts=number, last_status=status, last_message=message)
-        for number, status, message in [(1, 13, "KeyError: 'a'"), (2, 4, None), (3, 13, None)]
-    )
-    record_outcomes(outbox, batch, [said])
-    record_outcomes(outbox, batch, [other, same])
-    page = next(outbox.rows.pages(whole(batch)))
-    assert (page.attempts[0], page.last_status[0], page.last_message[0]) == (3, 13, "KeyError: 'a'")
-    assert outbox.causes.retrying(whole(batch)) == {"KeyError: …": 1}
 
 
 def test_retrying_rows_of_another_batch_are_not_read(outbox: Outbox, batch: str) -> None:
@@ -72,26 +47,13 @@ def test_the_next_attempt_of_many_is_the_earliest(outbox: Outbox, batch: str, mo
     assert outbox.rows.retrying(batch, 90) == Retrying(4, 3, None)
 
 
-def test_an_http_status_is_of_the_last_attempt(outbox: Outbox, batch: str) -> None:
-    """The status of an attempt stays until a later one is heard of, of which the log says none."""
-    ref = refs(outbox, batch)[0]
-    found = []
-    for attempts, status in [(1, None), (1, 502), (1, None), (2, None), (1, 502), (2, 500)]:
-        tell(outbox, batch, ref, attempts=attempts, http_status=status)
-        found.append(next(outbox.rows.pages(whole(batch))).http_status[0])
-    assert found == [None, 502, 502, None, None, 500]
-
-
-def test_news_of_an_older_try_are_ignored(outbox: Outbox, batch: str) -> None:
-    """What is heard of a task that was replaced by a new try changes nothing."""
-    ref = refs(outbox, batch)[0]
-    put(outbox, batch, ref, State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 1
-    tell(outbox, batch, ref, state=State.SUCCEEDED, attempts=9)
-    assert (next(outbox.rows.pages(whole(batch))).attempts[0], outbox.rows.states(whole(batch))[0]) == (
-        None,
-        State.UNSENT,
-    )
+@pytest.mark.parametrize("begun", [True, False])
+def test_rows_were_sent_from_elsewhere_unless_this_home_has_begun(outbox: Outbox, batch: str, *, begun: bool) -> None:
+    """Its own rows are told of too before it has stored that they are sent."""
+    if begun:
+        take(outbox, batch)
+    tell(outbox, batch, refs(outbox, batch)[0], state=State.SUCCEEDED)
+    assert outbox.batches.facts(batch).sent_by_others is not begun
 
 
 def test_failed_rows_are_tried_again(outbox: Outbox, batch: str) -> None:

@@ -13,7 +13,6 @@ from tests.unit.fanout.conftest import (
     all_rows,
     chunks,
     digest,
-    put,
     put_facts,
     refs,
     send_all,
@@ -38,12 +37,6 @@ def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> N
     assert [one for request in requests for one in request.tasks] == all_rows(outbox, batch, "tasks")
     assert [one for request in requests for one in request.wire] == all_rows(outbox, batch, "wire", wire=True)
     assert not any(request.tried for request in requests)
-
-
-def test_requests_can_be_smaller(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """A slow sender takes fewer rows at a time."""
-    assert [len(one.refs) for one in queue.turn([], 3, now=NOW, size=7)] == [7, 7, 7]
-    assert len(queue.turn([], 99, now=NOW, size=7)) == 33
 
 
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
@@ -96,15 +89,6 @@ def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str
     assert outbox.rows.states(whole(batch))[:2] == bytes([State.SUCCEEDED, State.SENT])
 
 
-def test_rows_whose_outcome_is_known_are_not_sent_again(outbox: Outbox, batch: str) -> None:
-    """Of an unanswered request only those rows are given out again of which nothing was heard."""
-    (one,) = take(outbox, batch, 1)
-    tell(outbox, batch, one.refs[1:], state=State.SUCCEEDED)
-    assert list(take(outbox, batch, 1)[0].refs) == [one.refs[0]]
-    tell(outbox, batch, one.refs[0], state=State.FAILED)
-    assert take(outbox, batch, 1)[0].seq == 2
-
-
 def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """When a row failed and was tried again before its first answer was written, the new try is still sent."""
     (one,) = queue.turn([], 1, now=NOW)
@@ -141,16 +125,6 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     assert sum(len(request.refs) for request in requests) == 12
 
 
-def test_cancel_takes_all_that_is_not_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Rows that were never sent are cancelled at once, and no sender gets them."""
-    (one,) = queue.turn([], 1, now=NOW)
-    queue.turn([Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])], 0, now=NOW)
-    assert sum(outbox.requests.cancel(whole(batch))) == 160
-    assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
-    counts = outbox.batches.counts(whole(batch))
-    assert (counts[State.CANCELLED], counts[State.SENT]) == (160, 90)
-
-
 def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
     (one,) = queue.turn([], 1, now=NOW)
@@ -167,14 +141,6 @@ def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: Reques
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
-def test_a_cancel_after_one_that_did_not_end(outbox: Outbox, batch: str) -> None:
-    """Rows that were tried again meanwhile are cancelled too."""
-    assert next(outbox.requests.cancel(whole(batch), 70)) == 70
-    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    assert sum(outbox.requests.cancel(whole(batch), 100)) == 181
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
-
-
 def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
     """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
     (one,) = queue.turn([], 1, now=NOW)
@@ -187,29 +153,6 @@ def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: st
     assert (counts[State.CANCELLED], counts[State.SENT]) == (150, 100)
 
 
-def test_rows_are_given_out_up_to_one(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """The rows behind it wait in the outbox; asked without it, they are given out, each once."""
-    known = refs(outbox, batch)
-    last = outbox.rows.last_of_first(batch, 30)
-    assert last == known[29]
-    first = queue.turn([], 9, now=NOW, until=last)
-    queue.turn([Ack(seq=request.seq, sent=request.refs) for request in first], 9, now=NOW, until=last)
-    assert outbox.rows.counts_until(batch, last)[0][State.SENT] == outbox.batches.counts(whole(batch))[State.SENT] == 30
-    assert [ref for request in take(outbox, batch) for ref in request.refs] == known[30:]
-
-
-def test_of_stored_requests_only_those_up_to_a_row(outbox: Outbox, batch: str) -> None:
-    """Of a new try the rows up to it are given out; a request that may have been sent is given out all the same."""
-    known = refs(outbox, batch)
-    outbox.requests.queue(batch).turn([], 1, now=NOW, size=20)  # its sender was killed
-    tell(outbox, batch, known[40:80], state=State.FAILED)
-    outbox.outcomes.new_try(whole(batch))
-    found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[59])
-    assert [list(request.refs) for request in found] == [known[:20], known[20:40], known[40:60]]
-    found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=0)
-    assert [list(request.refs) for request in found] == [known[:20], known[20:40], known[40:60]]
-
-
 @pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
 def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int) -> None:
     """The first ones are those of the first input; rows that are no valid task do not count."""
@@ -217,27 +160,6 @@ def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int)
     spool(outbox, chunks(range(250, 500)), name="n")
     known = refs(outbox, batch)
     assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)
-
-
-def test_a_new_try_in_small_requests(outbox: Outbox, batch: str) -> None:
-    """A request that was never sent is cut to the size that the sender asks for; each row is in one of them, once."""
-    send_all(outbox, batch)
-    put(outbox, batch, refs(outbox, batch), State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 250
-    taken = outbox.requests.queue(batch).turn([], 99, now=NOW, size=30)
-    assert sorted(ref for request in taken for ref in request.refs) == refs(outbox, batch)
-    assert max(len(request.refs) for request in taken) == 30
-    again = take(outbox, batch)  # their sender was killed
-    assert [list(one.refs) for one in again] == [list(one.refs) for one in taken]
-
-
-def test_a_request_that_was_not_sent_before_a_cancel(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Its rows were certainly not created."""
-    taken = queue.turn([], 1, now=NOW)
-    sum(outbox.requests.cancel(whole(batch)))
-    queue.turn([Ack(seq=request.seq, again=request.refs) for request in taken], 0, now=NOW)
-    assert take(outbox, batch) == []
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
 
 
 def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
@@ -255,21 +177,6 @@ def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQ
     assert len(outbox.rows.refs(batch, State.SENT)) == 60
 
 
-def test_rows_of_several_tries_are_sent_apart(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Rows of a second try lie between those of the first one; each is given out once, in requests of one try."""
-    known = refs(outbox, batch)
-    put(outbox, batch, known[::2], State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 125
-    found: list[tuple[int, list[int]]] = []
-    while requests := queue.turn([], 1, now=NOW):
-        found += [(request.attempt, list(request.refs)) for request in requests]
-    assert {attempt: sorted(ref for try_, some in found if try_ == attempt for ref in some) for attempt in (1, 2)} == {
-        1: known[1::2],
-        2: known[::2],
-    }
-    assert len(found) <= 6
-
-
 def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> None:
     """Rows of another batch lie between those of the request; they stay unsent when its sender is killed."""
     ours = spool(outbox, chunks(range(50)), name="a").batch
@@ -281,25 +188,6 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     (again,) = take(outbox, ours)
     assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
     assert sum(outbox.requests.cancel(whole(others))) == 30
-
-
-def test_a_row_between_those_of_a_request_is_not_part_of_it(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """It is tried again while they are under way, and cancelled."""
-    known = refs(outbox, batch)
-    put(outbox, batch, known, State.FAILED)
-    outbox.outcomes.new_try(whole(batch), [(known[1], None), (known[3], None)])
-    assert [list(one.refs) for one in queue.turn([], 9, now=NOW)] == [[known[1], known[3]]]
-    outbox.outcomes.new_try(whole(batch), [(known[2], None)])
-    assert sum(outbox.requests.cancel(whole(batch))) == 1
-    assert outbox.rows.states(whole(batch))[2] == State.CANCELLED
-
-
-def test_rows_in_doubt_on_both_sides_of_the_last_that_may_be_sent(outbox: Outbox, batch: str) -> None:
-    """Those that may be sent are in a request of their own."""
-    known = refs(outbox, batch)
-    take(outbox, batch, 1)
-    found = outbox.requests.queue(batch).turn([], 9, now=NOW, until=known[9])
-    assert [(list(one.refs), one.tried) for one in found] == [(known[:10], True), (known[10:100], True)]
 
 
 def test_rows_in_doubt_stay_cancelled_when_divided(outbox: Outbox, batch: str, queue: RequestQueue) -> None:

@@ -23,18 +23,9 @@ from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables
 
 ROOT = Path(__file__).parents[4]
-
-
-def test_rows_are_there_as_planned(outbox: Outbox) -> None:
-    """After commit, every row is unsent, in input order, with its task as it will be sent."""
-    done = spool(outbox, chunks(range(250)))
-    assert (done.created, done.added, done.known, done.duplicates, done.rejected) == (True, 250, 0, 0, 0)
-    assert outbox.batches.counts(whole(done.batch))[State.UNSENT] == 250
-    assert all_rows(outbox, done.batch, "rows") == list(range(250))
-    assert all_rows(outbox, done.batch, "wire", wire=True) == [task(str(row)) for row in range(250)]
 
 
 @pytest.mark.parametrize("errors", ["raise", "skip"])
@@ -71,22 +62,6 @@ def test_a_plan_that_raises_leaves_nothing(outbox: Outbox, fault: Exception) -> 
         raise fault
     assert tables(outbox.path) == NOTHING
     assert list((outbox.path.parent / "locks").iterdir()) == []
-
-
-def test_a_plan_without_rows_is_a_batch_without_rows(outbox: Outbox) -> None:
-    """An empty frame is no error: its batch is done at once."""
-    done = spool(outbox, [])
-    assert outbox.batches.get(done.batch).total == 0
-    assert outbox.batches.get(done.batch).done
-    assert list(outbox.rows.pages(whole(done.batch))) == []
-
-
-def test_what_is_asked_for_is_kept(outbox: Outbox) -> None:
-    """Place, name and description stand with the batch."""
-    done = spool(outbox, chunks(range(3)), name="nightly", description={"url": "https://svc/{x}", "key": ["x"]})
-    record = outbox.batches.get(done.batch)
-    assert (record.place, record.name) == (PLACE, "nightly")
-    assert record.description == {"url": "https://svc/{x}", "key": ["x"]}
 
 
 def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:

@@ -106,22 +106,6 @@ def test_refused(body: Any, error: type[Exception], word: str) -> None:
         compile_body(body, "POST")
 
 
-@cases(
-    (None, 'column "x": bytes'),
-    (["x"], 'column "x": bytes'),
-    ({"a": "{x}"}, 'column "x": bytes'),
-    ("see {x}", 'column "x": bytes'),
-    (lambda row: row["nope"], "KeyError: 'nope'"),
-    (lambda row: row["x"], "body: bytes"),
-)
-def test_bad_rows(body: Any, word: str) -> None:
-    """A cell without a form in JSON is its row's problem, by column and type; the other rows are made."""
-    problems = Problems()
-    bodies, _ = compile_body(body, "POST").render(block_of(pd.DataFrame({"x": [b"raw", b""]})), problems)
-    assert len(bodies) == 2
-    assert word in problems.reasons[0]
-
-
 def test_missing_in_text() -> None:
     """A missing cell is null where it keeps its type, and a problem inside a text."""
     problems = Problems()

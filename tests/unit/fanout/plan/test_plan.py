@@ -212,23 +212,6 @@ def test_the_log_of_some_operations() -> None:
     assert "operations of Cloud Tasks; the first 1,000,000 a month" in _priced(1_000).facts()["operations"]
 
 
-def test_large_bodies_are_several_operations() -> None:
-    """Each 32 KB of a task counts, at its creation and at its delivery."""
-    plan = _plan(pd.DataFrame({"x": ["a" * 100_000, "b"]}), recipe={"url": "https://svc"})
-    assert plan.costs.operations == 10
-
-
-def test_verdicts() -> None:
-    """With verdicts the frame says of each row whether it is sent, and why."""
-    states = ["new", "succeeded", "new", "new", "unsent"]
-    bad = {2: "no URL", 3: "duplicate of row 0"}
-    found = Forecast(tasks=["t"] * 5, problems=bad, sendable=2, duplicates=1, states=states)
-    frame = _plan(found=found, verdicts=True).frame
-    assert list(frame.columns) == ["url", "body", "schedule_time", "task", "problem", "verdict", "why"]
-    assert frame["verdict"].tolist() == ["send", "skip", "skip", "skip", "send"]
-    assert frame["why"].tolist() == ["new", "succeeded", "problem", "problem", "unsent"]
-
-
 @cases(
     ({}, ["Plan for queue reports", "nothing was sent", 'url: "x" is missing', "plan.submit() would raise"]),
     ({"errors": "skip"}, ["→ plan.submit()"]),

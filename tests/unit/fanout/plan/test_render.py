@@ -339,12 +339,6 @@ def test_a_text_for_every_row() -> None:
     assert {read_task(task)[1] for task in chunk.tasks} == {b"origins"}
 
 
-def test_later_frame_without_a_column() -> None:
-    """A later frame that lacks a column is refused like the first."""
-    with pytest.raises(TemplateError, match='"origin"'):
-        _chunks([FRAME, FRAME[["n"]]], url="https://svc/{origin}")
-
-
 def test_largest_task() -> None:
     """A task is taken up to the byte that leaves room for what the service adds, and not one byte beyond."""
     (task,) = _chunks(pd.DataFrame({"x": ["x" * 1_000_000]}))[0].tasks

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.options import TaskOptions
-from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems, function_name
 from cloudtasks_nb.fanout.plan.url import compile_url, literal_url, url
 from tests.cases import cases

@@ -96,19 +96,6 @@ def test_tasks_that_another_outbox_has_sent_are_told(outbox: Outbox, batch: str,
     assert_each_once(outbox, batch, service)
 
 
-def test_rows_that_are_added_meanwhile_are_sent(outbox: Outbox) -> None:
-    """A sender that is at work also sends the rows that come to its batch."""
-    batch = spool(outbox, chunks(range(2_000)), name="n").batch
-
-    def lengthen(rpc: str, number: int) -> None:
-        if number == 5:
-            spool(outbox, chunks(range(2_300)), name="n")
-
-    service = Service(before=lengthen)
-    assert run_send(outbox, batch, service).sent == 2_300
-    assert_each_once(outbox, batch, service, 2_300)
-
-
 def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
     """No call is over 4 MiB: large tasks make smaller ones."""
     wide = [chunk(range(at, at + 4), request=lambda row: f"{row}-" + "x" * 230_000) for at in (0, 4, 8)]

@@ -151,16 +151,6 @@ def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
     return asyncio.run(both())
 
 
-def test_a_second_sender_waits_and_finds_nothing_left(outbox: Outbox, batch: str) -> None:
-    """Two kernels on one batch: one sends, the other waits for it and sends nothing."""
-    service = Service()
-
-    reports = send_twice(outbox, batch, service)
-    assert sorted(report.sent for report in reports) == [0, ROWS]
-    assert_each_once(outbox, batch, service)
-    assert service.calls == {"BatchCreateTasks": 13}
-
-
 def test_two_senders_without_locks_are_harmless(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where locks do not work both send, and each task is there once all the same."""
     monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(OSError(38, "no locks")))

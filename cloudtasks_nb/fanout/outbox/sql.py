@@ -1,6 +1,6 @@
-"""How many rows of each part of a batch are in which state, and why: counted anew whenever rows change.
+"""SQL that the parts of the outbox share: which rows are meant, what their columns show, and how they are counted.
 
-Also small helpers for SQL.
+How many rows of each part of a batch are in which state, and why, is counted anew whenever rows change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ __all__ = [
     "CAUSE",
     "FAILING",
     "MESSAGE",
-    "REASON",
     "ROWS",
     "SHOWN_STATE",
     "TALLIES",
@@ -34,22 +33,19 @@ __all__ = [
     "Tally",
     "adjust",
     "as_json",
-    "causes",
     "counted",
     "counts",
-    "find_input",
+    "firsts",
     "in_sql",
     "not_found",
     "number",
     "number_of",
     "paged",
-    "ranges",
     "scope_of",
     "spans_of",
     "store_input",
     "tallied",
     "touch",
-    "within",
 ]
 
 T = TypeVar("T")
@@ -81,20 +77,14 @@ ALL = 1 << 62
 #: The state of a row as others see it: a row in doubt counts as sent.
 SHOWN_STATE = f"iif(state = {IN_DOUBT}, {State.SENT:d}, state)"
 
-# The message is not of an earlier attempt that ended otherwise.
-_CURRENT = "(said = coalesce(attempts, 0) OR code IS status)"
-
 #: Rows that failed, or whose last attempt did.
 FAILING = f"(state = {State.FAILED:d} OR (state IN ({', '.join(f'{state:d}' for state in OPEN)}) AND status > 0))"
 
 #: Why a row failed, or its last attempt did: the cause of its message, else its status; '' for neither.
-CAUSE = f"coalesce(iif({_CURRENT}, cause, NULL), status, '')"
+CAUSE = "coalesce(iif(current, cause, NULL), status, '')"
 
 #: The message of a row, unless it is of an earlier attempt that ended otherwise.
-MESSAGE = f"iif({_CURRENT}, message, NULL)"
-
-#: Why a row was rejected, or how the task of a row that is gone has left its queue.
-REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
+MESSAGE = "iif(current, message, NULL)"
 
 
 def in_sql(states: Iterable[int]) -> str:
@@ -148,15 +138,6 @@ def counts(connection: sqlite3.Connection, rows: Scope) -> dict[State, int]:
     return found
 
 
-def causes(connection: sqlite3.Connection, rows: Scope, *states: int) -> list[tuple[Any, int]]:
-    """Return the causes of the rows in some states and their numbers, the most frequent first."""
-    found: Counter[Any] = Counter()
-    for state, cause, n in tallied(connection, rows):
-        if state in states:
-            found[cause] += n
-    return found.most_common()
-
-
 def tallied(connection: sqlite3.Connection, rows: Scope) -> list[tuple[int, Any, int]]:
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
     scope = scope_of(connection, rows)
@@ -174,11 +155,9 @@ def number_of(connection: sqlite3.Connection, batch: str) -> int:
     BatchNotFoundError
         If the outbox does not have it.
     """
-    found = connection.execute("SELECT num FROM batches WHERE id = ?", (batch,)).fetchone()
-    if found is None:
-        raise not_found(batch)
-    number: int = found[0]
-    return number
+    for num in firsts(connection, "SELECT num FROM batches WHERE id = ?", batch):
+        return int(num)
+    raise not_found(batch)
 
 
 def not_found(batch: str) -> BatchNotFoundError:
@@ -201,20 +180,6 @@ def scope_of(connection: sqlite3.Connection, rows: Scope) -> int:
     return -rows.input
 
 
-def within(connection: sqlite3.Connection, rows: Scope, refs: Iterable[int]) -> list[int]:
-    """Return those of the refs of rows of a batch that are in a scope of it."""
-    found = connection.execute(
-        f"SELECT value FROM json_each(?) WHERE {WITHIN.format(scope='?', ref='value')}",
-        (as_json(refs), scope_of(connection, rows)),
-    )
-    return [ref for (ref,) in found]
-
-
-def ranges(connection: sqlite3.Connection, num: int) -> list[tuple[int, int]]:
-    """Return the first and the last ref of each part of a batch, in input order."""
-    return connection.execute("SELECT first, last FROM spans WHERE scope = ? ORDER BY first", (num,)).fetchall()
-
-
 def touch(connection: sqlite3.Connection, num: int) -> None:
     """Note that the batch has changed now."""
     connection.execute("UPDATE batches SET changed = ? WHERE num = ?", (time.time(), num))
@@ -224,6 +189,11 @@ def number(connection: sqlite3.Connection, query: str, *values: Any) -> int:
     """Return the one number that a query gives."""
     found: int = connection.execute(query, values).fetchone()[0]
     return found
+
+
+def firsts(connection: sqlite3.Connection, query: str, *values: Any) -> list[Any]:
+    """Return the first column of what a query gives."""
+    return [value for value, *_ in connection.execute(query, values)]
 
 
 def as_json(values: Iterable[int | str]) -> str:
@@ -238,21 +208,18 @@ def paged(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield page
 
 
-def find_input(connection: sqlite3.Connection, batch: str, digest: bytes) -> Scope | None:
-    """Return the rows of the input with a digest, if the batch was given it before."""
-    query = "SELECT input, n FROM inputs WHERE num = ? AND digest = ?"
-    found = connection.execute(query, (number_of(connection, batch), digest)).fetchone()
-    return None if found is None else Scope(batch, *found)
-
-
-def store_input(connection: sqlite3.Connection, batch: str, digest: bytes, spans: Iterable[Span]) -> Scope:
-    """Store which rows of a batch are in an input that it was not given before."""
+def store_input(connection: sqlite3.Connection, batch: str, digest: bytes, spans: Iterable[Span]) -> tuple[Scope, bool]:
+    """Store which rows of a batch are in the input with a digest; return these, and whether the input is new to it."""
     values = (number_of(connection, batch), digest)
-    number = connection.execute("INSERT INTO inputs (num, digest, n) VALUES (?, ?, 0)", values).lastrowid or 0
-    connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", ((-number, *span) for span in spans))
-    rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
-    found = connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ? RETURNING n", (number,)).fetchall()
-    return Scope(batch, number, found[0][0])
+    added = connection.execute("INSERT OR IGNORE INTO inputs (num, digest, n) VALUES (?, ?, 0)", values)
+    if added.rowcount:
+        connection.executemany(
+            "INSERT INTO spans VALUES (?, ?, ?, ?)", ((-(added.lastrowid or 0), *span) for span in spans)
+        )
+        rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
+        connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ?", (added.lastrowid,))
+    found = connection.execute("SELECT input, n FROM inputs WHERE num = ? AND digest = ?", values).fetchone()
+    return Scope(batch, *found), added.rowcount > 0
 
 
 def spans_of(rows: Iterable[tuple[int, int]]) -> Iterator[Span]:

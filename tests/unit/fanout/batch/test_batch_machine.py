@@ -1,0 +1,453 @@
+"""A batch under kernels, stores and a service with faults, compared with what became of its tasks.
+
+The world of `tests/simulation` runs the toolkit's own code from the public verbs down to the serialized requests, and
+the emulator's engine, on a simulated clock. A home is a folder; it has one kernel at a time, which can be killed,
+stopped, put to sleep, copied, restored from a backup, or have a wrong clock. Verbs, faults and time are the rules.
+
+What is compared after each step:
+
+- each task was created at most once, and no row has more tries than somebody wished;
+- nothing is created after a cancel that is final, nothing beyond a canary that has not succeeded, nothing while
+  every kernel says that rows are held;
+- `status`, `progress` and `tasks` of each kernel say the same.
+
+And at the end, after the faults: what `tasks` says of each row is what `fold` makes of all evidence: the whole log, the
+queue and the stored results.
+
+What is not covered: interrupts and damage (`outbox/test_outbox_machine.py`), large batches, Google's own behaviour,
+two kernels of a home at once, functions that change (`integration/fanout/test_two_homes.py`).
+"""
+
+import datetime as dt
+import math
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cloudtasks_nb._names import TAG_HEADER, QueueName
+from cloudtasks_nb.client.client import Client
+from cloudtasks_nb.emulator.model.refusal import RefusedError
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, pending_evidence
+from cloudtasks_nb.fanout.evidence import Evidence, Row, fold
+from cloudtasks_nb.fanout.plan.identity import try_of
+from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.results import ResultWriter, StoredResult
+from cloudtasks_nb.store.store import Store
+from tests.simulation.cloud import Cloud, Delivery
+from tests.simulation.kernel import Kernel, copy_home, faulty_stores
+from tests.simulation.world import START, Process, World
+
+HOMES = st.sampled_from(["ada", "bob"])
+ROWS_OF_ALL = range(8)
+ROWS = st.sampled_from([ROWS_OF_ALL, range(4), range(2, 10)])
+BROKEN = st.sampled_from([(), (), (1, 3), range(10)])
+CANARY = 2
+NAME, QUEUE = "march", "q"
+ENDED = ("unsent", "succeeded", "failed", "rejected", "cancelled", "gone")
+HOUR = 3600.0
+#: Where files cost no waiting for a disk.
+MEMORY = Path("/dev/shm")  # noqa: S108 - each has a folder of its own in it
+#: Seconds in which another kernel that runs learns of a cancel.
+LEARNS = 4.0
+
+
+#: What runs without `--hypothesis-profile=long`: the same examples each time, more of them in CI.
+FEW: dict[str, Any] = {
+    "max_examples": 300 if "CI" in os.environ else 20,
+    "stateful_step_count": 10,
+    "derandomize": True,
+}
+
+
+class Batches(RuleBasedStateMachine):
+    """One batch, its homes, the service, and what was wished."""
+
+    #: Whether kernels outlive hours, and a cancel is final while another kernel is stopped: see the tests at the end.
+    gaps = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.root = Path(tempfile.mkdtemp(prefix="batches-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.stack.callback(shutil.rmtree, self.root, ignore_errors=True)
+        self.world = World()
+        self.faults: dict[Process, str] = {}
+        self.stack.enter_context(faulty_stores(self.world, self.faults))
+        self.files = self.stack.enter_context(ExitStack())
+        self.stack.enter_context(self.world.patched())
+        self.kernels: dict[str, Kernel] = {}
+        self.stopped: dict[str, Any] = {}
+        self.broken: Sequence[int] = ()
+        self.rpcs: dict[str, str] = {}  # the fault of the next call
+        self.succeeded = dict[int, float]()  # when a row succeeded first
+        self.tries = Counter[int]()  # tries of each row that were wished
+        self.risked = dict[str, set[int]]()  # rows of which a home was told that they may have been sent
+        self.rates = dict[str, tuple[float, float]]()  # of a home: rows a second, and since when
+        self.checked = 0  # creations
+        self.final: float | None = None  # from when on nothing may be created
+        self.lifted = False  # the canary
+        self.cancelled = False
+
+    @initialize(canary=st.booleans(), logged=st.booleans(), stores=st.booleans())
+    def begin(self, *, canary: bool = False, logged: bool = True, stores: bool = False) -> None:
+        """Choose the options of the batch, and what tells of its tasks."""
+        self.canary, self.logged = canary, logged
+        self.writer = ResultWriter(Store(self.root / "store")) if stores else None
+        self.service = Process(self.world, self.root / "cloud")
+        self.cloud = Cloud(self.service, self.answer, before=self.before, after=self.after)
+        self.files.callback(self.cloud.close)
+        ratio = 1.0 if logged else 0.0
+        self.oracle = self.kernel("oracle")
+        self.oracle.do(lambda tasks: tasks.queue(QUEUE, create=True, max_attempts=2, log_sampling_ratio=ratio))
+
+    def answer(self, delivery: Delivery) -> int:
+        """Be the target."""
+        status = 500 if delivery.body["n"] in self.broken else 200
+        if status == 200:
+            self.succeeded.setdefault(delivery.body["n"], delivery.at)
+        if self.writer is not None:
+            error = "Traceback\nKeyError: 1" if status == 500 else None
+            tag, at = delivery.headers[TAG_HEADER.lower()], dt.datetime.fromtimestamp(START + delivery.at, dt.UTC)
+            facts: dict[str, Any] = {"attempt": delivery.attempt, "started": at, "duration": 0.2, "tag": tag}
+            self.writer.put(StoredResult(task=delivery.task, status=status, result=None, error=error, **facts))
+        return status
+
+    def before(self, _caller: Process, rpc: str) -> float:
+        """Refuse a call."""
+        if self.rpcs.get(rpc) == "refused":
+            del self.rpcs[rpc]
+            raise RefusedError("UNAVAILABLE", "Try again.")
+        return 0.01
+
+    def after(self, _caller: Process, rpc: str) -> float:
+        """Lose an answer, or have it come late."""
+        if (fault := self.rpcs.pop(rpc, None)) == "lost":
+            raise RefusedError("UNAVAILABLE", "The connection was reset.")
+        return 0.01 if fault is None else 25.0
+
+    def kernel(self, home: str, ahead: float = 0.0) -> Kernel:
+        """Return the kernel of a home, which is started if there is none."""
+        if home not in self.kernels:
+            self.kernels[home] = Kernel(self.cloud, self.root / home, self.root / "store", ahead)
+            self.files.callback(self.kernels[home].close)
+        return self.kernels[home]
+
+    def open(self, home: str) -> Any:
+        """Open the batch; None if it is known nowhere."""
+        try:
+            return self.kernel(home).do(lambda tasks: tasks.batch(NAME))
+        except BatchNotFoundError:
+            return None
+
+    def runs(self, home: str) -> bool:
+        """Return whether the home can take a step."""
+        return home not in self.stopped
+
+    # Verbs
+
+    @precondition(lambda self: not self.cancelled)
+    @rule(
+        home=HOMES, rows=ROWS, rate=st.sampled_from([None, 0.5, 4]), ahead=st.sampled_from([0.0, 0.0, -HOUR, 2 * HOUR])
+    )
+    def cell(self, home: str, rows: range = ROWS_OF_ALL, rate: float | None = None, ahead: float = 0.0) -> None:
+        """Run the cell that makes the batch."""
+        if not self.runs(home):
+            return
+        rows = ROWS_OF_ALL if self.canary else rows
+        frame = pd.DataFrame({"n": rows})
+        options: dict[str, Any] = {"canary": CANARY} if self.canary else {}
+        options |= {"send_rate": rate} if rate else {}
+
+        def run(tasks: Client) -> None:
+            url = "https://target.example/{n}"
+            tasks.queue(QUEUE).fan_out(frame, url=url, body=["n"], name=NAME, progress=False, **options)
+
+        self.kernel(home, ahead)
+        if self.verb(home, run):
+            self.rates[home] = rate or math.inf, self.world.elapsed
+        for row in rows:
+            self.tries[row] = max(self.tries[row], 1)
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES, name=st.sampled_from(["retry_failed", "resend", "resume"]))
+    def again(self, home: str, name: str) -> None:
+        """Send rows again, or what is held."""
+        if not self.runs(home) or (batch := self.open(home)) is None:
+            return
+        shown = self.kernels[home].do(lambda _: batch.tasks())
+        for row in shown["n"]:
+            self.tries[row] += name != "resume"
+        if name == "resume":
+            self.lifted, held = True, batch.status().state == "held"
+            self.risked.setdefault(home, set()).update(shown["n"][shown["state"] == "unsent"] if held else ())
+        self.final = None
+        self.verb(home, lambda _: getattr(batch, name)(*([shown] if name == "resend" else [])))
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES)
+    def cancel(self, home: str) -> None:
+        """Cancel, and wait until that is final."""
+        if not self.runs(home) or (batch := self.open(home)) is None or (self.stopped and not self.gaps):
+            return
+        if self.verb(home, lambda _: batch.cancel().wait("300s")):
+            self.cancelled, others = True, {*self.kernels} - {home, "oracle"} - self.stopped.keys()
+            self.final = self.world.elapsed + (LEARNS if others else 0)
+
+    def verb(self, home: str, call: Any) -> bool:
+        """Call a verb; return whether it was not refused."""
+        try:
+            self.kernels[home].do(call)
+        except CloudTasksError:
+            return False
+        return True
+
+    # Time and faults
+
+    @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 5.0, 70.0]))
+    def wait(self, seconds: float) -> None:
+        """Let time go by."""
+        self.world.go_on(seconds)
+
+    @rule(rows=BROKEN)
+    def edit(self, rows: Sequence[int]) -> None:
+        """Have the target fail for some rows from now on."""
+        self.broken = rows
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES)
+    def kill(self, home: str) -> None:
+        """Kill a kernel."""
+        self.go(home)
+        if home in self.kernels:
+            self.kernels.pop(home).process.kill()
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES, asleep=st.booleans())
+    def stop(self, home: str, *, asleep: bool) -> None:
+        """Stop a kernel, or suspend its machine."""
+        if home in self.kernels and self.runs(home):
+            self.stopped[home] = ExitStack()
+            self.stopped[home].enter_context(self.world.stopped(self.kernels[home].process, asleep=asleep))
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES)
+    def go(self, home: str) -> None:
+        """Have a kernel go on."""
+        if home in self.stopped:
+            self.stopped.pop(home).close()
+
+    @precondition(lambda self: bool(self.tries))
+    @rule()
+    def hours(self) -> None:
+        """Let two hours go by, in which no kernel runs."""
+        for home in () if self.gaps else ("ada", "bob"):
+            self.kill(home)
+        with self.world.stopped(*(kernel.process for home, kernel in self.kernels.items() if self.runs(home))):
+            self.world.go_on(2 * HOUR)
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES, fault=st.sampled_from(["slow", "read-only", "failing", "stale", ""]))
+    def store(self, home: str, fault: str) -> None:
+        """Give the store a fault, as a home sees it."""
+        if home in self.kernels:
+            self.faults[self.kernels[home].process] = fault
+
+    @rule(
+        rpc=st.sampled_from(["BatchCreateTasks", "ListLogEntries", "BatchDeleteTasks"]),
+        fault=st.sampled_from(["lost", "refused", "late"]),
+    )
+    def call(self, rpc: str, fault: str) -> None:
+        """Give the next call of the service a fault."""
+        self.rpcs[rpc] = fault
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES, to=HOMES)
+    def copy(self, home: str, to: str) -> None:
+        """Copy a home into another one, which begins with that."""
+        if home != to and (self.root / home).exists():
+            self.kill(to)
+            copy_home(self.root / home, self.root / to)
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES)
+    def backup(self, home: str) -> None:
+        """Make a backup of a home."""
+        if (self.root / home).exists():
+            copy_home(self.root / home, self.root / f"{home}-backup")
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(home=HOMES)
+    def restore(self, home: str) -> None:
+        """Restore a home from its backup."""
+        if (self.root / f"{home}-backup").exists():
+            self.kill(home)
+            copy_home(self.root / f"{home}-backup", self.root / home)
+
+    # What is compared
+
+    @invariant()
+    def created_as_wished(self) -> None:
+        """Compare the creations since the last step with what was wished."""
+        if not hasattr(self, "cloud"):
+            return
+        done, names = self.cloud.creations, Counter(one.task for one in self.cloud.creations)
+        for one in done[self.checked :]:
+            row, home = int(one.url.rpartition("/")[2]), one.caller.home.name
+            known = names[one.task] == 1 or row in self.risked.get(home, ())
+            assert known, f"row {row} was sent twice as {one.task}"
+            assert (try_of(one.task) or 0) <= self.tries[row] or not self.tries[row], f"row {row} has too many tries"
+            assert self.final is None or one.at <= self.final, f"row {row} was sent after the cancel was final"
+            if self.canary and not self.lifted and row >= CANARY:
+                early = {canary for canary, at in self.succeeded.items() if at <= one.at}
+                assert early >= {*range(CANARY)}, f"row {row} was sent before the canary had succeeded"
+            rate, since = self.rates.get(home, (math.inf, 0))
+            last = [
+                other for other in done if other.caller is one.caller and max(since, one.at - 10) < other.at <= one.at
+            ]
+            assert len(last) <= 10 * rate + max(rate, 1) + 1, f"{home} has sent {len(last)} rows in 10 s"
+        self.checked = len(done)
+
+    @invariant()
+    def views_agree(self) -> None:
+        """Compare what the views of a kernel say at one time."""
+        for home in ("ada", "bob"):
+            if home in self.kernels and self.runs(home) and not self.faults.get(self.kernels[home].process):
+                self.kernels[home].do(self.compare)
+
+    def compare(self, tasks: Client) -> None:
+        """Compare the views of one kernel."""
+        listed = tasks.batches()
+        for name in listed.index:
+            batch = tasks.batch(name)
+            shown, progress, status = batch.tasks(), batch.progress(), batch.status()
+            counts = Counter(state if state in ENDED else "sent" for state in shown["state"])
+            if progress.succeeded is not None:
+                assert {state: getattr(progress, state) for state in ENDED} == {state: counts[state] for state in ENDED}
+            assert progress.status == status
+            assert progress.total == len(shown)
+            assert progress.finished == (not counts["sent"] and not counts["unsent"]) or progress.succeeded is None
+
+    def teardown(self) -> None:
+        """Let the faults end and all kernels open the batch; then compare each row with all evidence."""
+        try:
+            if hasattr(self, "cloud"):
+                self.settle()
+            assert not self.world.unhandled
+        finally:
+            self.stack.close()
+
+    def settle(self) -> None:
+        """Compare at the end."""
+        self.rpcs.clear()
+        self.faults.clear()
+        for home in [*self.stopped]:
+            self.go(home)
+        for home in ("ada", "bob"):
+            self.open(home)
+        self.world.go_on(100)
+        self.created_as_wished()
+        for home in ("ada", "bob"):
+            if (batch := self.open(home)) is not None:
+                self.world.go_on(5)
+                self.kernels[home].do(self.compare)
+                for row, state, task in (
+                    self.kernels[home].do(lambda _: batch.tasks()[["n", "state", "task"]]).itertuples(index=False)
+                ):
+                    self.true(self.kernels[home].process, row, state, task)
+
+    def true(self, process: Process, row: int, state: str, task: str) -> None:
+        """Compare the state of a row, as a process has it, with what all evidence tells of its task."""
+        if not self.logged:
+            return  # what no witness tells, no home knows
+        told = [one for one in self.evidence() if one.task == task]
+        assert state != "unsent" or not told, f"row {row} is no more unsent"
+        if not told:
+            return
+        number = try_of(task) or 0
+        mine = Row(ref=1, tries=number, state=State.SENT, deleting=number if self.cancelled else None)
+        begun = [mine]
+        if self.cancelled and task not in {one.task for one in self.cloud.creations if one.caller is process}:
+            begun.append(Row(ref=1, tries=number, state=State.CANCELLED))  # before it knew of the task
+        ends = {State(reduce(lambda row, one: fold(row, one, number, None), told, row).state) for row in begun}
+        expected = {end.name.lower() for end in ends}
+        assert (state if state in ENDED else "sent") in expected, f"row {row} is {expected}, not {state}"
+
+    def evidence(self) -> list[Evidence]:
+        """Return what log and queue tell."""
+        if not self.cloud.creations:
+            return []
+        name = QueueName.parse(f"{self.oracle.connection.endpoint.parent()}/queues/{QUEUE}")
+        watcher, limit = self.oracle.connection.watcher, Limit({}, {"max_attempts": 2})
+
+        async def read() -> list[Evidence]:
+            batch = next(one.task for one in self.cloud.creations).split("-")[1]
+            log = Log(watcher, name, batch, limit)
+            found = [one async for page in log.read(None, 0) for one in page]
+            async for pending in watcher.pages(name):
+                found += [pending_evidence(task, one, watcher.now()) for task, one in pending.items()]
+            return found
+
+        return self.oracle.do(lambda _: self.oracle.process.run(read()))
+
+
+@pytest.fixture
+def state() -> Iterator[Batches]:
+    """Give a batch in which nothing has happened, and which lets gaps happen."""
+    made = Batches()
+    made.gaps = True
+    yield made
+    made.stack.close()
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a home that was stopped for hours does not read again")
+@pytest.mark.parametrize("words", [{}, {"logged": False, "stores": True}], ids=["log", "results"])
+def test_a_home_that_was_stopped_for_hours_sends_nothing_again(state: Batches, words: dict[str, bool]) -> None:
+    """What another one has sent meanwhile is in the log, or in the results."""
+    state.begin(**words)
+    state.cell("ada", rate=0.5)
+    state.wait(1.0)
+    state.stop("ada", asleep=False)
+    state.cell("bob")
+    state.again("bob", "resume")
+    state.wait(70.0)
+    state.go("ada")
+    state.hours()
+    state.wait(70.0)
+    assert len(state.cloud.creations) >= len(ROWS_OF_ALL)
+    state.created_as_wished()
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a sender asks for cancels by a clock of its own")
+def test_a_home_that_was_stopped_sends_nothing_past_a_cancel(state: Batches) -> None:
+    """It was final in the other home."""
+    state.begin()
+    state.cell("ada", rate=4)
+    state.wait(0.3)
+    state.stop("ada", asleep=True)
+    state.cancel("bob")
+    state.go("ada")
+    state.wait(5.0)
+    assert state.final is not None
+    state.created_as_wished()
+
+
+TestBatches = Batches.TestCase
+TestBatches.settings = settings(
+    **({} if settings.default is settings.get_profile("long") else FEW),
+    suppress_health_check=[*HealthCheck],
+    phases=[Phase.generate],
+    print_blob=True,
+)
