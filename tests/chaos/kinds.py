@@ -247,7 +247,7 @@ class _Log(NamedTuple):
     flaky: int = 5  #: of so many rows one fails at the first attempt of each task; 0: none
 
 
-#: What the log is like in rounds of the kind `log`. If a queue logs every operation, a task that left it after a failed
+#: What the log is like in rounds of the kind `log`. If no entry is missing, a task that left the queue after a failed
 #: attempt counts as failed as soon as its row has settled. So where entries are missing, or come later, no task fails
 #: first and succeeds then.
 LOGS = {
@@ -276,7 +276,7 @@ class LogRound(Round):
         self._more = {"distorted": True}
         self._name = self._random.choice(list(LOGS))
         log = LOGS[self._name]
-        self._logged, self._oracle.flaky = log.logged, log.flaky
+        self._logged, self._complete, self._oracle.flaky = log.logged, not log.missing, log.flaky
         self._options = ("--log-index-delay", *log.delays) if log.delays else ()
         if log.missing:
             # Only the names of tasks protect rows that a killed kernel has sent.
@@ -307,7 +307,7 @@ class LogRound(Round):
         told = set[str]()
         for payload in self._entries("attemptResponseLog"):
             attempt = payload["attemptResponseLog"]
-            if attempt["status"] == "OK" or attempt["dispatchCount"] == "2" or self._logged == 1:
+            if attempt["status"] == "OK" or attempt["dispatchCount"] == "2" or self._complete:
                 told.add(payload["task"].rpartition("/")[2])
         stored = self._oracle.results is not None
         answers = self._oracle.answers.items()

@@ -27,7 +27,7 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.fanout.batch import catalog, tracker
 from cloudtasks_nb.fanout.outbox import database
-from cloudtasks_nb.service import clock
+from cloudtasks_nb.service import clock, open_clients
 
 T = TypeVar("T")
 
@@ -35,12 +35,17 @@ T = TypeVar("T")
 START = 1_800_000_000.0
 #: Simulated seconds after which a verb hangs.
 _PATIENCE = 900.0
+#: Turns at one moment after which the time goes on by itself: a wait can be shorter than the clock can tell.
+_AT_ONCE = 1_000
+#: Turns without a wait after which something goes round in circles.
+_TOO_MANY = 100_000
 #: What modules keep for a process.
 _STATE: dict[Any, dict[str, Callable[[], Any]]] = {
     tracker: {"_trackers": WeakValueDictionary, "_busy": set},
     clock: {"_known": dict},
     catalog: {"_catalogs": WeakSet},
     database: {"_locks": WeakSet},
+    open_clients: {"_open": list, "_held": list},
 }
 _REAL = {name: getattr(time, name) for name in ("time", "time_ns", "monotonic", "monotonic_ns", "clock_gettime")}
 
@@ -164,6 +169,7 @@ class World:
         self._entered: Process | None = None  # whose state the modules keep
         self.unhandled: list[dict[str, Any]] = []  # what loops report of exceptions
         self._jobs: deque[tuple[Process, Callable[[], None]]] = deque()
+        self._turns = 0  # without a wait
         self._random = random.Random(0)
 
     def now_ns(self) -> int:
@@ -199,7 +205,9 @@ class World:
         if first > max(self.elapsed, limit):
             self.elapsed = max(self.elapsed, limit)
             return False
-        self.elapsed = max(self.elapsed, first)
+        self._turns = self._turns + 1 if first <= self.elapsed else 0
+        assert self._turns < _TOO_MANY, f"nothing waits in {[one.home.name for _, one in due]}"
+        self.elapsed = max(self.elapsed + 1e-6 * (self._turns > _AT_ONCE), first)
         for at, process in due:
             if at <= self.elapsed and not process.dead:
                 with self.within(process):
@@ -279,6 +287,9 @@ class World:
             return process().run(coroutine, timeout)
 
         with pytest.MonkeyPatch.context() as patch:
+            for module, of in _STATE.items():  # what the test's own process has comes back afterwards
+                for name in of:
+                    patch.setattr(module, name, getattr(module, name))
             for name, read in {"time": self._wall, "monotonic": self._ticks}.items():
                 patch.setattr(time, name, read)
                 patch.setattr(time, f"{name}_ns", lambda read=read: round(read() * 1e9))

@@ -177,9 +177,9 @@ class Notebook:
 
 
 def text_of(content: dict[str, Any]) -> str:
-    """Return the text of a kernel's message, without colours."""
+    """Return the text of a kernel's message, without colours and without the empty lines of progress."""
     texts = [content.get("text"), content.get("data", {}).get("text/plain"), *content.get("traceback", ())]
-    return re.sub(r"\x1b\[[\d;]*m", "", "".join(f"{text.rstrip()}\n" for text in texts if text))
+    return re.sub(r"\x1b\[[\d;]*m", "", "".join(f"{text.rstrip()}\n" for text in texts if text and text.strip()))
 
 
 @pytest.fixture
