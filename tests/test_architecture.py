@@ -34,7 +34,7 @@ EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", 
 #: The modules that translate between the API's messages and plain values.
 PROTOBUF = {
     *("service.convert", "service.refusal", "service.rest", "service.rpcs", "service.transport", "service.oplog"),
-    *("fanout.plan.foreign", "fanout.plan.render", "fanout.sender.operation"),
+    *("fanout.plan.render", "fanout.sender.operation"),
 }
 #: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.
 ONLY_IN = {

@@ -38,7 +38,6 @@ _COMMANDS = {
     "tasks.batches()": "cloudtasks-nb batches",
     "tasks.doctor()": "cloudtasks-nb doctor",
     "batch.resume()": "cloudtasks-nb watch BATCH --resume",
-    "batch.resume(trust=True)": "cloudtasks-nb watch BATCH --trust",
 }
 
 #: Help on the options of `doctor`, which select a connection.
@@ -142,12 +141,6 @@ def _add_watch(commands: Any, batch_filter: argparse.ArgumentParser) -> None:
     )
     watch.add_argument("batch", help="its id, the beginning of its id, or its name")
     watch.add_argument("--resume", action="store_true", help="send its unsent rows first")
-    watch.add_argument(
-        "--trust",
-        action="store_true",
-        help="send them with the rows that another home has rendered: whom these call, with whose token, is printed; "
-        "--resume alone shows it and sends nothing",
-    )
     watch.set_defaults(run=_watch)
 
 
@@ -270,8 +263,8 @@ def _watch(options: argparse.Namespace) -> int:
         client = connect(place.project, place.location, endpoint=reached.target or place.endpoint, **store)
     with client as tasks:
         batch = tasks.batch(record.id)
-        if options.resume or options.trust:
-            batch.resume(trust=options.trust)
+        if options.resume:
+            batch.resume()
         batch.wait()
         sys.stdout.write(f"{batch!r}\n")
         progress = batch.progress()

@@ -22,10 +22,10 @@ def plain_reason(error: CloudTasksError) -> str:
 
 
 def templates_error(label: str, batch: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> BatchExistsError:
-    """Return the error for a batch that was made of other templates."""
+    """Return the error for a batch that was made of other templates; these are not known if they are empty."""
     after = orjson.loads(orjson.dumps(dict(now), default=str))
     # Names with an underscore describe the sending, not the templates.
-    words = sorted(word for word in before.keys() | after if not word.startswith("_"))
+    words = sorted(word for word in before.keys() | after if before and not word.startswith("_"))
     changes = [
         mask_text(f"; {word} was {before.get(word)!r}, is {after.get(word)!r}")
         for word in words

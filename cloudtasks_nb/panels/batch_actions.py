@@ -17,10 +17,9 @@ from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import find_secrets, mask_text
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.resend import Foreign
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.view import BatchView
-from cloudtasks_nb.fanout.states import FINAL, State
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_list import method_of
 from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
 from cloudtasks_nb.panels.forms.notebook import quoted
@@ -174,7 +173,7 @@ class BatchActions:
 
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
-        batch, view, code = self._open()
+        batch, _, code = self._open()
         rows, succeeded, gone = (
             counted(again.count, "rows"),
             *map(again.counts.get, (State.SUCCEEDED.word, State.GONE.word)),
@@ -195,7 +194,6 @@ class BatchActions:
             f"{rows} of batch {batch.id} will be {done} again",
             question,
             ask=again.count > _ASK_ABOVE or bool(succeeded or gone),
-            foreign=view.foreign(FINAL, again.refs()),
             again=again.refs,
         )
 
@@ -218,8 +216,7 @@ class BatchActions:
             line=f"{code}.resume()",
             danger=False,
         )
-        status, foreign = f"sending {rows} of batch {batch.id}", view.foreign({State.UNSENT})
-        self._start(batch.resume, status, question, ask=count > _ASK_ABOVE, foreign=foreign)
+        self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=count > _ASK_ABOVE)
 
     def _ask_cancel(self) -> None:
         batch, view, code = self._open()
@@ -265,19 +262,15 @@ class BatchActions:
         question: Question,
         *,
         ask: bool,
-        foreign: Foreign | None = None,
         again: Callable[[], Iterable[int]] = list,
     ) -> None:
         """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one.
 
-        The rows that `again` returns are sent again by it, and stay in sight. With rows that this home did not render,
-        the question is asked in any case and says what they do; they are trusted when it is confirmed.
+        The rows that `again` returns are sent again by it, and stay in sight.
         """
-        batch, view, _ = self._open()
+        batch, _, _ = self._open()
 
         def run() -> None:
-            if foreign is not None:
-                view.trust(foreign)
             refs = [*again()]
             if refs:
                 self._panel.notify(f"{question.verb} of batch {batch.id} …")
@@ -289,11 +282,7 @@ class BatchActions:
                 self._shown.follow(refs)
             self._shown.changed()
 
-        if foreign is not None:
-            more = "trust=True)" if question.line.endswith("()") else ", trust=True)"
-            line = question.line.removesuffix(")") + more
-            self._panel.ask(replace(question, facts=foreign.lines, line=line), run)
-        elif ask:
+        if ask:
             self._panel.ask(question, run)
         else:
             self._panel.start(run, changes=True)

@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
 from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
-from cloudtasks_nb.fanout.batch.resend import NewTries, check_trusted, find_foreign
+from cloudtasks_nb.fanout.batch.resend import NewTries, check_rendered
 from cloudtasks_nb.fanout.batch.results import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
@@ -446,7 +446,7 @@ class Batch:
         made.insert(0, "row", self._frames.labels([refs.get(task) for task in made["task"]]))
         return made
 
-    def retry_failed(self, where: Any = None, *, trust: bool = False) -> Self:
+    def retry_failed(self, where: Any = None) -> Self:
         """Make a new try for rows in state `failed`, in the background.
 
         Their stored results are read first: a row that has succeeded after its last attempt was given up is not sent.
@@ -458,8 +458,6 @@ class Batch:
             `errors()`, this exception (``"KeyError"``) or one of a list of these, or that are rows of this frame: of
             `errors()`, or of `tasks()`, `failed()` or `results()`. An HTTP status is one that the target, or a service
             which the function called, has answered: `last_http_status` where that is known.
-        trust : bool
-            As for `resume`.
 
         Raises
         ------
@@ -480,9 +478,9 @@ class Batch:
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
         _loop.run(self._tracker.find_out(self._tracker.outcomes.read_failed))
-        return self._go(sending=self._new_tries(trust=trust).retry_failed(where))
+        return self._go(sending=self._new_tries().retry_failed(where))
 
-    def resend(self, df: pd.DataFrame, *, trust: bool = False) -> Self:
+    def resend(self, df: pd.DataFrame) -> Self:
         """Make a new try for rows of this batch in any final state, in the background.
 
         A row is sent again only if its newest task is still the one in the frame: the same frame twice, or from two
@@ -492,8 +490,6 @@ class Batch:
         ----------
         df : DataFrame
             Rows of `tasks()`, `failed()` or `results()`.
-        trust : bool
-            As for `resume`.
 
         Raises
         ------
@@ -516,7 +512,7 @@ class Batch:
         """
         self._connection.transport.check_open()
         read_first(self._tracker, whole=True)
-        self._new_tries(trust=trust).resend(df)
+        self._new_tries().resend(df)
         return self._go(sending=True)
 
     def cancel(self) -> Self:
@@ -534,27 +530,19 @@ class Batch:
         _loop.run(self._tracker.cancel(self._rows))
         return self
 
-    def resume(self, *, trust: bool = False) -> Self:
+    def resume(self) -> Self:
         """Send what is unsent, in the background; also what `canary` or `pause_at` of `fan_out` holds back.
 
         A paused batch counts failures anew. If the kernel was killed while the canary ran, the canary goes on; call it
         once more to send the other rows without waiting for that.
 
-        Rows of a shared store that this home did not render are sent only if you trust them: whoever can write there
-        can have made them, to have a token of your service account sent to a server of theirs. The same cell renders
-        its rows here, so that it needs no trust.
-
-        Parameters
-        ----------
-        trust : bool
-            Send such rows too, as they are. A printed line says whom they call, and for which accounts and audiences
-            they have tokens. They stay trusted; rows that others add later do not.
+        A home sends only what its own cells have rendered: a shared store has no requests.
 
         Raises
         ------
         PreconditionError
-            If there are such rows, and `trust` is not set: with the same facts, and who says to have made them. Nothing
-            is sent then.
+            If this home did not render some of the rows: the cell that made the batch renders them. Nothing is sent
+            then. Or if another home owns the batch, and lives: `take_over` continues it here.
 
         Examples
         --------
@@ -565,8 +553,7 @@ class Batch:
         self._connection.transport.check_open()
         self._check_owner()
         read_first(self._tracker, whole=True)
-        foreign = find_foreign(self._outbox, self._tracker.record.whole, {State.UNSENT})
-        check_trusted(self._outbox, foreign, "batch.resume(trust=True)", trust=trust)
+        check_rendered(self._outbox, self._tracker.record.whole, {State.UNSENT})
         _loop.run(self._tracker.resume())
         return self
 
@@ -669,9 +656,9 @@ class Batch:
         if self._tracker.owner is not None:
             _loop.run(self._tracker.owner.check_verb())
 
-    def _new_tries(self, *, trust: bool) -> NewTries:
+    def _new_tries(self) -> NewTries:
         self._check_owner()
-        return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks, trust=trust)
+        return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks)
 
     def _go(self, *, sending: bool) -> Self:
         _loop.run(self._tracker.start(sending=sending))

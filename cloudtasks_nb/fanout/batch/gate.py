@@ -50,8 +50,9 @@ class Gate:
     held_for: str = ""  #: who may have sent the unsent rows in another home, of which nothing tells; empty: nobody
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
     rows: Mapping[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))  #: of the canary, by state
-    untrusted: int = 0  #: unsent rows of the canary that another home has rendered, and nobody trusts
+    strange: int = 0  #: unsent rows of the canary that only another home has rendered
     unsent: int = 0  #: unsent rows of the batch
+    elsewhere: int = 0  #: those of them that only another home has rendered
     doubtful: int = 0  #: rows that may have been sent by a sender that has ended
     pause_at: float | None = None  #: failed rows, or below 1 a share of failures; None: the sending never pauses
     failed: int = 0  #: rows that had failed before failures began to count
@@ -74,7 +75,7 @@ class Gate:
     def running(self) -> bool:
         """Whether rows wait for the end of the canary."""
         closed = self.paused or self.held_for
-        return not closed and self.waiting + self.doubtful > 0 and self._done + self.untrusted < self._size
+        return not closed and self.waiting + self.doubtful > 0 and self._done + self.strange < self._size
 
     @property
     def held(self) -> bool:
@@ -90,6 +91,14 @@ class Gate:
         without = f", {failed:,} of them without success" if failed else ""
         wait = "waits" if self.waiting == 1 else "wait"
         return f"canary: {self._done:,} of {self._size:,} done{without}; {counted(self.waiting, 'rows')} {wait} for it"
+
+    @property
+    def unrendered(self) -> str | None:
+        """A sentence about rows that are not sent because only another home has rendered them."""
+        if not self.elsewhere:
+            return None
+        were = "was" if self.elsewhere == 1 else "were"
+        return f"{counted(self.elsewhere, 'rows')} {were} not rendered in this home, and cannot be sent from here"
 
     def reason(self, causes: str) -> str:
         """Return the sentence that says why rows are held back until `Batch.resume` is called.
@@ -158,13 +167,15 @@ def read_batch(outbox: Outbox, batch: str) -> tuple[BatchRecord, Gate]:
     """
     record = outbox.batches.get(batch)
     return (
-        _change(outbox, batch, lambda _record, _gate, stored: stored) if _limited(record) else (record, _open(record))
+        _change(outbox, batch, lambda _record, _gate, stored: stored)
+        if _limited(record)
+        else (record, _open(outbox, record))
     )
 
 
 def gate_of(outbox: Outbox, record: BatchRecord) -> Gate:
     """Return the gate of a batch, and store nothing."""
-    return _decide(outbox, record)[1] if _limited(record) else _open(record)
+    return _decide(outbox, record)[1] if _limited(record) else _open(outbox, record)
 
 
 def lift_gate(outbox: Outbox, batch: str) -> None:
@@ -186,9 +197,14 @@ def _limited(record: BatchRecord) -> bool:
     return any(record.facts.options.get(name) is not None for name in ("canary", "pause_at"))
 
 
-def _open(record: BatchRecord) -> Gate:
-    held_for = record.facts.held_for or ""
-    return Gate(held_for=held_for, unsent=record.counts[State.UNSENT], doubtful=record.doubtful)
+def _open(outbox: Outbox, record: BatchRecord) -> Gate:
+    held_for, elsewhere = record.facts.held_for or "", _elsewhere(outbox, record)
+    unsent, doubtful = record.counts[State.UNSENT], record.doubtful
+    return Gate(held_for=held_for, unsent=unsent, elsewhere=elsewhere, doubtful=doubtful)
+
+
+def _elsewhere(outbox: Outbox, record: BatchRecord) -> int:
+    return outbox.rows.elsewhere(record.id) if record.facts.foreign_rows else 0
 
 
 def _change(
@@ -218,13 +234,14 @@ def _decide(outbox: Outbox, record: BatchRecord) -> tuple[StoredGate, Gate]:
     if record.round != stored.round:
         stored = _anew(replace(stored, round=record.round), record.counts)
     last = 0 if canary is None else stored.last
-    rows, untrusted = outbox.rows.counts_until(record.id, last)
+    rows, strange = outbox.rows.counts_until(record.id, last)
     gate = Gate(
         held_for=record.facts.held_for or "",
         last=last,
         rows=rows,
-        untrusted=untrusted,
+        strange=strange,
         unsent=record.counts[State.UNSENT],
+        elsewhere=_elsewhere(outbox, record),
         doubtful=record.doubtful,
         pause_at=pause_at,
         paused=None if pause_at is None else stored.paused,

@@ -17,10 +17,13 @@ from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.outbox.causes import LIKE_IT
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
+__all__ = ["RENDER", "RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]
 
 #: The line of Python that sends what is not sent.
 RESUME = "batch.resume()"
+
+#: What helps with rows that only another home has rendered.
+RENDER = "run the cell that made the batch here"
 
 _WIDTH = 40  # characters of the bar in text
 _CAUSES, _CAUSE_WIDTH = 3, 160  # causes in a line, and characters of each

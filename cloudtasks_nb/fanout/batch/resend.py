@@ -1,13 +1,8 @@
-"""Choose the rows of a batch that are sent again, and open a new try for each of them.
-
-Before tasks are sent that another home has rendered, somebody is asked: with whose token they call whom, as their bytes
-say.
-"""
+"""Choose the rows of a batch that are sent again, and open a new try for each of them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,91 +12,33 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.errors import causes_hint, choose, names_of
+from cloudtasks_nb.fanout.batch.report import RENDER
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Wanted
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
-from cloudtasks_nb.fanout.plan.foreign import Call, call_of, plain_text
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.states import FINAL, State
 
-__all__ = ["RESEND", "Foreign", "NewTries", "check_trusted", "find_foreign"]
-
-_NAMED = 50  # kinds of calls, and makers, that a text names
+__all__ = ["NewTries", "check_rendered"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
-    """Rows that this home did not render, and that nobody here has trusted."""
-
-    batch: str
-    queue: str  #: where their tasks would be created, with its project
-    refs: Sequence[int]
-    calls: Mapping[Call, int]  #: whom their tasks call, with whose token -> how many rows
-    makers: Mapping[str, int]  #: who says to have rendered them -> how many rows
-
-    @property
-    def lines(self) -> list[str]:
-        """What is known of them: the rarest calls first, which a look would miss."""
-        were = "was" if len(self.refs) == 1 else "were"
-        rows = f"{counted(len(self.refs), 'rows')} of batch {self.batch}, for queue {self.queue},"
-        lines = [f"{rows} {were} not rendered in this home"]
-        calls = sorted(self.calls.items(), key=lambda item: (item[1], item[0]))
-        lines += [f"{counted(count, 'rows')}: call {call}" for call, count in calls[:_NAMED]]
-        if len(calls) > _NAMED:
-            left = calls[_NAMED:]
-            lines.append(f"{counted(sum(count for _, count in left), 'rows')}: {len(left):,} other calls")
-        makers = [
-            plain_text(maker) or "somebody" for maker in sorted(self.makers, key=lambda maker: -self.makers[maker])
-        ]
-        more = f" and {len(makers) - _NAMED:,} others" if len(makers) > _NAMED else ""
-        return [*lines, f"the store says that they are of {', '.join(makers[:_NAMED])}{more}, which nothing proves"]
-
-
-def find_foreign(outbox: Outbox, scope: Scope, states: Collection[State], rows: Wanted = None) -> Foreign | None:
-    """Return the rows in some states that this home did not render, with what their tasks do; None if there are none.
+def check_rendered(outbox: Outbox, scope: Scope, states: Collection[State], rows: Wanted = None) -> None:
+    """Refuse to send rows that this home did not render: it does not have their requests.
 
     Parameters
     ----------
     states, rows
-        As for `Trust.untrusted`.
-    """
-    makers = outbox.trust.untrusted(scope, states, rows)
-    if not makers:
-        return None
-    pages = outbox.rows.pages_of(scope.batch, makers, wire=True)
-    calls = Counter(call_of(task) for page in pages for task in page.wire)
-    place = outbox.batches.get(scope.batch).place
-    queue = f"{place.queue} of project {place.project}"
-    return Foreign(batch=scope.batch, queue=queue, refs=list(makers), calls=calls, makers=Counter(makers.values()))
-
-
-def check_trusted(outbox: Outbox, foreign: Foreign | None, again: str, *, trust: bool) -> None:
-    """Trust rows that a verb would send, and print what they do.
-
-    Parameters
-    ----------
-    again : str
-        The call that sends them: "batch.resume(trust=True)".
-    trust : bool
-        Whether this is that call.
+        As for `Outcomes.elsewhere`.
 
     Raises
     ------
     PreconditionError
-        If it is not: it has the same lines.
+        If there are some.
     """
-    if foreign is None:
-        return
-    text = "\n  ".join(foreign.lines)
-    if not trust:
-        hint = f"run the cell that makes these rows, which renders them here; or {again} sends them as they are"
-        raise PreconditionError(text, resource=foreign.batch, hint=hint)
-    outbox.trust.trust(foreign.refs)
-    notify(f"trusted: {text}")
-
-
-#: The calls that also send rows which this home did not render.
-_RETRY, RESEND = "batch.retry_failed(…, trust=True)", "batch.resend(df, trust=True)"
+    if count := outbox.outcomes.elsewhere(scope, states, rows):
+        were = "was" if count == 1 else "were"
+        text = f"{counted(count, 'rows')} of batch {scope.batch} {were} not rendered in this home: nothing is sent"
+        raise PreconditionError(text, resource=scope.batch, hint=f"{RENDER}, then retry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +48,6 @@ class NewTries:
     outbox: Outbox
     rows: Scope  #: those that are meant
     tasks: Callable[[], pd.DataFrame]  #: `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks
-    trust: bool  #: also for rows that this home did not render
 
     def retry_failed(self, where: Any) -> bool:
         """Open one for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
@@ -121,10 +57,10 @@ class NewTries:
         InvalidInputError
             If rows failed, but none of these, or if `where` is something else.
         PreconditionError
-            If nobody trusts some of them.
+            If this home did not render some of them.
         """
         if isinstance(where, pd.DataFrame) and ("cause" not in where or {"task", "state"} & {*where}):
-            self._open(self._with_tasks(where, "retry_failed"), {State.FAILED}, _RETRY)
+            self._open(self._with_tasks(where, "retry_failed"), {State.FAILED})
             return True
         if not self.outbox.batches.counts(self.rows)[State.FAILED]:
             notify(f"nothing is sent again: no row of batch {self.rows.batch} is in state failed")
@@ -132,7 +68,7 @@ class NewTries:
         choice = None if where is None else choose(where, self.outbox, self.rows)
         if choice is not None:
             self._check_choice(choice, where)
-        self._check_trust({State.FAILED}, _RETRY, choice)
+        check_rendered(self.outbox, self.rows, {State.FAILED}, choice)
         self.outbox.outcomes.new_try(self.rows, choice)
         return True
 
@@ -144,12 +80,9 @@ class NewTries:
         InvalidInputError
             If it is another frame.
         PreconditionError
-            If nobody trusts some of its rows.
+            If this home did not render some of its rows.
         """
-        self._open(self._with_tasks(df, "resend"), FINAL, RESEND)
-
-    def _check_trust(self, states: Collection[State], again: str, rows: Wanted) -> None:
-        check_trusted(self.outbox, find_foreign(self.outbox, self.rows, states, rows), again, trust=self.trust)
+        self._open(self._with_tasks(df, "resend"), FINAL)
 
     def _check_choice(self, choice: Choice, where: Any) -> None:
         """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
@@ -167,7 +100,7 @@ class NewTries:
                 f"their last status: {names_of(choice.assumed)}"
             )
 
-    def _open(self, df: pd.DataFrame, allowed: Collection[State], again: str) -> None:
+    def _open(self, df: pd.DataFrame, allowed: Collection[State]) -> None:
         """Open one for those rows of a frame that are in an allowed state; print which are left out, and why."""
         wanted = df["task"].dropna().unique().tolist()
         if strange := [task for task in wanted if batch_of(str(task)) != self.rows.batch]:
@@ -186,7 +119,7 @@ class NewTries:
                 hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
             )
         rows = [(ref, task) for task, ref in found.items()]
-        self._check_trust(allowed, again, rows)
+        check_rendered(self.outbox, self.rows, allowed, rows)
         opened = self.outbox.outcomes.new_try(self.rows, rows, allowed)
         if opened < len(df):
             reasons = [

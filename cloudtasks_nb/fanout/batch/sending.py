@@ -29,6 +29,7 @@ from cloudtasks_nb.errors import (
 from cloudtasks_nb.fanout.batch.adoption import LATE, READING, Adoption
 from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, read_batch
 from cloudtasks_nb.fanout.batch.owner import BatchOwner
+from cloudtasks_nb.fanout.batch.report import RENDER
 from cloudtasks_nb.fanout.batch.stored_results import claim, is_claimed, own_key
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.database import Hold
@@ -139,6 +140,8 @@ class Sending:
             if self.active or not await self.outbox.run(self._is_idle):
                 return
             await self.clock.sleep(_LOOK_PAUSE)
+        if self.gate.unrendered:
+            raise PreconditionError(self.gate.unrendered, resource=self.record.id, hint=RENDER)
         rows, are = (unsent, "are unsent") if unsent else (doubtful, "may have been sent by a process that has ended")
         raise PreconditionError(
             f"{rows:,} rows of batch {self.record.id} {are}, and no process sends them",

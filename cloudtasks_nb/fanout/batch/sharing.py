@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 import orjson
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._settings import user
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import BatchExistsError, InvalidInputError, OutboxError, StoreError
+from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.owner import probe_once
 from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
@@ -33,7 +32,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.foreign import foreign_reader
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, first_id, named_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.states import State
@@ -63,11 +61,12 @@ __all__ = [
     "unpack_record",
 ]
 
-_FORMAT = 1
+_FORMAT = 2
 _WORD = 4
 _ID = re.compile("[0-9a-f]{8}")
+#: What is stored of the URL of a batch: the name of a handler, or scheme and host, without a user and a password.
+_ORIGIN = re.compile(r"handler:.*|https?://(?![^/?#]*@)[^/?#{}]*")
 _FAR = 1 << 62  # more than any position in an input
-_LONGEST = 100  # characters of who says to have made rows
 _IDS = 100  # ids that a batch may have, if others had the first ones
 # What the bytes of another home raise if they are damaged.
 _DAMAGE = (
@@ -93,7 +92,7 @@ def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> byte
             "place": record.place,
             "name": record.name,
             "recipe": record.recipe.hex(),
-            "description": {name: value for name, value in first.description.items() if name != IMPORTED},
+            "description": _without_request(first.description),
             "options": first.facts.options,
             "created": first.created.timestamp(),
             "rows": record.total,
@@ -154,24 +153,25 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
     )
 
 
-def pack_blocks(rows: Rows, batch: str, known: Collection[str] = (), maker: str = "") -> Iterator[tuple[str, bytes]]:
+def pack_blocks(rows: Rows, record: BatchRecord, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of each block of a batch, without those that are known, in input order.
 
-    A block has the same name in every outbox; names sort as the rows of the input. `maker` is who has rendered it:
-    rows of others that nobody trusts are left out.
+    A block has the same name in every outbox; names sort as the rows of the input. It has the keys of its rows, and
+    what is shown of them, but no requests. Rows that only another home has rendered are left out.
     """
-    for block, found in rows.blocks(batch, 0, "maker IS NULL"):
+    for block, found in rows.blocks(record.id, 0, "elsewhere IS NULL"):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if not found or name in known:
             continue
-        parts = (block.packed_keys, block.packed_tasks, block.packed_shown)
+        keys = block.keys(range(block.first, block.last + 1))
+        digests = rows.digests(record.id, keys) if record.description.get("key") else b""  # else they are the keys
+        parts = (block.packed_keys, digests, block.packed_shown)
         head = {
             # Index in the block, position in the input, and why the row was never a task.
             "rows": [
                 (ref - block.first, row, None if attempt else reason or "") for ref, row, attempt, *_, reason in found
             ],
             "lengths": list(map(len, parts)),
-            "maker": maker,
         }
         packed = zlib.compress(orjson.dumps(head), 1)
         yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
@@ -199,10 +199,7 @@ def block_keys(data: bytes) -> bytes:
 
 
 def unpack_block(data: bytes, record: BatchRecord) -> Chunk:
-    """Return the rows of a block that `pack_blocks` returned, to be spooled.
-
-    Whoever can write to the store can have made it. So a row is identified by what is computed from its task; only the
-    key of a row that was given by ``key=`` is taken as it is stored.
+    """Return the rows of a block that `pack_blocks` returned, to be spooled without their tasks.
 
     Parameters
     ----------
@@ -212,40 +209,34 @@ def unpack_block(data: bytes, record: BatchRecord) -> Chunk:
     Raises
     ------
     OutboxError
-        If it is damaged, or a task has what this package does not write.
+        If it is damaged.
     """
     try:
         at = _WORD + int.from_bytes(data[:_WORD], "big")
         head = orjson.loads(inflate(data[_WORD:at]))
         parts = [data[at + start : at + end] for start, end in pairwise([0, *accumulate(head["lengths"])])]
-        block = StoredBlock(0, *parts)
+        packed_keys, digests, packed_shown = parts
+        block = StoredBlock(0, packed_keys, shown=packed_shown)
         found = {index: rest for index, *rest in head["rows"]}
         places = sorted(found)
         if not all(0 <= place < block.n and 0 <= found[place][0] < _FAR for place in places):
             raise ValueError("a row is at no place of its block, or of the input")
         keys, rejected = [block.key(place) for place in places], [found[place][1] for place in places]
-        read, keyed = foreign_reader(record.description), record.description.get("key")
-        tasks, digests = list[bytes](), list[bytes]()
-        for index, (wire, reason) in enumerate(zip(block.tasks(places), rejected, strict=True)):
-            task, digest = read(wire) if reason is None else (b"", bytes(KEY_SIZE))
-            tasks.append(task)
-            digests.append(digest)
-            if reason is None and not keyed:
-                keys[index] = digest
+        size = KEY_SIZE // 2
+        known = [digests[size * place :][:size] for place in places] if record.description.get("key") else keys
+        if any(len(digest) < size for digest in known):
+            raise ValueError("the digest of a row is missing")
         return Chunk(
             rows=[found[place][0] for place in places],
             keys=keys,
-            digests=digests,
-            tasks=tasks,
+            digests=[bytes(size) if reason is not None else one for one, reason in zip(known, rejected, strict=True)],
+            tasks=[b""] * len(places),
             shown=block.shown if len(places) == block.n else shown_rows(block.shown, places),
             rejected={index: str(reason) for index, reason in enumerate(rejected) if reason is not None},
-            maker=str(head["maker"])[:_LONGEST],
         )
-    except InvalidInputError as error:
-        raise OutboxError(f"the stored record of batch {record.id} is damaged: {error.message}") from error
     except _DAMAGE as error:
         why = f"{type(error).__name__}: {error}"
-        raise OutboxError(f"stored rows of batch {record.id} are damaged or forged: {why}") from error
+        raise OutboxError(f"stored rows of batch {record.id} are damaged: {why}") from error
 
 
 _AT_ONCE = 8  # batches whose owners are read at the same time
@@ -300,7 +291,7 @@ class Sharing:
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
             gone = set[str]() if theirs else known  # another home may have deleted it
-            record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, batch, known - gone, user())
+            record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, mine, known - gone)
             written = set(write_batch(self._store, batch, record, blocks))
             if mine.name is None:
                 index_unnamed(self._store, alike_digest(mine.place, mine.recipe), batch)
@@ -384,7 +375,7 @@ class Sharing:
             notify(f"rows that others have added to batch {batch} may be missing: {error.message}")
 
     def fetch(self, batch: str) -> None:
-        """Bring the rows of a batch here that other homes have written; they are unsent, and nobody trusts them.
+        """Bring the rows of a batch here that other homes have written; they are unsent, and without their requests.
 
         Raises
         ------
@@ -474,6 +465,13 @@ def other_record(store: Store, record: BatchRecord) -> BatchRecord | None:
     data = None if record.imported else read_record(store, record.id)
     found = record if data is None else unpack_record(data)
     return found if record.imported or found.created != record.created else None
+
+
+def _without_request(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the description of a batch other homes may know: how its rows are identified, and by whom."""
+    names = {name for name in description if name in {"key", "backfill"} or name.startswith("_")} - {IMPORTED}
+    origin = _ORIGIN.match(str(description.get("url") or ""))
+    return {name: description[name] for name in names} | {"url": origin[0] if origin else ""}
 
 
 def _read(data: bytes) -> BatchRecord | None:

@@ -13,7 +13,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, cancelled_by, gate_of
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status, unpack
-from cloudtasks_nb.fanout.batch.report import RESUME, causes_text, endings, retries_text
+from cloudtasks_nb.fanout.batch.report import RENDER, RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
@@ -166,10 +166,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
         yield "stopped", *facts.absent[0]
     unsent = facts.counts[State.UNSENT]
     if unsent + facts.doubtful and not (facts.sends or facts.cancelling or facts.gate.held or facts.unread):
-        rows = [f"{unsent:,} unsent"] if unsent else []
-        if facts.doubtful:
-            rows.append(f"{facts.doubtful:,} may have been sent by a process that has ended")
-        yield "stopped", facts.error or f"{', '.join(rows)}, and no process sends them", RESUME
+        yield _unsent(facts, unsent)
     if facts.cancelling:
         yield "cancelling", next(iter(facts.troubles), _left_to_cancel(opened)), None
     if facts.gate.held:
@@ -182,6 +179,16 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
     if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
         yield "failing", _failures(facts) or reason, "batch.errors()"
     yield "running", reason, None
+
+
+def _unsent(facts: Facts, unsent: int) -> _Found:
+    """Return how a batch is whose rows no process sends."""
+    if facts.gate.unrendered:
+        return "held", f"{facts.gate.unrendered}: {RENDER}", None
+    rows = [f"{unsent:,} unsent"] if unsent else []
+    if facts.doubtful:
+        rows.append(f"{facts.doubtful:,} may have been sent by a process that has ended")
+    return "stopped", facts.error or f"{', '.join(rows)}, and no process sends them", RESUME
 
 
 def _left_to_cancel(rows: int) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.live import show_in_tab
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.resend import RESEND, Foreign, check_trusted, find_foreign
+from cloudtasks_nb.fanout.batch.resend import check_rendered
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.status import facts_of_part, progress_of_part
 from cloudtasks_nb.fanout.batch.table import ReadRows, row_texts
@@ -34,7 +34,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
 from cloudtasks_nb.fanout.outbox.rows import TimingsPage
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Freq, Partitions, one_zone, parse_freq, partition
 from cloudtasks_nb.fanout.plan.preview import preview_names
-from cloudtasks_nb.fanout.states import FINAL, WORDS, State
+from cloudtasks_nb.fanout.states import FINAL, WORDS
 
 __all__ = ["BatchView", "PeriodStates", "SlowRow", "Summary", "SummaryReader", "summarise", "upcoming"]
 
@@ -420,28 +420,20 @@ class BatchView:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
         return show_in_tab(self._tracker)
 
-    def foreign(self, states: Collection[State], refs: Iterable[int] | None = None) -> Foreign | None:
-        """Return the rows in some states, of all or of these, that this home did not render and nobody trusts."""
-        rows = None if refs is None else ((ref, None) for ref in refs)
-        return find_foreign(self._outbox, self._tracker.record.whole, states, rows)
-
-    def trust(self, foreign: Foreign) -> None:
-        """Have these rows sent as they are, because somebody has seen what they do."""
-        self._outbox.trust.trust(foreign.refs)
-
     def send_again(self, query: RowQuery, refs: Sequence[int] | None) -> int:
         """Make a new try for the final rows that a query chooses, or for rows by their refs; return how many.
 
         Raises
         ------
         PreconditionError
-            If nobody trusts some of them.
+            If this home did not render some of them.
         """
         tracker = self._tracker.there()
         tracker.connection.transport.check_open()
         chosen = list(self.reader.each(query)) if refs is None else refs
-        check_trusted(self._outbox, self.foreign(FINAL, chosen), RESEND, trust=False)
-        opened = self._outbox.outcomes.new_try(tracker.record.whole, ((ref, None) for ref in chosen), FINAL)
+        whole, rows = tracker.record.whole, [(ref, None) for ref in chosen]
+        check_rendered(self._outbox, whole, FINAL, rows)
+        opened = self._outbox.outcomes.new_try(whole, rows, FINAL)
         _loop.run(tracker.start(sending=True))
         return opened
 

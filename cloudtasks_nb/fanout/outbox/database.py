@@ -96,8 +96,8 @@ _TABLES = (
         attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
         due INTEGER, began INTEGER, duration INTEGER,
         message TEXT, said INTEGER, code INTEGER, cause TEXT, current INTEGER,  -- what an attempt tells of its failure
-        maker TEXT)  -- who says to have rendered it in another home, until somebody trusts it: see `Trust`""",
-    "CREATE INDEX untrusted ON rows (ref) WHERE maker IS NOT NULL",
+        elsewhere INTEGER)  -- 1: only another home has rendered it, so its task is not known here""",
+    "CREATE INDEX elsewhere ON rows (ref) WHERE elsewhere",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     f"CREATE INDEX causes ON rows ({sql.CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
@@ -128,7 +128,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 22
+VERSION = 23
 
 #: Most rows in a block: those of a chunk.
 BLOCK_ROWS = 2_000

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count, repeat
+from itertools import count
 from struct import pack, unpack
 from typing import Any
 
@@ -19,7 +19,7 @@ import orjson
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
@@ -30,10 +30,9 @@ _NAMED = 5  # most rows that a message lists
 _NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
 
 # On a connection of its own. `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be
-# sent, `maker` who says to have rendered it in another home. `theirs` and `stored` are ref and digest of the row with
-# the same key in the batch; NULL: it has none.
+# sent. `theirs` and `stored` are ref and digest of the row with the same key in the batch; NULL: it has none.
 _INCOMING = """CREATE TEMP TABLE incoming (
-    ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, reason TEXT, maker TEXT,
+    ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, reason TEXT,
     theirs INTEGER, stored INTEGER)"""
 # The first row of each key among those that the batch does not have.
 _FIRST = """CREATE TEMP TABLE first (
@@ -154,17 +153,16 @@ class Incoming:
     def take(self, chunk: Chunk) -> Sequence[int]:
         """Take a chunk; return the places of those of its rows that are to be stored.
 
-        The batch of this name does not have them, or nobody trusts what another home has stored of them. A row of the
+        The batch of this name does not have them, or only as rows of another home, without their tasks. A row of the
         batch that was not a valid task is replaced by one that is.
         """
         connection, started, n = self._connection, self._started, len(chunk.rows)
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self.next if started is None else _NOT_STORED + self.rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
-        makers = repeat(chunk.maker if self._spec.origin else None, n)
         connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason, maker) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, makers, strict=True),
+            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
+            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
         )
         self.rows += n
         if self._spec.by_rows:
@@ -174,7 +172,7 @@ class Incoming:
             return range(n)
         self._find_known(started, first)
         query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
-                   WHERE i.ref >= ? AND (theirs IS NULL OR r.maker IS NOT NULL) ORDER BY i.ref"""
+                   WHERE i.ref >= ? AND (theirs IS NULL OR r.elsewhere) ORDER BY i.ref"""
         new = sql.firsts(connection, query, first)
         connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self.next), new, strict=False))
         self.next += len(new)
@@ -207,7 +205,8 @@ class Incoming:
         num, batch, name, recipe, description = found
         target = FoundBatch(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
         if recipe != spec.recipe:
-            raise templates_error(target.label, batch, orjson.loads(description), spec.description)
+            before = orjson.loads(description)
+            raise templates_error(target.label, batch, {} if before.get(IMPORTED) else before, spec.description)
         return target
 
     def _find_duplicates(self) -> int:

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.outbox.batches import Batches, HomeId, sweep
 from cloudtasks_nb.fanout.outbox.causes import Causes
 from cloudtasks_nb.fanout.outbox.database import Database, guard
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.outcomes import Outcomes, Trust
+from cloudtasks_nb.fanout.outbox.outcomes import Outcomes
 from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue, Requests
 from cloudtasks_nb.fanout.outbox.results import Results
@@ -45,7 +45,7 @@ class Outbox:
 
     Attributes
     ----------
-    batches, rows, requests, outcomes, trust, causes, results, home
+    batches, rows, requests, outcomes, causes, results, home
         What is stored, each part with its own methods.
     note : str or None
         A warning for who has made the file.
@@ -64,7 +64,6 @@ class Outbox:
         self.rows = Rows(self._database)
         self.requests = Requests(self._database)
         self.outcomes = Outcomes(self._database)
-        self.trust = Trust(self._database)
         self.causes = Causes(self._database)
         self.results = Results(self._database)
         self.home = HomeId(self._database)

@@ -1,4 +1,4 @@
-"""What becomes of rows: evidence that is added, new tries, and trust in rows of other homes."""
+"""What becomes of rows: evidence that is added, new tries, and tasks of rows that another home has rendered."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 
-__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "Trust", "Wanted", "has_untrusted", "put_tasks"]
+__all__ = ["MOST_CAUSES", "Outcomes", "Recorded", "Wanted", "has_elsewhere", "put_tasks"]
 
 #: Rows of a batch: all if it is None, those that a choice has, or these, each with the task that has to be its newest.
 Wanted: TypeAlias = Iterable[tuple[int, str | None]] | Choice | None
@@ -106,6 +106,19 @@ class Outcomes(Repository):
             sql.touch(connection, num)
         return opened
 
+    @reading
+    def elsewhere(
+        self, connection: sqlite3.Connection, scope: Scope, states: Collection[State], rows: Wanted = None
+    ) -> int:
+        """Return how many rows in some states only another home has rendered; `rows` are as for `new_try`."""
+        num, codes = sql.number_of(connection, scope.batch), sql.as_json(states)
+        if not has_elsewhere(connection, num):
+            return 0
+        query = f"""SELECT count(*) FROM rows WHERE {sql.AMONG} AND elsewhere
+                    AND state IN (SELECT value FROM json_each(?))"""
+        pages = sql.paged(_wanted_rows(connection, scope, codes, rows), _PAGE)
+        return sum(sql.number(connection, query, sql.as_json(page), codes) for page in pages)
+
     @transaction
     def raise_round(self, connection: sqlite3.Connection, batch: str, least: int) -> None:
         """Bring the round of a batch to a number, if it is lower."""
@@ -191,58 +204,23 @@ def _wanted_rows(connection: sqlite3.Connection, scope: Scope, codes: str, rows:
         after = page[-1]
 
 
-class Trust(Repository):
-    """The rows that another home says to have rendered: their tasks are not sent from here until somebody trusts them.
-
-    A row is trusted when this home has rendered it itself, as the same cell does, and then has the task of this home;
-    or when somebody has seen what its task does and wants it sent.
-    """
-
-    @reading
-    def untrusted(
-        self, connection: sqlite3.Connection, scope: Scope, states: Collection[State], rows: Wanted = None
-    ) -> dict[int, str]:
-        """Return who says to have made which rows in some states that nobody trusts, by their refs.
-
-        Parameters
-        ----------
-        rows : optional
-            As for `Outcomes.new_try`.
-        """
-        num, codes = sql.number_of(connection, scope.batch), sql.as_json(states)
-        if not has_untrusted(connection, num):
-            return {}
-        query = f"""SELECT ref, maker FROM rows WHERE {sql.AMONG} AND maker IS NOT NULL
-                    AND state IN (SELECT value FROM json_each(?)) ORDER BY ref"""
-        found: dict[int, str] = {}
-        for page in sql.paged(_wanted_rows(connection, scope, codes, rows), _PAGE):
-            found.update(connection.execute(query, (sql.as_json(page), codes)))
-        return found
-
-    @transaction
-    def trust(self, connection: sqlite3.Connection, refs: Iterable[int]) -> None:
-        """Have the tasks of rows sent as they are stored."""
-        for page in sql.paged(refs, _PAGE):
-            connection.execute(f"UPDATE rows SET maker = NULL WHERE {sql.AMONG}", (sql.as_json(page),))
-
-
-def has_untrusted(connection: sqlite3.Connection, num: int) -> bool:
-    """Return whether nobody trusts some rows of a batch."""
-    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY untrusted ON ref BETWEEN first AND last
-               WHERE scope = ? AND maker IS NOT NULL)"""
+def has_elsewhere(connection: sqlite3.Connection, num: int) -> bool:
+    """Return whether only another home has rendered some rows of a batch."""
+    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY elsewhere ON ref BETWEEN first AND last
+               WHERE scope = ? AND elsewhere)"""
     return bool(sql.number(connection, query, num))
 
 
 def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) -> None:
-    """Give the rows that nobody trusts yet the tasks of others, which this home has rendered.
+    """Give rows that only another home had rendered the tasks of others, which this home has rendered.
 
     Parameters
     ----------
     pairs : sequence of (ref, ref)
         Rows, ascending, and those whose tasks they get. These may be invisible.
     """
-    query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND maker IS NOT NULL"
-    # One that was trusted meanwhile may have been sent with its task.
+    query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND elsewhere"
+    # One that another kernel has rendered meanwhile may have been sent with its task.
     left = {*sql.firsts(connection, query, sql.as_json(ref for ref, _ in pairs))}
     mine, block = dict[int, bytes](), StoredBlock(0, b"")
     for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
@@ -258,4 +236,4 @@ def put_tasks(connection: sqlite3.Connection, pairs: Sequence[tuple[int, int]]) 
         places = range(block.first, end)
         tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
         connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
-    connection.execute(f"UPDATE rows SET maker = NULL WHERE {sql.AMONG}", (sql.as_json(mine),))
+    connection.execute(f"UPDATE rows SET elsewhere = NULL WHERE {sql.AMONG}", (sql.as_json(mine),))

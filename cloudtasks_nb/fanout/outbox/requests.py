@@ -32,7 +32,7 @@ from cloudtasks_nb.fanout.outbox.database import (
     transaction,
 )
 from cloudtasks_nb.fanout.outbox.facts import stored_facts
-from cloudtasks_nb.fanout.outbox.outcomes import has_untrusted
+from cloudtasks_nb.fanout.outbox.outcomes import has_elsewhere
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
 from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
@@ -153,7 +153,7 @@ class RequestQueue(Repository):
         self._after = -1  # all rows up to this ref were given out in this pass over the rows
         self._last = -1  # of all rows that were given out; those behind it are in no request
         self._block = StoredBlock(0, b"")  # the last one that was read
-        self._changing = False  # whether its tasks may be replaced, because nobody trusts some rows of the batch
+        self._changing = False  # whether it may get tasks: only another home has rendered some rows
 
     @transaction
     def turn(
@@ -182,7 +182,7 @@ class RequestQueue(Repository):
             self._left = _find_doubtful(connection, self.batch)
         if self._changing:
             self._block = StoredBlock(0, b"")
-        self._changing = has_untrusted(connection, num)
+        self._changing = has_elsewhere(connection, num)
         round_ = sql.number(connection, "SELECT round FROM batches WHERE num = ?", num)
         facts = stored_facts(connection, num, "cancel")
         parts = facts.cancel.parts if facts.cancel else ()
@@ -270,12 +270,12 @@ class RequestQueue(Repository):
     def _unsent(self, turn: _Turn, most: int) -> list[tuple[list[int], int]]:
         """Return the next unsent rows behind those that were given out, without those in flight, and their try.
 
-        Rows in the scopes that are cancelled, and rows of other homes that nobody trusts, are none of them.
+        Rows in the scopes that are cancelled, and rows that only another home has rendered, are none of them.
         """
         connection, num, until, cancelled = turn
         others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
         unsent = f"""SELECT ref, try FROM {sql.ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
-                     {others} AND maker IS NULL ORDER BY first, ref LIMIT ?"""
+                     {others} AND elsewhere IS NULL ORDER BY first, ref LIMIT ?"""
         values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import chain, groupby
-from struct import unpack
+from struct import pack, unpack
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -227,6 +227,24 @@ class Rows(Repository):
         found = connection.execute(query, (sql.as_json(halves[::2]), sql.number_of(connection, batch)))
         return [ref for *key, ref in found if tuple(key) in wanted]
 
+    @reading
+    def digests(self, connection: sqlite3.Connection, batch: str, keys: bytes) -> bytes:
+        """Return 8 bytes of the digest of each row that has one of the keys, in their order; zeros: it has none."""
+        halves = unpack(f">{len(keys) // 8}q", keys)
+        query = "SELECT k1, k2, digest FROM json_each(?) j CROSS JOIN keys ON num = ? AND k1 = j.value"
+        found = connection.execute(query, (sql.as_json(halves[::2]), sql.number_of(connection, batch)))
+        known = {(k1, k2): digest for k1, k2, digest in found}
+        return pack(
+            f">{len(halves) // 2}q", *(known.get(key, 0) for key in zip(halves[::2], halves[1::2], strict=True))
+        )
+
+    @reading
+    def elsewhere(self, connection: sqlite3.Connection, batch: str) -> int:
+        """Return how many unsent rows only another home has rendered."""
+        query = f"""SELECT count(*) FROM spans CROSS JOIN rows INDEXED BY elsewhere ON ref BETWEEN first AND last
+                    WHERE scope = ? AND elsewhere AND state = {State.UNSENT:d}"""
+        return sql.number(connection, query, sql.number_of(connection, batch))
+
     @transaction
     def add_input(self, connection: sqlite3.Connection, batch: str, digest: bytes, refs: Iterable[int]) -> Scope:
         """Store rows of a batch, by their refs in ascending order, as an input with a digest, unless it is there."""
@@ -281,11 +299,11 @@ class Rows(Repository):
 
     @reading
     def counts_until(self, connection: sqlite3.Connection, batch: str, ref: int) -> tuple[dict[State, int], int]:
-        """Return how many of the valid tasks up to a row are in each state, and how many unsent ones nobody trusts."""
-        query = f"SELECT {sql.SHOWN_STATE}, count(*), count(maker) FROM {sql.ROWS} AND try > 0 GROUP BY 1"
+        """Return how many valid tasks up to a row are in each state, and how many unsent ones another home has."""
+        query = f"SELECT {sql.SHOWN_STATE}, count(*), count(elsewhere) FROM {sql.ROWS} AND try > 0 GROUP BY 1"
         found = connection.execute(query, (0, ref, sql.number_of(connection, batch))).fetchall()
         counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _ in found}
-        return counts, sum(untrusted for state, _, untrusted in found if state == State.UNSENT)
+        return counts, sum(elsewhere for state, _, elsewhere in found if state == State.UNSENT)
 
     @reading
     def locate(

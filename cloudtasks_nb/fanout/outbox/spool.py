@@ -49,7 +49,7 @@ _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
 
-_REPLACED = 20_000  # rows of another home that get the tasks of this one in a transaction
+_REPLACED = 20_000  # rows of another home that get their tasks in a transaction
 # The rows, as `i`, with what the batch has of them, as `r`.
 _COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
 
@@ -201,10 +201,10 @@ class Spool:
         )
         with sql.counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
             connection.execute(
-                """INSERT INTO rows (ref, pos, try, state, reason, maker)
-                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, maker, NULL)
+                """INSERT INTO rows (ref, pos, try, state, reason, elsewhere)
+                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, ?, NULL)
                    FROM incoming WHERE theirs IS NULL ORDER BY ref""",
-                (State.UNSENT, State.REJECTED),
+                (State.UNSENT, State.REJECTED, self._spec.origin and 1),
             )
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
@@ -251,15 +251,15 @@ class Spool:
         return scope
 
     def _render_others(self) -> None:
-        """Put the tasks that were rendered here in the place of those that another home has made of the same rows."""
+        """Store the tasks of rows that another home has rendered before."""
         connection, after = self._connection, -1
-        untrusted = "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY untrusted WHERE maker IS NOT NULL)"
-        if self._spec.origin is not None or not sql.number(self._connection, untrusted):
+        elsewhere = "SELECT EXISTS (SELECT 1 FROM rows INDEXED BY elsewhere WHERE elsewhere)"
+        if self._spec.origin is not None or not sql.number(self._connection, elsewhere):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
         connection.execute(
             """INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM incoming i
-               CROSS JOIN rows r ON r.ref = i.theirs AND r.maker IS NOT NULL
+               CROSS JOIN rows r ON r.ref = i.theirs AND r.elsewhere
                WHERE i.digest = i.stored AND i.digest <> 0"""
         )
         query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"

@@ -14,13 +14,14 @@ class Chunk:
 
     rows: Sequence[int]  #: position of each row in the whole input
     keys: Sequence[bytes]  #: 16 bytes that identify the row in its batch (what ``key=`` names, digested)
-    #: 16 bytes over method, url, headers and body: equal ones send the same request; zeros for a rejected row
+    #: 16 bytes over method, url, headers and body, of which 8 count: equal ones send the same request; zeros for a
+    #: rejected row
     digests: Sequence[bytes]
-    tasks: Sequence[bytes]  #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a rejected row
+    #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a row that is rejected, or of another home
+    tasks: Sequence[bytes]
     shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
     labels: bytes = b""  #: those of the index, encoded by `Preview`; opaque elsewhere, empty if they are not known
     rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
-    maker: str = ""  #: who says to have rendered it, in another home
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

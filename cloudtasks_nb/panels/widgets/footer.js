@@ -230,14 +230,13 @@ class FooterView {
   }
 
   /** Ask a question in a dialog, which moves nothing on the page; close the dialog if there is no question any more. */
-  ask({ title, scope, facts, line, verb, typed, danger }) {
+  ask({ title, scope, line, verb, typed, danger }) {
     this.dialog.close();
     if (!title || !this.el.isConnected) return;
     const yes = make("button", { class: `jupyter-button mod-${danger ? "danger" : "primary"}` }, verb);
     const no = make("button", { type: "button", class: "jupyter-button" }, "Cancel");
     const field = make("input", { autocomplete: "off" });
     const parts = [make("strong", {}, title), make("p", {}, scope)];
-    if (facts.length) parts.push(make("ul", {}, ...facts.map((fact) => make("li", {}, fact))));
     if (typed) parts.push(make("label", {}, `Type ${typed} to confirm`, field));
     const form = make("form", {}, ...parts, make("div", { class: "ctn-answers" }, yes, no));
     if (line) form.append(make("code", {}, line));

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ class Question:
     title: str  #: "Purge the queue reports?"
     scope: str  #: what exactly will be changed, with the count
     verb: str  #: text of the button: "Purge 2,000 tasks"
-    facts: Sequence[str] = ()  #: what the user should know before, a line each, shown as it is
     line: str = ""  #: the same as Python
     typed: str | None = None  #: the name that has to be typed; None: a click is enough
     danger: bool = True  #: it destroys something
@@ -42,7 +41,7 @@ class Prompt:
         """Ask; `done` is called once it is confirmed, in the thread of the click."""
         self.question, self._done = question, done
         texts = {name: mask_text(getattr(question, name)) for name in ("title", "scope", "line")}
-        self._show({**asdict(question), "facts": list(question.facts), **texts})
+        self._show(asdict(question) | texts)
 
     def hide(self) -> None:
         """Ask nothing any more."""

@@ -5,6 +5,7 @@ Kernels that are killed, cancels and faults are those of `unit/fanout/batch/test
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class TwoHomes(RuleBasedStateMachine):
         self.kept: dict[str, ct.Batch] = {}  # what the cell has returned in a kernel that goes on
         self.given: dict[str, int] = {}  # the formula with which a home has run the cell last
         self.ids: dict[str, str] = {}  # of homes that have the batch
+        self.rendered: dict[str, set[int]] = {}  # rows of the cells of a home
         self.claimed = False  # the store has the batch
         self.formula = 1
         self.name: str | None = None
@@ -82,6 +84,7 @@ class TwoHomes(RuleBasedStateMachine):
         self.send(row for row in rows if row not in self.states)
         self.kept[home] = batch = self.run_cell(home, rows)
         self.given[home] = self.formula
+        self.rendered[home] = {*rows, *self.rendered.get(home, ())}
         assert self.settle(home, batch) == set(rows)
         assert self.check(home, batch.whole) >= set(rows)
 
@@ -95,13 +98,18 @@ class TwoHomes(RuleBasedStateMachine):
             return
         known = set(batch.tasks()["day"])
         if verb == "retry":
-            self.send({row for row in known if self.states[row] == "failed"})
-            batch.retry_failed(trust=True)
+            wanted = {row for row in known if self.states[row] == "failed"}
+            act: Callable[[], object] = batch.retry_failed
         else:
             found = batch.stale() if verb == "update" else batch.tasks()
             wanted = (known if verb == "resend" else self.stale(known, given)).intersection(rows) - self.deleted
+            act = partial(batch.resend, found[found["day"].isin(wanted)])
+        if wanted <= self.rendered.get(home, set()):
             self.send(wanted)
-            batch.resend(found[found["day"].isin(wanted)], trust=True)
+            act()
+        else:
+            with pytest.raises(PreconditionError, match="not rendered in this home"):
+                act()
         self.settle(home, batch)
 
     @precondition(lambda self: self.claimed and self.name)
@@ -166,7 +174,7 @@ class TwoHomes(RuleBasedStateMachine):
 
     def forget(self, home: str) -> None:
         """Have a home know nothing of the batch."""
-        for known in (self.kept, self.given, self.ids):
+        for known in (self.kept, self.given, self.ids, self.rendered):
             known.pop(home, None)
 
     def given_in(self, home: str) -> int | None:
