@@ -2,8 +2,7 @@
 
 Beside them is ``claim``, which the first home makes that sends the batch, also in a store that nobody shares. Each
 cancel is ``cancels/<name>``; of a part, ``cancelled/<name>/`` has the keys of its rows. ``cancel`` is the name of the
-last one. ``unnamed/<digest>/<batch>`` says which batches have no name, under a digest of where and how their rows are
-sent.
+last one.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ __all__ = [
     "block_names",
     "claim_batch",
     "delete_batch",
-    "index_unnamed",
     "new_cancels",
     "put_cancel",
     "read_blocks",
@@ -27,11 +25,9 @@ __all__ = [
     "read_claim",
     "read_record",
     "read_records",
-    "unnamed",
     "write_batch",
 ]
 
-_UNNAMED = "unnamed/"
 _CONCURRENT = 8  # blocks of about a megabyte
 
 
@@ -131,17 +127,11 @@ def read_records(store: Store, known: Collection[str] = ()) -> dict[str, bytes |
     StoreError
         If the store cannot be read.
     """
-    found: dict[str, bytes | None] = {}
-    for page in store.pages("batches/"):
-        batches = [path.split("/")[-2] for path in page if path.endswith("/record.json")]
-        found |= dict.fromkeys(batches)
-        new = [batch for batch in batches if batch not in known]
-        for batch, data in zip(new, store.get_many([_record(batch) for batch in new]), strict=True):
-            if data is None:  # deleted since it was listed
-                del found[batch]
-            else:
-                found[batch] = data
-    return found
+    batches = store.children("batches/").folders
+    new = [batch for batch in batches if batch not in known]
+    read = dict(zip(new, store.get_many([_record(batch) for batch in new]), strict=True))
+    # A batch that was deleted, or is not written yet, has no record.
+    return {batch: read.get(batch) for batch in batches if batch in known or read[batch] is not None}
 
 
 def read_record(store: Store, batch: str) -> bytes | None:
@@ -180,28 +170,6 @@ def read_blocks(store: Store, batch: str, names: Iterable[str]) -> Iterator[byte
             yield data
 
 
-def index_unnamed(store: Store, digest: str, batch: str) -> None:
-    """Note a batch without a name.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be written.
-    """
-    store.put(f"{_UNNAMED}{digest}/{batch}", b"1")
-
-
-def unnamed(store: Store, digest: str) -> list[str]:
-    """Return the batches that were noted under a digest.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    """
-    return _last_parts(store, f"{_UNNAMED}{digest}/")
-
-
 def delete_batch(store: Store, batch: str) -> None:
     """Delete a batch with the results of its tasks.
 
@@ -212,8 +180,7 @@ def delete_batch(store: Store, batch: str) -> None:
     """
     # First, so that nobody finds a batch without its rows, and who sends it again meanwhile makes a new key, by which
     # no result counts that is left of it.
-    noted = [path for page in store.pages(_UNNAMED) for path in page if path.endswith(f"/{batch}")]
-    store.delete([_record(batch), _claim(batch), _cancel(batch), *noted])
+    store.delete([_record(batch), _claim(batch), _cancel(batch)])
     for folder in (f"batches/{batch}/rows/", _cancels(batch), f"batches/{batch}/cancelled/", f"results/{batch}/"):
         store.delete_all(folder)
 

@@ -166,7 +166,6 @@ class Catalog:
         limits, check = self._limits(request)
         bar = Bar("planning", length(request.data), show=request.options["progress"])
         spec = self._spec(request)
-        spec = replace(spec, compare=partial(self._sharing.find_alike, _notify_elsewhere, spec))
         with self.outbox.dry_run(spec) as dry_run, bar:
 
             def forecast(keys: Sequence[bytes]) -> Forecast:
@@ -330,6 +329,7 @@ class Catalog:
 
     def _delete(self, record: BatchRecord, others: Others) -> int:
         results = delete(self.outbox, self._connection.store, record, others)
+        self._sharing.forget(record.id)
         with self._lock:
             tracker = self._trackers.pop(record.id, None)
         if tracker is not None:
@@ -411,7 +411,6 @@ class Catalog:
         facts = BatchFacts(options=request.lasting)
         spec = replace(spec, description={**spec.description, **about}, facts=facts, check=check)
         self._sharing.check(spec)
-        spec = replace(spec, compare=partial(self._sharing.find_alike, self._sharing.fetch, spec))
         with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options["progress"]) as bar:
             chunks = plan_chunks(
                 request.data, recipe, now=now, errors=options["errors"], on_progress=bar.add, on_note=notify
@@ -575,14 +574,6 @@ def _warn_about_disk(outbox: Path, folder: str | None) -> None:
 def outbox_path() -> Path:
     """Return the path of the outbox: in the user's data folder, or in ``CLOUDTASKS_NB_HOME``."""
     return _settings.home() / "outbox.sqlite3"
-
-
-def _notify_elsewhere(batch: str) -> None:
-    """Say that a dry run is not compared with a batch of another home that has some of its rows."""
-    notify(
-        f"the plan is not compared with batch {batch}, in which another home has some of these rows; the fan-out reads "
-        "that first, and sends only the other rows"
-    )
 
 
 def _micros(moment: dt.datetime | None) -> int | None:

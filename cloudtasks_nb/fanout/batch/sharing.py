@@ -37,11 +37,9 @@ from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import (
     block_names,
-    index_unnamed,
     read_blocks,
     read_record,
     read_records,
-    unnamed,
     write_batch,
 )
 from cloudtasks_nb.store.owners import OwnerObjects
@@ -49,8 +47,6 @@ from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = [
     "Sharing",
-    "alike_digest",
-    "block_keys",
     "has_others",
     "made_elsewhere",
     "other_record",
@@ -177,27 +173,6 @@ def pack_blocks(rows: Rows, record: BatchRecord, known: Collection[str] = ()) ->
         yield name, b"".join((len(packed).to_bytes(_WORD, "big"), packed, *parts))
 
 
-def alike_digest(place: Place, recipe: bytes) -> str:
-    """Return the name under which batches without a name are indexed: of one place and one recipe."""
-    return blake2b(orjson.dumps(place) + recipe, digest_size=16).hexdigest()
-
-
-def block_keys(data: bytes) -> bytes:
-    """Return the keys of the rows of a block, one behind the other.
-
-    Raises
-    ------
-    OutboxError
-        If it is damaged.
-    """
-    try:
-        at = _WORD + int.from_bytes(data[:_WORD], "big")
-        block = StoredBlock(0, data[at : at + orjson.loads(inflate(data[_WORD:at]))["lengths"][0]])
-        return block.keys(range(block.n))
-    except _DAMAGE as error:
-        raise OutboxError(f"stored rows of a batch are damaged: {error!r}") from error
-
-
 def unpack_block(data: bytes, record: BatchRecord) -> Chunk:
     """Return the rows of a block that `pack_blocks` returned, to be spooled without their tasks.
 
@@ -293,36 +268,10 @@ class Sharing:
             gone = set[str]() if theirs else known  # another home may have deleted it
             record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, mine, known - gone)
             written = set(write_batch(self._store, batch, record, blocks))
-            if mine.name is None:
-                index_unnamed(self._store, alike_digest(mine.place, mine.recipe), batch)
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
         self._remember(batch, written, parts, gone - written)
-
-    def find_alike(
-        self, found: Callable[[str], None], spec: BatchSpec, own: str, has_any: Callable[[bytes], bool]
-    ) -> None:
-        """Find batches that other homes have made without a name, at the same place and of the same templates.
-
-        Parameters
-        ----------
-        found : callable
-            Called with each batch that has some of the rows, of those that this home does not have.
-        own : str
-            The id of a new batch of the rows: what others have sent of it is found without its rows.
-        has_any : callable
-            Whether some keys are among those of the rows.
-        """
-        if not self.active:
-            return
-        try:
-            for batch in self._ask(unnamed, self._store, alike_digest(spec.place, spec.recipe)):
-                blocks = () if batch == own else self._new_blocks(batch)
-                if any(has_any(block_keys(data)) for data in read_blocks(self._store, batch, blocks)):
-                    found(batch)
-        except (OutboxError, StoreError) as error:
-            notify(f"whether other homes have sent some of these rows in another batch is not known: {error.message}")
 
     def made_elsewhere(self, batch: str) -> bool:
         """Return whether another home has made a batch first."""
@@ -341,6 +290,10 @@ class Sharing:
                 batch: self._records[batch] if data is None else _read(data) for batch, data in found.items()
             }
         return [record for record in self._records.values() if record is not None]
+
+    def forget(self, batch: str) -> None:
+        """Read the record of a batch anew, which this home has deleted."""
+        self._records.pop(batch, None)
 
     def owners(self, batches: Sequence[str]) -> Mapping[str, str]:
         """Return who owns batches in the store, by their ids; a note says so if it does not answer."""

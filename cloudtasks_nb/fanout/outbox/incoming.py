@@ -52,9 +52,6 @@ class BatchSpec:
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
     check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
-    #: Compares rows of no batch here with batches of other homes, and may bring these here; is called with the id of a
-    #: new batch of the rows, and with what tells whether some keys, one behind the other, are theirs.
-    compare: Callable[[str, Callable[[bytes], bool]], None] = lambda _batch, _has_any: None
 
     @property
     def by_rows(self) -> bool:
@@ -118,8 +115,6 @@ class Incoming:
         It needs no lock: `decide` compares again only with batches that have changed since.
         """
         self.repeated = self._find_duplicates()
-        if self._spec.by_rows and not any(one.shared == self._valid for one in self._find_overlaps()):
-            self._spec.compare(self.new_id(), self._has_any)
         if self._spec.by_rows and (grown := self._find_grown()):
             self._find_known(grown)
 
@@ -272,12 +267,6 @@ class Incoming:
         if not overlaps or not overlaps[0].grows or (len(overlaps) > 1 and overlaps[0].shared < self._valid):
             return None
         return overlaps[0]
-
-    def _has_any(self, keys: bytes) -> bool:
-        """Return whether some of the keys, one behind the other, are those of rows; the first half of each counts."""
-        halves = unpack(f">{len(keys) // 8}q", keys)[::2]
-        query = "SELECT EXISTS (SELECT 1 FROM json_each(?) j CROSS JOIN first ON k1 = j.value)"
-        return sql.number(self._connection, query, sql.as_json(halves)) > 0
 
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""

@@ -133,10 +133,12 @@ def test_a_store_that_does_not_answer(
     batch = cell(tasks, "reports", target)
     assert f"others cannot see batch {batch.id} yet: the bucket does not answer" in capsys.readouterr().out
     assert batch.wait("240s").succeeded == 20
-    monkeypatch.setattr(Store, "pages", fail)
+    for listing in ("pages", "children"):
+        monkeypatch.setattr(Store, listing, fail)
     assert list(tasks.batches().index) == [batch.id]
     assert "may be missing: the bucket does not answer" in capsys.readouterr().out
     monkeypatch.setattr(Store, "pages", lambda *_: blocked(release))
+    monkeypatch.setattr(Store, "children", lambda *_: release.wait())
     monkeypatch.setattr(sharing, "_PATIENCE", 0.01)
     assert list(tasks.batches().index) == [batch.id]
     assert "did not answer" in capsys.readouterr().out
@@ -199,26 +201,3 @@ def test_a_store_that_does_not_list_results(
     monkeypatch.setattr(Store, "found", lambda self, prefix: (fail if "results/" in prefix else found)(self, prefix))
     assert bob.batch("march").wait("240s").succeeded == 20
     until(lambda: "may be missed: the bucket does not answer" in caplog.text)  # the results are asked after the log
-
-
-def test_rows_without_a_name_extend_the_batch_of_another_home(
-    connect: Connect, serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Three rows in one home, all in the second, three others in a third: one batch, and each row is computed once."""
-    calls: list[int] = []
-
-    def work(day: int) -> None:
-        calls.append(day)
-
-    handler, found = serve(work, store=tmp_path / "store"), []
-    for home, rows in (("ada", ROWS.head(3)), ("bob", ROWS), ("eve", ROWS.tail(3)), ("ian", ROWS.head(3))):
-        queue = connect(home).queue("reports", create=True, max_attempts=1)
-        batch = queue.fan_out(rows, url=handler, progress=False)
-        assert batch.wait("240s").succeeded == len(rows)
-        assert batch.tasks().index.equals(rows.index)
-        found.append(batch.id)
-    assert len(set(found)) == 1
-    assert sorted(calls) == list(range(20))
-    said = capsys.readouterr().out
-    assert f"batch {found[0]} has 3 of these rows already; 17 new ones will be sent" in said
-    assert "another disk" not in said

@@ -43,11 +43,13 @@ def test_what_is_written_is_read(store: Store) -> None:
     assert list(read_blocks(store, BATCH, [*names, "none"])) == [b"%d" % number for number in range(30)]
 
 
-def test_records_are_read_once(store: Store) -> None:
-    """Those that are known are listed without being read."""
+def test_records_are_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are known are listed without being read, and none of their rows is listed."""
     write_batch(store, BATCH, b"one", blocks(3))
     write_batch(store, "00000000", b"two", blocks(0))
     store.put("results/ffffffff/x.json", b"{}")
+    store.put("batches/ffffffff/claim", b"{}")
+    monkeypatch.delattr(Store, "pages")
     assert read_records(store) == {BATCH: b"one", "00000000": b"two"}
     assert read_records(store, {BATCH}) == {BATCH: None, "00000000": b"two"}
 

@@ -1,20 +1,18 @@
 """Two homes that share batches through a store."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch import sharing
-from cloudtasks_nb.fanout.batch.sharing import Sharing, alike_digest
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
+from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
-from cloudtasks_nb.store.batches import delete_batch, unnamed, write_batch
+from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.batch.conftest import counts
-from tests.unit.fanout.conftest import PLACE, chunks, spool
+from tests.unit.fanout.conftest import chunks, spool
 
 
 def add(outbox: Outbox, *bounds: int) -> str:
@@ -69,31 +67,6 @@ def test_what_could_not_be_written_is_written_after_rows_were_fetched(
     other.publish(batch)
     mine.fetch(batch)
     assert total(theirs, batch) == total(outbox, batch) == 130
-
-
-def test_a_store_that_does_not_answer_holds_no_rows_up(
-    outbox: Outbox, theirs: Outbox, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What others have sent without a name is not known then, which a line says."""
-    batch = spool(outbox, chunks(range(3))).batch
-    Sharing(outbox, store).publish(batch)
-    spec, other = BatchSpec(place=PLACE, recipe=b"recipe"), Sharing(theirs, store)
-    other.find_alike(other.fetch, spec, batch, lambda _: True)  # its own rows are found by their names
-    other.find_alike(other.fetch, replace(spec, recipe=b"other"), "", lambda _: True)
-    other.find_alike(other.fetch, spec, "", lambda _: False)
-    assert theirs.batches.find() == []
-
-    def fail(*_: Any) -> None:
-        raise StoreError("the bucket does not answer")
-
-    monkeypatch.setattr(sharing, "unnamed", fail)
-    other.find_alike(other.fetch, spec, "", lambda _: True)
-    monkeypatch.undo()
-    assert "another batch is not known: the bucket does not answer" in capsys.readouterr().out
-    other.find_alike(other.fetch, spec, "", lambda keys: len(keys) == 48)
-    assert total(theirs, batch) == 3
-    delete_batch(store, batch)
-    assert unnamed(store, alike_digest(PLACE, b"recipe")) == []
 
 
 def test_fetched_rows_are_not_written_again(
