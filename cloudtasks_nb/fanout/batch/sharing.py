@@ -149,13 +149,15 @@ def shared_spec(record: BatchRecord) -> BatchSpec:
     )
 
 
-def pack_blocks(rows: Rows, record: BatchRecord, known: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each block of a batch, without those that are known, in input order.
+def pack_blocks(
+    rows: Rows, record: BatchRecord, known: Collection[str] = (), after: int = 0
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each block of a batch behind a ref, without those that are known, in input order.
 
     A block has the same name in every outbox; names sort as the rows of the input. It has the keys of its rows, and
     what is shown of them, but no requests. Rows that only another home has rendered are left out.
     """
-    for block, found in rows.blocks(record.id, 0, "elsewhere IS NULL"):
+    for block, found in rows.blocks(record.id, after, "elsewhere IS NULL"):
         name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
         if not found or name in known:
             continue
@@ -257,8 +259,8 @@ class Sharing:
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
-        parts, (published, known) = self._parts(batch), self._known(batch)
-        if not self.active or published == parts:
+        parts, (published, known) = self._outbox.rows.parts(batch), self._known(batch)
+        if not self.active or published == len(parts):
             return
         try:
             data, mine = read_record(self._store, batch), self._outbox.batches.get(batch)
@@ -266,12 +268,13 @@ class Sharing:
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells
             gone = set[str]() if theirs else known  # another home may have deleted it
-            record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, mine, known - gone)
+            after = parts[published - 1][1] if published and theirs else 0
+            record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, mine, known - gone, after)
             written = set(write_batch(self._store, batch, record, blocks))
         except StoreError as error:
             notify(f'others cannot see batch {batch} yet: {error.message}\n  → tasks.batch("{batch}") writes it again')
             return
-        self._remember(batch, written, parts, gone - written)
+        self._remember(batch, written, len(parts), gone - written)
 
     def made_elsewhere(self, batch: str) -> bool:
         """Return whether another home has made a batch first."""

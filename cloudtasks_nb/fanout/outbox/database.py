@@ -98,6 +98,7 @@ _TABLES = (
         message TEXT, said INTEGER, code INTEGER, cause TEXT, current INTEGER,  -- what an attempt tells of its failure
         elsewhere INTEGER)  -- 1: only another home has rendered it, so its task is not known here""",
     "CREATE INDEX elsewhere ON rows (ref) WHERE elsewhere",
+    "CREATE INDEX repeated ON rows (ref) WHERE try > 1",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     f"CREATE INDEX causes ON rows ({sql.CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (

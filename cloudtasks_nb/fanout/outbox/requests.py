@@ -86,8 +86,9 @@ class Requests(Repository):
     @reading
     def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
-        query = f"SELECT EXISTS (SELECT 1 FROM {sql.ROWS} AND try > 1 AND {_WAITING})"
-        return sql.number(connection, query, 0, sql.ALL, sql.number_of(connection, batch)) > 0
+        query = f"""SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY repeated
+                    ON ref BETWEEN first AND last WHERE scope = ? AND try > 1 AND {_WAITING})"""
+        return sql.number(connection, query, sql.number_of(connection, batch)) > 0
 
     @reading
     def untried(self, connection: sqlite3.Connection, batch: str) -> bool:

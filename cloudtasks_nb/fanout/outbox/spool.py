@@ -294,7 +294,8 @@ class Spool:
         known = f"SELECT {sql.SHOWN_STATE}, count(*) FROM incoming i JOIN rows r ON r.ref = i.theirs GROUP BY 1"
         left = {State(state): n for state, n in connection.execute(known)}
         connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
-        query = "SELECT k.ref FROM first f JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2"
+        # CROSS JOIN fixes the order: the batch may have a million keys.
+        query = "SELECT k.ref FROM first f CROSS JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2"
         refs = sql.as_json(sql.firsts(connection, query, target.num))
         # An input that had one of them has it no longer: the same one is compared anew.
         connection.execute("UPDATE inputs SET digest = randomblob(16) WHERE num = ? AND ? <> '[]'", (target.num, refs))

@@ -1,5 +1,7 @@
 """Two homes that share batches through a store."""
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
-from cloudtasks_nb.store.batches import write_batch
+from cloudtasks_nb.store.batches import block_names, write_batch
 from cloudtasks_nb.store.store import Store
 from tests.unit.fanout.batch.conftest import counts
 from tests.unit.fanout.conftest import chunks, spool
@@ -67,6 +69,17 @@ def test_what_could_not_be_written_is_written_after_rows_were_fetched(
     other.publish(batch)
     mine.fetch(batch)
     assert total(theirs, batch) == total(outbox, batch) == 130
+
+
+def test_only_what_was_added_is_read_to_be_shared(outbox: Outbox, store: Store) -> None:
+    """Ten more rows cost as much in a batch of a million as in an empty one: the first block may even be damaged."""
+    batch, mine = add(outbox, 100), Sharing(outbox, store)
+    mine.publish(batch)
+    with closing(sqlite3.connect(outbox.path)) as connection, connection:
+        connection.execute("UPDATE blocks SET keys = x'00'")
+    add(outbox, 100, 110)
+    mine.publish(batch)
+    assert [name[:9] for name in block_names(store, batch)] == ["000000000", "000000100"]
 
 
 def test_fetched_rows_are_not_written_again(
