@@ -288,6 +288,8 @@ class Catalog:
         records, before = self._listed(), self.frame()
         delete_one = partial(self._delete, others="leave")
         deleted = delete_old(self.outbox, records, delete_one, older_than=older_than, dry_run=dry_run)
+        if not dry_run:
+            self._sharing.sweep()
         return before.loc[[record.id for record in deleted]]
 
     def place(self, queue: QueueName) -> Place:
@@ -328,7 +330,7 @@ class Catalog:
             outbox.close()
 
     def _delete(self, record: BatchRecord, others: Others) -> int:
-        results = delete(self.outbox, self._connection.store, record, others)
+        results = delete(self.outbox, self._connection.store, record, others, shared=self._sharing.active)
         self._sharing.forget(record.id)
         with self._lock:
             tracker = self._trackers.pop(record.id, None)
@@ -385,8 +387,7 @@ class Catalog:
 
     def _now(self, recipe: Recipe) -> dt.datetime:
         """Return the time of the service, which is asked for it if tasks are due by it."""
-        connection = self._connection
-        return connection.clock.now() if recipe.schedule.immediate else connection.service_now()
+        return self._connection.clock.now() if recipe.schedule.immediate else self._connection.service_now()
 
     def _spec(self, request: FanOutRequest) -> BatchSpec:
         return BatchSpec(
@@ -479,9 +480,8 @@ class Catalog:
 
     def _progress(self, record: BatchRecord) -> Progress:
         tracker = self._trackers.get(record.id)
-        if tracker is not None:
-            return tracker.progress
-        return stored_progress(self.outbox, record, self._connection.clock.now())
+        now = self._connection.clock.now()
+        return stored_progress(self.outbox, record, now) if tracker is None else tracker.progress
 
 
 def _finish_all_jobs() -> None:

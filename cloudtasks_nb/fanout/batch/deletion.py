@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
@@ -29,14 +31,19 @@ _NAMED = 5  # batches that a message names
 _SWEEP = 60.0  # seconds to remove the rows of a deleted batch; what is left goes when the outbox is opened
 
 
-def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "ask") -> int:
+def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "ask", *, shared: bool = False) -> int:
     """Delete a batch from the outbox, and its objects in the store; return how many results were deleted.
+
+    Parameters
+    ----------
+    shared : bool
+        Whether other homes may share the store: one object stays there, which tells them.
 
     Raises
     ------
     PreconditionError
         If it is being sent or cancelled, or its tasks may be in the queue, or `others` is to ask and it has rows of
-        other homes.
+        other homes, or another home owns it and lives.
     StoreError
         If the store cannot be used; the batch is still in the outbox.
     """
@@ -60,7 +67,10 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "
         with suppress(StoreError):  # what cannot be read, as by a damaged claim, is deleted without being counted
             StoredResults(outbox, store, record.id).sync()
         results = outbox.results.count(record.id)
-        delete_batch(store, record.id)
+        if shared:
+            _loop.run(BatchOwner(outbox, store, record.id).delete())
+        else:
+            delete_batch(store, record.id)
     outbox.batches.delete(record.id)
     if results:
         with suppress(StoreError):  # a pack of them that was written meanwhile

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.fanout.clock import seconds_since_boot
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.owners import OwnerObjects, probe
 from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = ["BatchOwner", "probe_once"]
 
 _PATIENCE = 20.0  # seconds for a call of the store
+_LOCK_POLL = 0.2  # seconds between two checks whether a sender of this home has ended
 _LAST = 5.0  # seconds in which the end is told
 
 T = TypeVar("T")
@@ -87,7 +90,7 @@ class BatchOwner:
     ----------
     changed : callable
         Called after each change.
-    find_out : coroutine function
+    find_out : coroutine function, optional
         Called when the batch was another home's, and that sends no more: records what it has sent.
     """
 
@@ -99,8 +102,8 @@ class BatchOwner:
         outbox: Outbox,
         store: Store,
         batch: str,
-        changed: Callable[[], None],
-        find_out: Callable[[], Awaitable[None]],
+        changed: Callable[[], None] = lambda: None,
+        find_out: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
         self._find_out = find_out
@@ -141,8 +144,42 @@ class BatchOwner:
         self._changed()
         await self._ownership.settle()
         previous = self._ownership.previous
-        if previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
+        if self._find_out and previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
             await self._find_out()
+
+    @asynccontextmanager
+    async def own(self, purpose: Purpose) -> AsyncIterator[None]:
+        """Own the batch inside the block, as `begin`; no process of this home sends it meanwhile."""
+        while (lock := self._outbox.requests.lock(self._batch)) is None:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(_LOCK_POLL)
+        try:
+            await self.begin(purpose)
+            yield
+        finally:
+            await self.end()
+            lock.release()
+
+    async def delete(self) -> None:
+        """Delete the batch from the store; one object tells other homes so.
+
+        Raises
+        ------
+        PreconditionError, StoreError
+            As for `begin`.
+        """
+        async with self.own(Purpose.DELETED):
+            await _loop.to_thread(delete_batch, self._store, self._batch)
+            await self.clear()
+
+    async def clear(self) -> None:
+        """Delete what is left of a batch that was deleted, as soon as no home needs it.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        await self._ownership.clear()
 
     async def take_over(self) -> bool:
         """Take the batch at the next sending although another home lives; return whether one owns it.

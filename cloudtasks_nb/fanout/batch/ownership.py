@@ -28,6 +28,7 @@ _LEASE = 45.0  # seconds for which a lease is valid, from the begin of the write
 _GONE = 120.0  # seconds without a write after which an owner is gone; more than a lease and the deadline of a request
 _LOOK = 60.0  # seconds for which what was read may be used to take a number
 _RECENT = 900.0  # seconds without a write, by a listing that may be old, after which an owner is surely gone
+_KEPT = 31 * 24 * 3600.0  # seconds for which an object says that the batch was deleted; the log is kept as long
 _TRIES = 8  # tries to take a number before the store counts as unusable
 
 
@@ -309,16 +310,20 @@ class Ownership:
             await self._objects.write(self.number, replace(owner, ended=True))
 
     async def clear(self) -> None:
-        """Delete the objects of earlier owners; a recent one stays, so that nobody creates its number by an old look.
+        """Of a batch that was deleted, delete the objects of earlier owners, and after 31 days the last one too.
+
+        A recent one stays, so that nobody creates its number by an old look.
 
         Raises
         ------
         StoreError
             If the store does not answer.
         """
-        numbers = await self._objects.numbers()
-        old = [one for one in numbers if one < self.number and numbers[one] < self._modified - _RECENT]
-        await self._objects.delete(old)
+        found = await self.look()
+        if found.newest is None or found.newest.owner.purpose is not Purpose.DELETED:
+            return
+        now, kept = await self._objects.now(), {found.highest: _KEPT}
+        await self._objects.delete([one for one, at in found.numbers.items() if now - at > kept.get(one, _RECENT)])
 
     async def _is_ours(self, seen: Seen | None) -> bool:
         """Return whether this home wrote an object; if another home with the same id did, take a new id."""
@@ -379,7 +384,7 @@ class Ownership:
             return False
         if seen is None:
             return False
-        own = seen.owner.home == (await self._home.identity()).id and self._purpose is Purpose.SENDS
+        own = seen.owner.home == (await self._home.identity()).id and self._purpose is not Purpose.CANCELS
         return own or seen.owner.ended or self._modified - seen.modified > _GONE
 
     async def _is_owner(self) -> bool:

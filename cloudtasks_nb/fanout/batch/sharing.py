@@ -22,7 +22,7 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
-from cloudtasks_nb.fanout.batch.owner import probe_once
+from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
 from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
 from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
@@ -312,6 +312,18 @@ class Sharing:
             notify(f"who owns batches may be missing: {error.message}")
         there = {batch: self._owners[batch] for batch in batches if batch in self._owners}
         return {batch: owner.person for batch, owner in there.items() if owner.purpose is not Purpose.DELETED}
+
+    def sweep(self) -> None:
+        """Delete what is left of batches that were deleted in the store long ago; say so if that fails."""
+        if not self.active:
+            return
+        self.records()
+        try:
+            left = {*self._ask(self._store.children, "batches/").folders} - self._records.keys()
+            owners = [BatchOwner(self._outbox, self._store, batch) for batch in left]
+            _loop.run(_loop.gather(owner.clear() for owner in owners))
+        except StoreError as error:
+            notify(f"what is left of deleted batches stays in the store: {error.message}")
 
     def _look_for_owners(self, batches: Sequence[str]) -> None:
         for batch in batches:

@@ -1,6 +1,7 @@
 """Batches in a store that two homes share."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
+from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
@@ -188,6 +190,26 @@ def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect,
     ada.batch("march").delete(others=True)
     cell(bob, "reports", handler, pd.DataFrame({"day": [20]})).wait("240s")
     assert len(connect("eve").batch("march").tasks()) == 21
+
+
+def test_a_deleted_batch_leaves_one_object(connect: Connect, target: Target, tmp_path: Path) -> None:
+    """It says so to other homes; the same cell takes the number after it."""
+    tasks, folder = connect("ada"), tmp_path / "store" / "batches"
+    batch = cell(tasks, "reports", target)
+    batch.wait("240s")
+    until(lambda: not tasks._catalog.outbox.requests.has_sender(batch.id))
+    (first,) = (folder / batch.id / "owners").iterdir()
+    os.utime(first, (0, 0))
+    batch.delete()
+    (left,) = (path for path in folder.rglob("*") if path.is_file())
+    found = Owner.unpack(left.read_bytes())
+    assert (left.name, found.purpose, found.ended) == ("000002", Purpose.DELETED, True)
+    assert cell(tasks, "reports", target).wait("240s").total == len(ROWS)
+    tasks.delete_batches(older_than=0)
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))
+    tasks.delete_batches(older_than=0)
+    assert not [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_store_that_does_not_list_results(

@@ -513,3 +513,20 @@ def test_an_owner_that_lives_is_named() -> None:
     for end in [("close", A), ("steps", A, 4)], [("jump", 125.0)]:
         world = play([*commands[:1], *end, ("turn", B, "hold", 6, 0)])
         assert _may_send(world, B)
+
+
+@pytest.mark.parametrize(("old", "kept"), [(950.0, {2}), (60.0, {1, 2})])
+def test_a_deleted_batch_keeps_its_number(old: float, kept: set[int]) -> None:
+    """Nobody creates an earlier number by an old look; recent objects go later, and the last one after 31 days."""
+    sent = [("turn", A, "hold", 3, 0), ("close", A), ("steps", A, 4)]
+    world = play([*sent, ("jump", old), ("turn", A, "delete", 6, 0)])
+    assert {*world.objects} == kept
+    again = play([*sent, ("turn", A, "delete", 6, 0), ("turn", B, "hold", 6, 0)])
+    assert _may_send(again, B)
+    assert max(again.objects) == 3
+    for days, left in [(0.02, {2}), (30.5, {2}), (1.0, set[int]())]:
+        world.now += days * 24 * 3600
+        work = Work(Ownership(world.homes[C], world.homes[C], lambda: world.now, sleep).clear)
+        while work.step(world.now):
+            pass
+        assert {*world.objects} == left
