@@ -140,8 +140,6 @@ class Catalog:
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.scope or whole(result.batch), sending=True, shown=first)
         self._sharing.publish(result.batch)
-        if result.created and self._sharing.made_elsewhere(result.batch):
-            read_first(self._trackers[result.batch], whole=True)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)
         return batch
@@ -410,7 +408,12 @@ class Catalog:
             "_spread": recipe.schedule.template is not None,
         }
         facts = BatchFacts(options=request.lasting)
-        spec = replace(spec, description={**spec.description, **about}, facts=facts, check=check)
+
+        def join(batch: str) -> Callable[[int], None]:
+            tracker = self._trackers.get(batch)
+            return self._sharing.join(batch, None if tracker is None else tracker.owner, check)
+
+        spec = replace(spec, description={**spec.description, **about}, facts=facts, check=join)
         self._sharing.check(spec)
         with self.outbox.spool(spec) as spool, Bar("storing", length(request.data), show=options["progress"]) as bar:
             chunks = plan_chunks(

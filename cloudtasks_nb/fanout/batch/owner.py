@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -79,7 +79,8 @@ class _Home:
         await self.outbox.run(self.outbox.home.renew)
 
     def _identity(self) -> Identity:
-        tokens = self.outbox.batches.facts(self.batch).owner_tokens
+        known = self.outbox.batches.find(batch=self.batch)  # the batch may be in the store only
+        tokens = known[0].facts.owner_tokens if known else ()
         return Identity(self.outbox.home.get(), self.person, tokens)
 
 
@@ -206,9 +207,27 @@ class BatchOwner:
         if self.over:
             return
         try:
-            await self._ownership.check()
+            with self._known():
+                await self._ownership.check()
         except PreconditionError as error:
             raise PreconditionError(error.message, resource=self._batch, hint=error.hint) from error
+
+    async def living(self) -> Owner | None:
+        """Return another home that owns the batch and lives, unless it is taken over; None if there is none.
+
+        Raises
+        ------
+        PreconditionError
+            If the store does not answer.
+        """
+        with self._known():
+            return None if self.over else await self._ownership.living()
+
+    @contextmanager
+    def _known(self) -> Iterator[None]:
+        """Raise PreconditionError inside the block if the store does not answer."""
+        try:
+            yield
         except StoreError as error:
             text = f"who owns batch {self._batch} is not known: {error.message}"
             raise PreconditionError(text, resource=self._store.url, hint=error.hint) from error

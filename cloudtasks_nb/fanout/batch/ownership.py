@@ -226,6 +226,19 @@ class Ownership:
             if not await self._is_ours(newest):
                 await self._refuse_if_lives(newest)
 
+    async def living(self) -> Owner | None:
+        """Return another home that owns the batch and lives; None if there is none.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        newest = None if self.holds else (await self.look()).newest
+        if newest is None or await self._is_ours(newest) or await self._age(newest) is None:
+            return None
+        return newest.owner
+
     async def take(self, purpose: Purpose, *, over: bool = False, look: Look | None = None) -> None:
         """Take the next number, and with it the batch; `settle` tells when earlier owners cannot send any more.
 
@@ -337,14 +350,16 @@ class Ownership:
         return False
 
     async def _refuse_if_lives(self, seen: Seen | None) -> None:
-        if seen is None or seen.owner.ended:
-            return
-        age = await self._objects.now() - seen.modified
-        if age <= _GONE:
+        if seen is not None and (age := await self._age(seen)) is not None:
             raise PreconditionError(
                 f"{seen.owner.person} {seen.owner.purpose} this batch, seen {max(0, round(age))} s ago",
                 hint="batch.take_over() continues it here",
             )
+
+    async def _age(self, seen: Seen) -> float | None:
+        """Return how many seconds ago an owner has written; None if it has ended, or is gone."""
+        age = math.inf if seen.owner.ended else await self._objects.now() - seen.modified
+        return age if age <= _GONE else None
 
     async def _create(self, look: Look, purpose: Purpose, *, ours: bool) -> bool:
         """Create the object after the newest one; return whether it is this home's, and its lease is valid."""

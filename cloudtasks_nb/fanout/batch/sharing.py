@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ import orjson
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.errors import BatchExistsError, OutboxError, StoreError
+from cloudtasks_nb.errors import BatchExistsError, OutboxError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
 from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
@@ -71,13 +72,15 @@ _DAMAGE = (
 )
 
 
-def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> bytes:
+def pack_record(record: BatchRecord, earlier: BatchRecord | None = None, *, complete: bool = True) -> bytes:
     """Return the record of a batch as bytes.
 
     Parameters
     ----------
     earlier : BatchRecord, optional
         The record that another home has written: it says who made the batch, and when.
+    complete : bool
+        Whether all rows are in the store; else they are being stored.
     """
     first = earlier or record
     return orjson.dumps(
@@ -92,6 +95,7 @@ def pack_record(record: BatchRecord, earlier: BatchRecord | None = None) -> byte
             "options": first.facts.options,
             "created": first.created.timestamp(),
             "rows": record.total,
+            "complete": complete,
         }
     )
 
@@ -218,6 +222,7 @@ def unpack_block(data: bytes, record: BatchRecord) -> Chunk:
 
 _AT_ONCE = 8  # batches whose owners are read at the same time
 _PATIENCE = 5.0  # seconds to wait for the list of batches
+_STORING, _LOOK = 30.0, 0.5  # seconds for which a cell waits for rows that another home stores, and between two looks
 
 T = TypeVar("T")
 
@@ -256,6 +261,7 @@ class Sharing:
         if not self._outbox.batches.find(batch=batch):
             with suppress(StoreError):
                 self._ask(check_recipe, self._store, batch, spec.name, spec.recipe)
+        self.update(batch)  # before rows of this home, so that they come first in every home
 
     def publish(self, batch: str) -> None:
         """Write the rows of a batch that the store does not have; say so if that fails."""
@@ -269,6 +275,8 @@ class Sharing:
                 return  # it is another batch, as its sending tells
             gone = set[str]() if theirs else known  # another home may have deleted it
             after = parts[published - 1][1] if published and theirs else 0
+            if theirs is not None:  # who has these rows too waits for them
+                write_batch(self._store, batch, pack_record(mine, theirs, complete=False), ())
             record, blocks = pack_record(mine, theirs), pack_blocks(self._outbox.rows, mine, known - gone, after)
             written = set(write_batch(self._store, batch, record, blocks))
         except StoreError as error:
@@ -276,9 +284,51 @@ class Sharing:
             return
         self._remember(batch, written, len(parts), gone - written)
 
-    def made_elsewhere(self, batch: str) -> bool:
-        """Return whether another home has made a batch first."""
-        return self.active and made_elsewhere(self._store, self._outbox.batches.get(batch))
+    def join(self, batch: str, owner: BatchOwner | None, check: Callable[[int], None]) -> Callable[[int], None]:
+        """Bring rows of a batch here that other homes have added; return a check of how many others a cell would add.
+
+        It refuses them while another home owns the batch and lives.
+
+        Parameters
+        ----------
+        owner : BatchOwner, optional
+            This process as the owner of the batch, if it has opened it.
+        check : callable
+            What refuses a number of rows besides.
+
+        Raises
+        ------
+        PreconditionError
+            If the store does not answer.
+        """
+        if not self.active:
+            return check
+        other = _loop.run((owner or BatchOwner(self._outbox, self._store, batch)).living())
+        if other is not None:
+            with suppress(StoreError):
+                self._wait_for_rows(batch, other)
+        self.update(batch)
+
+        def refuse(added: int) -> None:
+            check(added)
+            if other is not None and added:
+                raise PreconditionError(
+                    f"{other.person} {other.purpose} this batch, without {added:,} of these rows",
+                    resource=batch,
+                    hint=f'batch = tasks.batch("{batch}") and batch.take_over() continue it here, or name="…" makes a '
+                    "batch of your own",
+                )
+
+        return refuse
+
+    def _wait_for_rows(self, batch: str, owner: Owner) -> None:
+        """Wait until all rows are in the store that another home has, for some time."""
+        until, said = time.monotonic() + _STORING, False
+        while time.monotonic() < until and not _is_complete(self._ask(read_record, self._store, batch)):
+            if not said:
+                notify(f"waiting for the rows of batch {batch}, which {owner.person} stores")
+            said = True
+            time.sleep(_LOOK)
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""
@@ -440,6 +490,14 @@ def _without_request(description: Mapping[str, Any]) -> dict[str, Any]:
     names = {name for name in description if name in {"key", "backfill"} or name.startswith("_")} - {IMPORTED}
     origin = _ORIGIN.match(str(description.get("url") or ""))
     return {name: description[name] for name in names} | {"url": origin[0] if origin else ""}
+
+
+def _is_complete(data: bytes | None) -> bool:
+    """Return whether a record says that all rows of its batch are in the store."""
+    try:
+        return data is not None and orjson.loads(data)["complete"] is True
+    except _DAMAGE:
+        return False
 
 
 def _read(data: bytes) -> BatchRecord | None:

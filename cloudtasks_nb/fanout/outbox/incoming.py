@@ -51,7 +51,8 @@ class BatchSpec:
     skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
     clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
     origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
-    check: Callable[[int], None] = lambda _added: None  #: refuses the rows that would be added, by their number
+    #: Called with the id of the batch before rows are added; what it returns refuses them by their number.
+    check: Callable[[str], Callable[[int], None]] = lambda _batch: lambda _added: None
 
     @property
     def by_rows(self) -> bool:
@@ -109,14 +110,16 @@ class Incoming:
         """Give the rows that the batch does not have refs from this one on."""
         self._first = self.next = first
 
-    def prepare(self) -> None:
+    def prepare(self) -> str:
         """Find duplicates, and compare with other batches: all of `decide` that grows with the rows of others.
 
-        It needs no lock: `decide` compares again only with batches that have changed since.
+        It needs no lock: `decide` compares again only with batches that have changed since. Return the id of the batch
+        that the rows are for, by what is known now.
         """
-        self.repeated = self._find_duplicates()
-        if self._spec.by_rows and (grown := self._find_grown()):
-            self._find_known(grown)
+        self.repeated, found = self._find_duplicates(), self._find()
+        if found is None and self._spec.by_rows and (found := self._find_grown()):
+            self._find_known(found)
+        return self.new_id() if found is None else found.id
 
     def decide(self) -> None:
         """Find the batch, the rows that it has, and the errors that prevent sending the others, after `prepare`.

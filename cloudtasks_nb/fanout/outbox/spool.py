@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -137,8 +137,8 @@ class Spool:
             self._connection.execute("PRAGMA synchronous = FULL")
             if attached := self._attach():
                 return attached
-            self._incoming.prepare()
-            spooled = transact(self._connection, self._commit)
+            refuse = self._spec.check(self._incoming.prepare())
+            spooled = transact(self._connection, self._commit, refuse)
             self._render_others()
             return spooled
 
@@ -183,12 +183,12 @@ class Spool:
         known, by_id = sum(left.values()), self._needs_id(num, scope)
         return Spooled(batch=batch, created=False, known=known, left=left, scope=scope, by_id=by_id)
 
-    def _commit(self, connection: sqlite3.Connection) -> Spooled:
+    def _commit(self, connection: sqlite3.Connection, refuse: Callable[[int], None]) -> Spooled:
         self._incoming.decide()
         if self._incoming.errors:
             raise self._incoming.errors[0]
         spooled = self._apply(connection)
-        self._spec.check(spooled.added)
+        refuse(spooled.added)
         return spooled
 
     def _apply(self, connection: sqlite3.Connection) -> Spooled:

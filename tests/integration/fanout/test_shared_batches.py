@@ -16,6 +16,7 @@ from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, Precondit
 from cloudtasks_nb.fanout.batch import sharing
 from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.sharing import Sharing
+from cloudtasks_nb.store.batches import write_batch
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import Connect, Serve, outcomes, reached
@@ -24,10 +25,13 @@ from tests.raising import raises
 ROWS = pd.DataFrame({"day": range(20)}, index=range(100, 120))
 
 
-def cell(tasks: ct.Client, name: str, target: Target | ct.Handler, rows: pd.DataFrame = ROWS, **words: Any) -> ct.Batch:
+def cell(
+    tasks: ct.Client, name: str, target: Target | ct.Handler, rows: pd.DataFrame = ROWS, /, **words: Any
+) -> ct.Batch:
     """Run the cell."""
     queue = tasks.queue(name, create=True, max_attempts=1)
-    batch: ct.Batch = queue.fan_out(rows, url=target.url, body=["day"], name="march", progress=False, **words)
+    options: Any = {"name": "march", "body": ["day"], "progress": False} | words
+    batch: ct.Batch = queue.fan_out(rows, url=target.url, **options)
     return batch
 
 
@@ -111,7 +115,8 @@ def test_one_name_for_other_templates(
     assert mine.wait("240s").succeeded == 20
     bob = connect("bob")
     if raced:
-        monkeypatch.setattr(Sharing, "check", lambda *_: None)
+        for check in ("check", "join"):
+            monkeypatch.setattr(Sharing, check, lambda *given: given[-1])
     with pytest.raises(BatchExistsError, match="batch march was made of other templates in another home"):
         bob.queue("reports").fan_out(ROWS, url=f"{target.url}/other", name="march", progress=False).wait("240s")
     assert (len(bob._catalog.outbox.batches.find()), len(target.received)) == (raced, 20)
@@ -223,3 +228,61 @@ def test_a_store_that_does_not_list_results(
     monkeypatch.setattr(Store, "found", lambda self, prefix: (fail if "results/" in prefix else found)(self, prefix))
     assert bob.batch("march").wait("240s").succeeded == 20
     until(lambda: "may be missed: the bucket does not answer" in caplog.text)  # the results are asked after the log
+
+
+@pytest.mark.parametrize("name", ["march", None])
+def test_rows_that_the_owner_does_not_have(connect: Connect, target: Target, name: str | None) -> None:
+    """They are refused while it lives, and nothing of them stays; after a takeover they are sent."""
+    rows, more = pd.DataFrame({"day": range(200)}), pd.DataFrame({"day": range(205)})
+    mine = cell(connect("ada"), "reports", target, rows, name=name, send_rate=20)
+    reached(mine, lambda progress: progress.unsent < len(rows))
+    bob = connect("bob")
+    theirs = cell(bob, "reports", target, rows, name=name)
+    assert theirs.id == mine.id
+    hint = f'tasks.batch("{mine.id}") and batch.take_over()'
+    with raises(PreconditionError, match=r"ada@.* sends this batch, without 5 of these rows", hint=hint):
+        cell(bob, "reports", target, more, name=name)
+    assert len(bob.batch(mine.id).tasks()) == 200
+    theirs.take_over()
+    assert cell(bob, "reports", target, more, name=name).wait("240s").succeeded == 205
+    assert sorted(json.loads(request.body)["day"] for request in target.received) == list(range(205))
+
+
+@pytest.mark.parametrize("stored", [0, 200])
+def test_a_cell_waits_for_rows_that_are_being_stored(
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stored: int
+) -> None:
+    """The record says when all rows of the owner are there; if they do not come, they are said to be missing."""
+    rows, looks = pd.DataFrame({"day": range(200)}), iter([False, *[stored == 200] * 99])
+    monkeypatch.setattr(sharing, "_LOOK", 0.01)
+    monkeypatch.setattr(sharing, "_STORING", 0.1)
+    monkeypatch.setattr(sharing, "_is_complete", lambda _: next(looks))
+    with monkeypatch.context() as patched:
+        if not stored:
+            patched.setattr(sharing, "write_batch", lambda *_: [])
+        mine = cell(connect("ada"), "reports", target, rows, send_rate=10)
+    reached(mine, lambda progress: progress.unsent < 200)
+    bob = connect("bob")
+    if stored:
+        assert cell(bob, "reports", target, rows).id == mine.id
+    else:
+        with pytest.raises(PreconditionError, match="without 200 of these rows"):
+            cell(bob, "reports", target, rows)
+    assert f"waiting for the rows of batch {mine.id}, which ada@" in capsys.readouterr().out
+    mine.cancel()
+
+
+def test_the_record_says_when_all_rows_are_there(
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while rows are added to the ones that are there."""
+    ada, written = connect("ada"), list[bool]()
+    cell(ada, "reports", target).wait("240s")
+
+    def write(store: Store, batch: str, record: bytes, blocks: Any) -> list[str]:
+        written.append(json.loads(record)["complete"])
+        return write_batch(store, batch, record, blocks)
+
+    monkeypatch.setattr(sharing, "write_batch", write)
+    cell(ada, "reports", target, pd.DataFrame({"day": range(21)})).wait("240s")
+    assert written == [False, True]
