@@ -195,7 +195,8 @@ class Adoption:
         found = await self._read(witnesses.log, "log entries", since, tasks) if logged else 0
         found += await self._read_results(first=not last)
         if logged or found:
-            if not last:
+            counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
+            if not last and counts[State.UNSENT]:
                 with contextlib.suppress(PermissionDeniedError):  # names protect what the queue would tell
                     await self._read(witnesses.queue, "tasks of the queue", since)
             await self.outbox.run(self._set_round)

@@ -288,7 +288,6 @@ def _has_ended(pid: int) -> bool:
 
 _FOLLOWING = "reading what others did with"
 _ADOPTING = "reading before the cancel of"
-_FEW = 1_000  # tasks of a queue that is listed to see which of them others have just made
 _SILENCE = 30.0  # seconds before the next look into a log that did not answer
 _PAUSE = 5.0  # seconds between two looks into a log whose entries come late anyway
 
@@ -438,10 +437,6 @@ class Reading:
             async for evidence in log.read(None, since):
                 await outcomes.tell(evidence)
             await outcomes.explain()
-            tasks = (await outcomes.watcher.read_queue(queue)).get("tasks")
-            if tasks is not None and tasks <= _FEW:
-                async for evidence in outcomes.witnesses.queue.read(None, since):
-                    await outcomes.tell(evidence)
 
         await self._try("log", read)
         return new or not self._done

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError
@@ -51,13 +51,7 @@ class TwoHomes(RuleBasedStateMachine):
         self.rendered: dict[str, set[int]] = {}  # rows of the cells of a home
         self.claimed = False  # the store has the batch
         self.formula = 1
-        self.name: str | None = None
         self.edit()
-
-    @initialize(name=st.sampled_from(["march", None]))
-    def begin(self, name: str | None) -> None:
-        """Choose whether the cell gives the batch a name; without one it is the only batch of each home."""
-        self.name = name
 
     # What both homes do
 
@@ -112,7 +106,7 @@ class TwoHomes(RuleBasedStateMachine):
                 act()
         self.settle(home, batch)
 
-    @precondition(lambda self: self.claimed and self.name)
+    @precondition(lambda self: self.claimed)
     @rule(home=HOMES, life=LIVES, rows=ROWS)
     def other_templates(self, home: str, life: str, rows: Sequence[int]) -> None:
         """They are refused in each home."""
@@ -120,7 +114,7 @@ class TwoHomes(RuleBasedStateMachine):
         with pytest.raises(BatchExistsError):
             self.run_cell(home, rows, ("day", "more"))
 
-    @precondition(lambda self: self.states and self.name)
+    @precondition(lambda self: self.states)
     @rule(home=HOMES, life=LIVES)
     def delete(self, home: str, life: str) -> None:
         """One home forgets the batch, and the store too; the other one has what it had, but for results."""
@@ -149,12 +143,12 @@ class TwoHomes(RuleBasedStateMachine):
         """Run the cell."""
         queue = self.client(home).queue(self.id, create=True, max_attempts=1)
         frame = pd.DataFrame({"day": rows, "more": "x"})
-        return queue.fan_out(frame, url=self.handler, body=list(body), name=self.name, progress=False)
+        return queue.fan_out(frame, url=self.handler, body=list(body), name="march", progress=False)
 
     def open(self, home: str) -> ct.Batch | None:
         """Open the batch in a home; None if neither that nor the store has it."""
         try:
-            batch = self.client(home).batch(self.name)
+            batch = self.client(home).batch("march")
         except BatchNotFoundError:
             assert home not in self.ids
             return None
