@@ -128,7 +128,7 @@ def _read(store: Store, batch: str, label: str, recipe: bytes, found: bytes) -> 
         raise StoreError(
             f"the claim of batch {batch} is damaged",
             resource=store.url,
-            hint="batch.delete(others=True) removes it, and the rows of other homes; any new name sends all",
+            hint="batch.whole.delete(others=True) removes it, and the rows of other homes; any new name sends all",
         )
     if theirs != recipe:
         raise BatchExistsError(
