@@ -331,12 +331,12 @@ class Catalog:
             outbox.close()
 
     def _delete(self, record: BatchRecord, others: Others) -> int:
-        results = delete(self.outbox, self._connection.store, record, others, shared=self._sharing.active)
+        owner = known.owner if (known := self._trackers.get(record.id)) else self._sharing.owner(record.id)
+        results = delete(self.outbox, self._connection.store, record, others, owner)
         with self._lock:
             tracker = self._trackers.pop(record.id, None)
         if tracker is not None:
-            tracker.deleted = True
-            _loop.run(tracker.close())
+            _loop.run(tracker.close(deleted=True))
         return results
 
     def _endpoint(self) -> str:

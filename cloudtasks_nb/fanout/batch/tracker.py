@@ -233,11 +233,13 @@ class Tracker:
         await self.outbox.run(lift_gate, self.outbox, self.batch)
         await self.start(sending=True)
 
-    async def close(self) -> None:
+    async def close(self, *, deleted: bool = False) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
+        self.deleted |= deleted
         self._peers.discard(self)
         self._closed = True
         _busy.discard(self)
+        await self._sending.stop()
         await self._supervisor.close()
         self._sending.leave()  # also if it had no time to begin
         await self._follower.close()
@@ -343,7 +345,8 @@ class Tracker:
         sent = self.record.counts[State.SENT]
         if drained or not sent or not self._subscribed:
             return not (drained and sent)
-        snapshot, stored = self.outcomes.snapshot, self._seen == self._changes and not self._snapshots
+        snapshot = self.outcomes.snapshot
+        stored = self._seen == self._changes and not self._snapshots
         return stored and snapshot is not None and snapshot.at >= since
 
     def _changed(self) -> None:
