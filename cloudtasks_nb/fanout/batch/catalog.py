@@ -281,8 +281,7 @@ class Catalog:
         """
         self._sharing.update(batch)
         record = self.outbox.batches.get(batch)
-        results = self._delete(record, others)
-        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", results)
+        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, others))
 
     def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
         """Delete the listed batches that did not change for a time; return them as `frame` listed them."""
@@ -336,7 +335,8 @@ class Catalog:
         with self._lock:
             tracker = self._trackers.pop(record.id, None)
         if tracker is not None:
-            _loop.run(tracker.close(deleted=True))
+            tracker.deleted = True
+            _loop.run(tracker.close())
         return results
 
     def _endpoint(self) -> str:

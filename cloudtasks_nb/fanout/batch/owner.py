@@ -272,7 +272,7 @@ class BatchOwner:
     async def end(self, *, held: bool = False) -> None:
         """Tell other homes that nothing more is sent from here; all requests are answered.
 
-        With rows that are `held` back this home owns the batch until they are gone, or another process of it sends them.
+        With rows that are `held` back this home owns the batch until they are gone, or another process sends them.
         """
         if held and self._ownership.may_send:
             return

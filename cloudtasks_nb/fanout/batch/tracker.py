@@ -233,9 +233,8 @@ class Tracker:
         await self.outbox.run(lift_gate, self.outbox, self.batch)
         await self.start(sending=True)
 
-    async def close(self, *, deleted: bool = False) -> None:
+    async def close(self) -> None:
         """Stop sending and watching, and wake threads that wait for the end; the outbox allows resuming later."""
-        self.deleted |= deleted
         self._peers.discard(self)
         self._closed = True
         _busy.discard(self)
@@ -345,8 +344,7 @@ class Tracker:
         sent = self.record.counts[State.SENT]
         if drained or not sent or not self._subscribed:
             return not (drained and sent)
-        snapshot = self.outcomes.snapshot
-        stored = self._seen == self._changes and not self._snapshots
+        snapshot, stored = self.outcomes.snapshot, self._seen == self._changes and not self._snapshots
         return stored and snapshot is not None and snapshot.at >= since
 
     def _changed(self) -> None:
@@ -440,10 +438,10 @@ class Tracker:
         if again is not None:
             self._call_later("linger", again, self._changed)
         if not self.record.done and self._cancels.shared:
-            self._follower.start(_LOOKING, self._look_for_cancel, again=False)
-
-    async def _look_for_cancel(self) -> None:
-        await self._cancels.follow(lambda: self.record.done or self.deleted, self._changed)
+            follow, changed = self._cancels.follow, self._changed
+            self._follower.start(
+                _LOOKING, lambda: follow(lambda: self.record.done or self.deleted, changed), again=False
+            )
 
     def _see(self) -> None:
         """Compute how the batch is, by what was read last and what is known in this process."""
