@@ -170,8 +170,8 @@ class Cancellation:
 
         Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
         """
-        owner, lock = self.sending.owner, None
-        if owner is None or rows.input or (lock := self.outbox.requests.lock(self.batch)) is None:
+        owner = self.sending.owner
+        if owner is None or rows.input or owner.lock() is None:
             return None  # no other home can send it, or this one sends it, and stops
         try:
             seen = await owner.look()
@@ -183,7 +183,7 @@ class Cancellation:
             return error
         finally:
             await owner.end()
-            lock.release()
+            owner.release()
         return None
 
     async def _join(self, rows: Scope) -> CloudTasksError | None:

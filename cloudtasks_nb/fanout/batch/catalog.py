@@ -278,8 +278,7 @@ class Catalog:
         """
         self._sharing.update(batch)
         record = self.outbox.batches.get(batch)
-        results = self._delete(record, others)
-        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", results)
+        notify_deleted(f"batch {batch}: {counted(record.total, 'rows')}", self._delete(record, others))
 
     def delete_old(self, older_than: Any, *, dry_run: bool) -> pd.DataFrame:
         """Delete the listed batches that did not change for a time; return them as `frame` listed them."""
@@ -328,7 +327,8 @@ class Catalog:
             outbox.close()
 
     def _delete(self, record: BatchRecord, others: Others) -> int:
-        results = delete(self.outbox, self._connection.store, record, others, shared=self._sharing.active)
+        owner = known.owner if (known := self._trackers.get(record.id)) else self._sharing.owner(record.id)
+        results = delete(self.outbox, self._connection.store, record, others, owner)
         self._sharing.forget(record.id)
         with self._lock:
             tracker = self._trackers.pop(record.id, None)

@@ -31,13 +31,15 @@ _NAMED = 5  # batches that a message names
 _SWEEP = 60.0  # seconds to remove the rows of a deleted batch; what is left goes when the outbox is opened
 
 
-def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "ask", *, shared: bool = False) -> int:
+def delete(
+    outbox: Outbox, store: Store, record: BatchRecord, others: Others = "ask", owner: BatchOwner | None = None
+) -> int:
     """Delete a batch from the outbox, and its objects in the store; return how many results were deleted.
 
     Parameters
     ----------
-    shared : bool
-        Whether other homes may share the store: one object stays there, which tells them.
+    owner : BatchOwner, optional
+        This process as the owner, if other homes may share the store: one object stays there, which tells them.
 
     Raises
     ------
@@ -67,8 +69,8 @@ def delete(outbox: Outbox, store: Store, record: BatchRecord, others: Others = "
         with suppress(StoreError):  # what cannot be read, as by a damaged claim, is deleted without being counted
             StoredResults(outbox, store, record.id).sync()
         results = outbox.results.count(record.id)
-        if shared:
-            _loop.run(BatchOwner(outbox, store, record.id).delete())
+        if owner is not None:
+            _loop.run(owner.delete())
         else:
             delete_batch(store, record.id)
     outbox.batches.delete(record.id)

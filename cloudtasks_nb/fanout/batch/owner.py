@@ -7,14 +7,16 @@ import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.fanout.clock import seconds_since_boot
+from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.owners import OwnerObjects, probe
 from cloudtasks_nb.store.store import Store, answer_of
@@ -95,6 +97,7 @@ class BatchOwner:
         Called when the batch was another home's, and that sends no more: records what it has sent.
     """
 
+    sending = False  #: this process sends the batch, or waits to go on
     over = False  #: take the batch also from a home that lives, at the next time
     other: Owner | None = None  #: another home that owns the batch, as it was seen last
 
@@ -112,6 +115,23 @@ class BatchOwner:
             _Objects(OwnerObjects(store, batch)), _Home(outbox, batch, user()), seconds_since_boot, asyncio.sleep
         )
         self._keeper: asyncio.Task[None] | None = None
+        self._hold: Hold | None = None  # keeps other processes of this home from owning the batch
+        self._used = False  # something in this process owns it, or is about to
+
+    def lock(self) -> Self | None:
+        """Let nothing else in this home own the batch until `release`; None: something does."""
+        if self._used:
+            return None
+        self._hold = self._hold or self._outbox.requests.lock(self._batch)
+        self._used = self._hold is not None
+        return self if self._used else None
+
+    def release(self) -> None:
+        """Let others in this home own it, unless rows are held back."""
+        self._used = False
+        if self._keeper is None and self._hold is not None:
+            self._hold.release()
+            self._hold = None
 
     @property
     def owns(self) -> bool:
@@ -130,7 +150,7 @@ class BatchOwner:
         return f"{self.other.person} {self.other.purpose} this batch; this connection continues when that stops"
 
     async def begin(self, purpose: Purpose = Purpose.SENDS) -> None:
-        """Own the batch, and keep it until `end`; wait until no other home sends it.
+        """Own the batch, and keep it until `end`; wait until no other home sends it. The caller has the lock.
 
         Raises
         ------
@@ -139,6 +159,9 @@ class BatchOwner:
         StoreError
             If the store does not answer.
         """
+        if purpose is Purpose.SENDS and self._keeper is not None and self._ownership.may_send:
+            return  # rows were held back
+        await self.end()
         await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS)
         self.over, self.other = False, None
         self._keeper = asyncio.create_task(self._keep())
@@ -151,14 +174,32 @@ class BatchOwner:
     @asynccontextmanager
     async def own(self, purpose: Purpose) -> AsyncIterator[None]:
         """Own the batch inside the block, as `begin`; no process of this home sends it meanwhile."""
-        while (lock := self._outbox.requests.lock(self._batch)) is None:  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(_LOCK_POLL)
+        announced = self._outbox.requests.announce_sender(self._batch)  # so that who holds rows back lets go
         try:
+            await self._locked()
             await self.begin(purpose)
             yield
         finally:
             await self.end()
-            lock.release()
+            self.release()
+            announced.release()
+
+    async def leave(self) -> None:
+        """End at the end of this process: other homes are told if all requests are answered soon."""
+        try:
+            async with asyncio.timeout(_LAST):
+                await self._locked()
+                await self.end()
+        except TimeoutError:
+            self._ownership.stop()
+            if self._keeper is not None:
+                self._keeper.cancel()
+                self._keeper = None
+        self.release()
+
+    async def _locked(self) -> None:
+        while self.lock() is None:  # noqa: ASYNC110 - of another process, too
+            await asyncio.sleep(_LOCK_POLL)
 
     async def delete(self) -> None:
         """Delete the batch from the store; one object tells other homes so.
@@ -247,14 +288,20 @@ class BatchOwner:
                 resource=self._store.url,
             )
 
-    async def end(self) -> None:
-        """Tell other homes that nothing more is sent from here; all requests are answered."""
+    async def end(self, *, held: bool = False) -> None:
+        """Tell other homes that nothing more is sent from here; all requests are answered.
+
+        With rows that are `held` back this home owns the batch until they are gone, or another process sends them.
+        """
+        if held and self._ownership.may_send:
+            return
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
         self._ownership.stop()
-        keeper.cancel()
-        await asyncio.wait({keeper})
+        if keeper is not asyncio.current_task():
+            keeper.cancel()
+            await asyncio.wait({keeper})
         with suppress(CloudTasksError, TimeoutError):
             async with asyncio.timeout(_LAST):
                 await self._ownership.end()
@@ -265,8 +312,19 @@ class BatchOwner:
                 await asyncio.sleep(PEEK)
                 with suppress(StoreError):
                     await self._ownership.peek()
+                if await self._outbox.run(self._is_unused) and self.lock():
+                    await self.end()
+                    self.release()
+                    return
             with suppress(StoreError):
                 await self._ownership.beat()
+
+    def _is_unused(self) -> bool:
+        """Return whether no row is held back, another process of this home sends the batch, or another home owns it."""
+        if self._used or (self.sending and self.owns):
+            return False
+        requests = self._outbox.requests
+        return not self.owns or requests.has_sender(self._batch) or not requests.waiting(whole(self._batch))
 
     async def until_free(self, stop: Callable[[], bool]) -> None:
         """Follow another home that owns the batch until that has ended or is gone, or `over` is set.

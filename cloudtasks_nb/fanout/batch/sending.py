@@ -69,6 +69,7 @@ class Sending:
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
         self._requested = False
         self._only_doubtful = False  # no row is sent that is not in a request of a sender that has ended
+        self._stopping = False
         self._announced: Hold | None = None
         self._gate_changed = asyncio.Event()
         self._other: Mapping[str, Any] | None = None
@@ -177,8 +178,18 @@ class Sending:
         if self._announced is not None:
             self._announced.release()
             self._announced = None
+        if self.owner is not None:
+            self.owner.sending = False
+
+    async def stop(self) -> None:
+        """Send no more rows of a shared store; other homes go on at once if all requests are answered soon."""
+        if self.owner is not None and self.owner.owns:
+            self._stopping, self._requested = True, False
+            await self.owner.leave()
 
     def _announce(self) -> None:
+        if self.owner is not None:
+            self.owner.sending = True
         if self._announced is None:
             self._announced = self.outbox.requests.announce_sender(self.record.id)
 
@@ -236,7 +247,7 @@ class Sending:
                 key=await self.outbox.run(own_key, self.outbox, self.record.id),
                 transport=self.connection.transport,
                 report=self._note,
-                until=lambda: 0 if self._only_doubtful else self.gate.until,
+                until=lambda: 0 if self._only_doubtful or self._stopping else self.gate.until,
                 were_created=self.adoption.seen,
                 send_rate=record.facts.options.get("send_rate"),
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},

@@ -363,6 +363,10 @@ class Sharing:
         there = {batch: self._owners[batch] for batch in batches if batch in self._owners}
         return {batch: owner.person for batch, owner in there.items() if owner.purpose is not Purpose.DELETED}
 
+    def owner(self, batch: str) -> BatchOwner | None:
+        """Return this process as the owner of a batch; None: no other home can send it."""
+        return BatchOwner(self._outbox, self._store, batch) if self.active else None
+
     def sweep(self) -> None:
         """Delete what is left of batches that were deleted in the store long ago; say so if that fails."""
         if not self.active:

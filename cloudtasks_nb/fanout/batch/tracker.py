@@ -238,6 +238,7 @@ class Tracker:
         self._peers.discard(self)
         self._closed = True
         _busy.discard(self)
+        await self._sending.stop()
         await self._supervisor.close()
         self._sending.leave()  # also if it had no time to begin
         await self._follower.close()
@@ -437,10 +438,10 @@ class Tracker:
         if again is not None:
             self._call_later("linger", again, self._changed)
         if not self.record.done and self._cancels.shared:
-            self._follower.start(_LOOKING, self._look_for_cancel, again=False)
-
-    async def _look_for_cancel(self) -> None:
-        await self._cancels.follow(lambda: self.record.done or self.deleted, self._changed)
+            follow, changed = self._cancels.follow, self._changed
+            self._follower.start(
+                _LOOKING, lambda: follow(lambda: self.record.done or self.deleted, changed), again=False
+            )
 
     def _see(self) -> None:
         """Compute how the batch is, by what was read last and what is known in this process."""

@@ -45,7 +45,8 @@ _RESERVE = 4  # requests that are read before a call ends, so that no call waits
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
-_OPERATION_TIMEOUT = 120.0  # seconds
+_OPERATION_TIMEOUT = 60.0  # seconds
+_LATE = 60.0  # seconds after which the service does not carry out a request that had no answer
 _SILENCE = 5.0  # seconds without an answer after which the service is asked for its time before a row is sent
 _DEADLINE = 30.0  # seconds of a request that creates tasks, connecting included
 _POLL = 0.1  # seconds before the first poll of an operation, the pause grows by half each time
@@ -68,8 +69,18 @@ class Report:
     other: Mapping[str, Any] | None = None  #: the owner of another sender that this one waits for
 
 
+class Holder(Protocol):
+    """Keeps others from something."""
+
+    def release(self) -> None:
+        """Let others do it."""
+
+
 class Lease(Protocol):
     """What allows this home to send a batch that other homes may send too."""
+
+    def lock(self) -> Holder | None:
+        """Return what keeps other processes of this home from sending until it is released; None: one sends."""
 
     async def begin(self) -> None:
         """Get it; raise a CloudTasksError if another home has it."""
@@ -77,8 +88,8 @@ class Lease(Protocol):
     def check(self) -> None:
         """Raise a CloudTasksError unless it is valid at this moment."""
 
-    async def end(self) -> None:
-        """Give it back, after all requests were answered."""
+    async def end(self, *, held: bool = False) -> None:
+        """Give it back, after all requests were answered; with rows that are `held` back, when they are gone."""
 
 
 class _Reply(NamedTuple):
@@ -182,7 +193,7 @@ class Sender:
         """
         run, batches = self.outbox.run, self.outbox.batches
         while await run(self.outbox.requests.waiting, self.record.whole):
-            lock = self.outbox.requests.lock(self._batch)
+            lock = self.outbox.requests.lock(self._batch) if self.lease is None else self.lease.lock()
             if lock is None:
                 self.report(Report(other=(await run(batches.facts, self._batch)).sender or {}))
                 await self.clock.sleep(_LOCK_POLL)
@@ -205,11 +216,17 @@ class Sender:
         """Send as `_send_all` does, if this home may."""
         if self.lease is None:
             return await self._send_all()
+        held = False
         try:
             await self.lease.begin()
-            return await self._send_all()
+            error = await self._send_all()
+            rows_left = error is None and await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
+            held = rows_left and not self.gap and self.until() is not None
+            if self._unclear:
+                await self.clock.sleep(max(0.0, max(self._unclear.values()) + _LATE - self.clock.ticks()))
+            return error
         finally:
-            await self.lease.end()
+            await self.lease.end(held=held)
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
@@ -264,6 +281,7 @@ class Sender:
         self._heard = seconds_since_boot()
         self._began = self.clock.now(), self._heard
         self._flying = 0
+        self._unclear = dict[bytes, float]()  # requests without an answer, and when they were handed out
         self._acks: list[Ack] = []
         self._exchanging: asyncio.Future[None] | None = None
         self._exhausted = False  # the outbox has no more requests
@@ -373,7 +391,7 @@ class Sender:
         """Wait for an operation; return the status of the rows that failed, None if it does not name them."""
         deadline, pause = self.clock.ticks() + _OPERATION_TIMEOUT, _POLL
         while not (operation := parse_operation(data, rows)).done:
-            await self._sleep(pause)
+            await self.clock.sleep(pause)  # also at the end: before it is told, this has an answer
             pause = min(_POLL_LONGEST, 1.5 * pause)
             reply = await self._call(self._batches, "GetOperation", name_request(operation.name), deadline=deadline)
             if reply.data is None:
@@ -502,13 +520,14 @@ class Sender:
     ) -> _Reply:
         """Call until the service answers; if nothing answers at the endpoint, end the sending.
 
-        No more call is made when the sending ends, `request` may not be sent any more, or the clock has passed
-        `deadline`.
+        No more call is made when the sending ends or, with a `deadline`, when the clock has passed that; nor if
+        `request` may not be sent any more.
         """
         unclear, pauses = False, backoff(*_PAUSES)
         for tries in count(1):
             async with pace as epoch:
-                if self._end.done() or self.clock.ticks() >= deadline:
+                began = self.clock.ticks()
+                if began >= deadline or (self._end.done() and deadline == math.inf):
                     break
                 if request is not None and not await self._may_send(request, unclear=unclear):
                     break
@@ -523,14 +542,17 @@ class Sender:
                     is_new = isinstance(error, QueueNotFoundError) and self.transport.is_new(self._queue)
                     if not (is_new or _is_temporary(error, tries)):
                         return _Reply(error=error, unclear=unclear)
-                    unclear = unclear or not (is_new or error.code == "RESOURCE_EXHAUSTED")
+                    if not (is_new or error.code == "RESOURCE_EXHAUSTED"):
+                        unclear = True
+                        self._unclear |= {} if request is None else {data: began}
                     pace.failed(epoch)
                     self.report(Report(error=error))
                 else:
                     self._heard = seconds_since_boot()
+                    self._unclear.pop(data, None)
                     pace.succeeded()
                     return _Reply(data=answer, unclear=unclear)
-            await self._sleep(next(pauses))
+            await (self._sleep if deadline == math.inf else self.clock.sleep)(next(pauses))
         return _Reply(unclear=unclear)
 
     async def _hand_over(self, rpc: str, data: bytes, *, creates: bool) -> bytes:

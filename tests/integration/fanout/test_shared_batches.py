@@ -106,6 +106,28 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert sorted(sent) == list(range(len(rows)))
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_home_owns_a_batch_that_is_held(connect: Connect, serve: Serve, tmp_path: Path, *, ended: bool) -> None:
+    """Nobody else sends it but another kernel of that home; when its process has ended, another home does at once."""
+    handler = serve(lambda day: {0: 1}[day], store=tmp_path / "store")
+    ada = connect("ada")
+    mine = cell(ada, "reports", handler, canary=2)
+    reached(mine, lambda progress: progress.state == "held")
+    until(lambda: not ada._catalog.outbox.requests.has_sender(mine.id))
+    theirs = cell(connect("bob"), "reports", handler, canary=2)
+    with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
+        theirs.resume()
+    owner = mine._tracker.owner
+    assert owner is not None
+    assert owner.owns
+    if ended:
+        ada.close()
+    heir = theirs if ended else connect("ada").batch("march")
+    assert heir.resume().wait("240s").failed == len(ROWS) - 1
+    until(lambda: not owner.owns)
+    assert (heir.owner or "").startswith("bob@" if ended else "ada@")
+
+
 @pytest.mark.parametrize("raced", [False, True])
 def test_one_name_for_other_templates(
     connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch, *, raced: bool

@@ -7,7 +7,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.raising import raises
-from tests.unit.fanout.conftest import Service, assert_each_once, run_send
+from tests.unit.fanout.conftest import FakeClock, FakeObserver, Service, assert_each_once, raising, refs, run_send
 
 ROWS = 1_250
 
@@ -18,6 +18,16 @@ class Limited:
     def __init__(self, service: Service, checks: int, refused: PreconditionError | None = None) -> None:
         self.service, self.checks, self.refused = service, checks, refused
         self.told: list[tuple[str, int]] = []
+        self.held = False
+        self.clock = FakeClock()
+        self.ended_at = 0.0  # seconds
+
+    def lock(self) -> "Limited":
+        """Nobody else sends."""
+        return self
+
+    def release(self) -> None:
+        """Let others send."""
 
     async def begin(self) -> None:
         """Get it."""
@@ -31,9 +41,39 @@ class Limited:
         if self.checks < 0:
             raise StoreError("the lease has ended")
 
-    async def end(self) -> None:
+    async def end(self, *, held: bool = False) -> None:
         """Give it back."""
+        self.held, self.ended_at = held, self.clock.elapsed
         self.told.append(("end", len(self.service.created)))
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_rows_that_are_held_back_keep_the_lease(outbox: Outbox, batch: str, *, left: bool) -> None:
+    """The gate may open, so that the same home goes on; without rows that wait it is given back."""
+    lease, observer = Limited(service := Service(), 99), FakeObserver()
+    observer.until = refs(outbox, batch)[199 if left else -1]
+    run_send(outbox, batch, service, observer=observer, lease=lease)
+    assert (lease.held, len(service.created)) == (left, 200 if left else ROWS)
+
+
+def test_operations_are_answered_before_the_end_is_told(outbox: Outbox, batch: str) -> None:
+    """The lease has run out meanwhile."""
+    lease = Limited(service := Service(unfinished=9), 2)
+    with raises(StoreError, match="the lease has ended"):
+        run_send(outbox, batch, service, lease=lease, clock=lease.clock)
+    assert outbox.batches.counts(whole(batch))[State.SENT] == 200
+    assert service.calls["GetOperation"] == 2 * 9
+
+
+def test_a_request_without_an_answer_delays_the_end(outbox: Outbox, batch: str) -> None:
+    """The service may still carry it out: 60 s later nobody does."""
+    lease = Limited(service := Service(after=raising("DEADLINE_EXCEEDED", 1)), 1)
+    with raises(StoreError, match="the lease has ended"):
+        run_send(outbox, batch, service, lease=lease, clock=lease.clock)
+    assert lease.ended_at >= 60
+    lease = Limited(Service(), 99)
+    run_send(outbox, batch, lease.service, lease=lease, clock=lease.clock)
+    assert lease.ended_at < 60
 
 
 @pytest.mark.parametrize("checks", [0, 1, 5])
