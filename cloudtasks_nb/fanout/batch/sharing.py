@@ -158,14 +158,16 @@ def pack_blocks(rows: Rows, batch: str, known: Collection[str] = (), maker: str 
     rows of others that nobody trusts are left out.
     """
     for block, found in rows.blocks(batch, 0, "maker IS NULL"):
-        name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
-        if not found or name in known:
+        refs, positions, attempts, reasons = *found[:3], found[-1]
+        name = f"{positions[0] if refs else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
+        if not refs or name in known:
             continue
         parts = (block.packed_keys, block.packed_tasks, block.packed_shown)
         head = {
             # Index in the block, position in the input, and why the row was never a task.
             "rows": [
-                (ref - block.first, row, None if attempt else reason or "") for ref, row, attempt, *_, reason in found
+                (ref - block.first, row, None if attempt else reason or "")
+                for ref, row, attempt, reason in zip(refs, positions, attempts, reasons, strict=True)
             ],
             "lengths": list(map(len, parts)),
             "maker": maker,
