@@ -139,6 +139,8 @@ def _shallow_page() -> Any:
                 field.type_name = f".{file.package}.Task"
             elif field.type == FieldDescriptorProto.TYPE_MESSAGE:
                 field.type = FieldDescriptorProto.TYPE_BYTES
+                if field.name.endswith(("_request", "_attempt")):  # may come in pieces, which are one when joined
+                    field.label = FieldDescriptorProto.LABEL_REPEATED
             elif field.type == FieldDescriptorProto.TYPE_ENUM:
                 field.type = FieldDescriptorProto.TYPE_INT32
     pool = descriptor_pool.DescriptorPool()
@@ -156,9 +158,9 @@ def _task_values(
     task: Any, now: int, known: dict[Any, dict[str, Any]], *, body: bool, secrets: bool
 ) -> tuple[Any, ...]:
     """Return the values of a task of a `TaskPage` in the order of `TASKS`."""
-    kind, raw, content = _HttpRequest, task.http_request, None
-    if not raw and task.HasField("app_engine_http_request"):
-        kind, raw = _AppEngineRequest, task.app_engine_http_request
+    kind, raw, content = _HttpRequest, b"".join(task.http_request), None
+    if task.app_engine_http_request:
+        kind, raw = _AppEngineRequest, b"".join(task.app_engine_http_request)
     if body:
         raw, content = _without_body(kind.FromString(raw), secrets=secrets)
     before, tagged, after = raw.partition(_TAG)
@@ -173,7 +175,7 @@ def _task_values(
     queue, _, short = name.rpartition("/tasks/")
     due = _micros(task.schedule_time)
     state, status, message, began = (
-        _attempt(types.Attempt.pb().FromString(task.last_attempt)) if tries else _waiting(due, now)
+        _attempt(types.Attempt.pb().FromString(b"".join(task.last_attempt))) if tries else _waiting(due, now)
     )
     return (
         short,
