@@ -129,19 +129,6 @@ class Callable1:
         return 1
 
 
-NAMELESS = {"lambda": lambda: 1, "partial": functools.partial(int, "1"), "Callable1": Callable1()}
-
-
-@pytest.mark.parametrize(("prefix", "fn"), NAMELESS.items(), ids=NAMELESS)
-def test_a_function_without_a_name(capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
-    """The same nameless function served twice is two handlers, with a message that their URLs are new."""
-    first, second = serve(fn), serve(fn)
-    assert (first.url != second.url, first.name != second.name, first.name.partition("-")[0]) == (True, True, prefix)
-    assert post(second.url, b"").body == b"1"
-    out = capsys.readouterr().out
-    assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
-
-
 def test_a_name_gives_a_lasting_url(capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda with name= has a lasting URL, whatever characters the name has."""
     handler = serve(lambda: 1, name="größe & co?")
