@@ -46,7 +46,7 @@ FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3, "n": [1.5, No
     ("tasks.queue", {"name": "projects/p/queues/q"}, "is not a queue name", "1 to 100 letters, digits or hyphens"),
     *(("tasks.queue", {"name": name}, f"{name}", 'tasks.queue("reports")') for name in (None, 5, ["q"])),
     *(("queue.route", {"url": url}, f"{url}", "") for url in ("svc", 5)),
-    *(("queue.route", {"url": URL, "service_account": one}, f"service_account={one!r}", "") for one in (5, "", "caller")),
+    *(("queue.route", {"url": URL, "service_account": who}, f"account={who!r}", "") for who in (5, "", "caller")),
     ("queue.route", {"audience": "aud"}, "audience=", ""),
     *(
         (verb, {"limit": limit}, f"limit={limit!r} is not a whole number from 1 on", "")

@@ -1,7 +1,6 @@
 """`serve`: names, URLs, and what it refuses."""
 
 import datetime as dt
-import functools
 import gc
 import re
 import socket
@@ -119,14 +118,6 @@ def test_the_name_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
         handler.close()
     assert [name_at(handler.url) for handler in (lasting, temporary)] == ["report", None]
     assert name_at(f"{lasting.url}?day=1") is None
-
-
-class Callable1:
-    """Callable, and without a name of its own."""
-
-    def __call__(self) -> int:
-        """Return one."""
-        return 1
 
 
 def test_a_name_gives_a_lasting_url(capsys: pytest.CaptureFixture[str]) -> None:
