@@ -1,4 +1,4 @@
-"""This checkout against another commit of the project, in turns: `make bench AGAINST=v0.2.0`."""
+"""The checkout against another commit of the project, in turns: `make bench AGAINST=v0.2.0`."""
 
 import json
 import os
@@ -69,8 +69,8 @@ PAIR = case(
     "pair",
     "Against another commit",
     _pair,
-    f"{_ROWS:,} rows of nine columns are fanned out into a paused queue of an emulator on a folder, then read twice; the "
-    "second time counts. Each round runs both commits, one after the other. The medians of an uneven machine tell "
+    f"{_ROWS:,} rows of nine columns are fanned out into a paused queue of an emulator on a folder, then read twice; "
+    "the second time counts. Each round runs both commits, one after the other. The medians of an uneven machine tell "
     "nothing: seven rounds or more, with nothing else running.",
     """
     call    | `queue.fan_out()`, of the time | % | ≤ 103 | the other commit

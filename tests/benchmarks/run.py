@@ -7,8 +7,8 @@
     python tests/benchmarks/run.py --only soak --minutes 1  a short soak; `make soak` runs the whole one
     python tests/benchmarks/run.py --against v0.2.0         the pair alone: this checkout beside a tag or commit
 
-RESULTS.md is written by a whole run that is not quick, and its sections about the soak and the pair by these; `--write FILE`
-writes any run. Each case runs in a process of
+RESULTS.md is written by a whole run that is not quick, and its sections about the soak and the pair by these;
+`--write FILE` writes any run. Each case runs in a process of
 its own with a time limit; its failure is shown in its cells, and the others go on. All processes that a case starts
 end with it. It writes to a temporary folder, which is removed: set TMPDIR to choose the disk that is measured. Measure
 on a quiet machine: the table says how busy it was before. Linux only.
