@@ -133,7 +133,10 @@ def test_the_frame_is_that_of_the_slow_way(page: list[Any], body: bool, secrets:
 
 def test_a_request_in_pieces_is_one() -> None:
     """A server may write the body behind the rest: https://protobuf.dev/programming-guides/encoding/#last-one-wins."""
-    pieces = [{"name": "q/tasks/1", "http_request": {"url": "u"}}, {"http_request": {"body": b"[1]"}}]
+    pieces: list[dict[str, Any]] = [
+        {"name": "q/tasks/1", "http_request": {"url": "u"}},
+        {"http_request": {"body": b"[1]"}},
+    ]
     task = b"".join(types.Task.pb()(**piece).SerializeToString() for piece in pieces)
     page = TaskPage.FromString(bytes([0x0A, len(task)]) + task)
     found = task_columns(page.tasks, now=NOW, body=True)
