@@ -20,7 +20,6 @@ What is not covered: real threads (`test_panel.py`), forms (`test_fan_out_panel.
 
 import ast
 import concurrent.futures
-import os
 import re
 import shutil
 import tempfile
@@ -51,9 +50,9 @@ from tests.simulation.kernel import Kernel
 from tests.simulation.world import Process, World
 from tests.unit.panels.conftest import open_widgets, send_message
 
-#: What runs without `--hypothesis-profile=long`: the same examples each time, more of them in CI.
+#: What runs without `--hypothesis-profile=long`: the same examples each time.
 FEW: dict[str, Any] = {
-    "max_examples": 100 if "CI" in os.environ else 12,
+    "max_examples": 12,
     "stateful_step_count": 50,
     "derandomize": True,
 }
