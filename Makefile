@@ -89,8 +89,8 @@ docs-serve: $(VENV)/.installed-docs ## show the site on this machine while you w
 docs-test: $(VENV)/.installed-test ## run what the README and the site show
 	$(BIN)/python $(PYTEST) tests/test_documents.py tests/test_examples.py
 
-bench: $(VENV)/.installed-test ## measure, and write the table of figures
-	$(BIN)/python tests/benchmarks/run.py
+bench: $(VENV)/.installed-test ## measure, and write the table of figures; beside another commit: make bench AGAINST=v0.2.0
+	$(BIN)/python tests/benchmarks/run.py $(if $(AGAINST),--against $(AGAINST) --rounds 7)
 
 soak: $(VENV)/.installed-test ## load one emulator for ten minutes, and write its memory and files; shorter: make soak MINUTES=1
 	$(BIN)/python tests/benchmarks/run.py --only soak $(if $(MINUTES),--minutes $(MINUTES))

@@ -99,8 +99,8 @@ _PART = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
 
 
 #: A sign or a digit, then 19 digits: they may be an integer of more than 64 bits.
-_LARGE = re.compile(rb"[-0-9][0-9]{19}")
-_ZEROS = bytes.maketrans(b"123456789", b"000000000")  # to find quickly that a text has no 19 digits, as most have none
+_LARGE = b"0" * 20
+_ZEROS = bytes.maketrans(b"-123456789", b"0000000000")
 
 
 def home() -> Path:
@@ -349,11 +349,21 @@ def parse_json(text: str | bytes) -> Any:
         If it is not JSON.
     """
     raw = text.encode() if isinstance(text, str) else text
-    if b"0" * 19 in raw.translate(_ZEROS) and _LARGE.search(raw) is not None:
+    if _may_have_large(raw):
         # orjson reads integers of more than 64 bits as rounded floats, and refuses those that no float can hold
         with contextlib.suppress(ValueError, RecursionError):  # more than 4,300 digits, or nested too deeply
             return json.loads(raw)
     return orjson.loads(text)
+
+
+def _may_have_large(raw: bytes) -> bool:
+    """Return whether a text has digits of an integer of more than 64 bits; digits of a fraction are none."""
+    digits, at = raw.translate(_ZEROS), -1
+    while (at := digits.find(_LARGE, at + 1)) >= 0:
+        if digits[at - 1 : at] != b".":
+            return True
+        at += len(_LARGE)
+    return False
 
 
 def parse_zone(tz: Any) -> dt.tzinfo:

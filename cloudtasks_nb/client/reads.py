@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.errors import attempts_frame, see, status_codes
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.convert import TaskPage, task_columns
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
 __all__ = ["newest_attempts", "queue_attempts", "tasks_frame"]
@@ -58,6 +58,7 @@ async def _list(
             "tasks",
             limit=wanted,
             page_size=1000,
+            read=TaskPage,
             parent=str(queue),
             response_view=_FULL if body else _BASIC,
             resource_name=str(queue),

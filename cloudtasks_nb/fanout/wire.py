@@ -14,7 +14,7 @@ from itertools import chain
 from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.store.results import tag_of
 
-__all__ = ["MAX_BYTES", "TAG_BYTES", "CreateEncoder", "http_requests", "name_request", "tasks"]
+__all__ = ["MAX_BYTES", "TAG_BYTES", "CreateEncoder", "http_requests", "name_request", "split_task", "tasks"]
 
 #: Bytes of a request; gRPC servers refuse more than 4 MiB unless they are configured otherwise.
 MAX_BYTES = 4 << 20
@@ -70,6 +70,23 @@ def tasks(made: Iterable[bytes], tokens: Iterable[bytes], times: Iterable[bytes]
         _REQUEST + _length(len(request) + len(token)) + request + token + time + settings
         for request, token, time in zip(made, tokens, times, strict=False)
     ]
+
+
+def split_task(task: bytes) -> tuple[str, bytes]:
+    """Return the URL of a Task that `tasks` made, and the fields behind its request."""
+    size, start = _number(task, 1)
+    length, url = _number(task, start + 1)
+    return task[url : url + length].decode(), task[start + size :]
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Return the varint at a position, and where it ends."""
+    number, shift = data[at], 7
+    while number >> shift:  # the highest bit of the last byte is set
+        at += 1
+        number += (data[at] - 1) << shift
+        shift += 7
+    return number, at + 1
 
 
 def name_request(name: str) -> bytes:

@@ -25,7 +25,7 @@ from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.connection import Connection
-from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.convert import TaskPage, task_columns
 from cloudtasks_nb.service.watch import Pending, Snapshot
 
 __all__ = ["Listing", "TaskActions", "TasksPanel"]
@@ -401,9 +401,8 @@ class Listing:
 
     def _page(self, size: int) -> dict[str, list[Any]]:
         now = self._connection.clock.micros()
-        answer = self._connection.call(
-            "ListTasks", parent=str(self.queue), page_size=size, page_token=self._token, resource_name=str(self.queue)
-        )
+        name, fields = str(self.queue), {"page_size": size, "page_token": self._token}
+        answer = self._connection.call("ListTasks", read=TaskPage, parent=name, resource_name=name, **fields)
         self.at = self.at or now
         self._token = answer.next_page_token
         self.complete = not self._token

@@ -8,10 +8,14 @@ import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from google.cloud.tasks_v2 import types
-from google.protobuf import json_format
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudtasks_nb._frames import TASKS
 from cloudtasks_nb._names import TAG_HEADER, code_name
@@ -22,6 +26,7 @@ from cloudtasks_nb.store.results import tag_of
 
 __all__ = [
     "HTTP_METHODS",
+    "TaskPage",
     "decode_body",
     "default_audience",
     "delete_failures",
@@ -94,7 +99,7 @@ def http_status(message: str | None) -> int | None:
 
 
 def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets: bool = False) -> dict[str, list[Any]]:
-    """Convert raw v2 Task messages to columns.
+    """Convert raw v2 Task messages, or those of a `TaskPage`, to columns.
 
     Parameters
     ----------
@@ -109,33 +114,75 @@ def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets:
         Column name to one value for each task; times in microseconds or None, durations in seconds or None.
     """
     known: dict[Any, dict[str, Any]] = {}
-    rows = [_task_values(task, now, known, body=body, secrets=secrets) for task in tasks]
-    columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in TASKS)
-    return dict(zip(TASKS, columns, strict=True))
+    cells: list[Any] = []
+    for task in tasks:  # one after the other: of many objects that are alive the garbage collector makes more work
+        shallow = task if isinstance(task, _Task) else _Task.FromString(task.SerializeToString())
+        cells += _task_values(shallow, now, known, body=body, secrets=secrets)
+    return {name: cells[place :: len(TASKS)] for place, name in enumerate(TASKS)}
+
+
+def _shallow_page() -> Any:
+    """Return a class that reads a ListTasksResponse, and leaves the messages that are fields of a task as bytes.
+
+    To make an object of each of these, and of each time in them, is most of the work of a listing.
+    """
+    file = FileDescriptorProto(name="cloudtasks_nb.proto", package="cloudtasks_nb", syntax="proto2")
+    for message in (types.Task, types.ListTasksResponse):
+        made = file.message_type.add()
+        message.pb().DESCRIPTOR.CopyToProto(made)
+        for kind in ("nested_type", "enum_type", "oneof_decl", "options"):
+            made.ClearField(kind)
+        for field in made.field:
+            for fact in ("oneof_index", "options", "type_name"):
+                field.ClearField(fact)
+            if field.name == "tasks":
+                field.type_name = f".{file.package}.Task"
+            elif field.type == FieldDescriptorProto.TYPE_MESSAGE:
+                field.type = FieldDescriptorProto.TYPE_BYTES
+                if field.name.endswith(("_request", "_attempt")):  # may come in pieces, which are one when joined
+                    field.label = FieldDescriptorProto.LABEL_REPEATED
+            elif field.type == FieldDescriptorProto.TYPE_ENUM:
+                field.type = FieldDescriptorProto.TYPE_INT32
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.ListTasksResponse"))
+
+
+#: The answer of ListTasks for `task_columns`.
+TaskPage = _shallow_page()
+_Task = type(TaskPage().tasks.add())
+_HttpRequest, _AppEngineRequest = types.HttpRequest.pb(), types.AppEngineHttpRequest.pb()
 
 
 def _task_values(
     task: Any, now: int, known: dict[Any, dict[str, Any]], *, body: bool, secrets: bool
 ) -> tuple[Any, ...]:
-    """Return the values of a task in the order of `TASKS`. Each field is read once, which takes most of the time."""
-    before, tagged, after = (b"" if body else task.http_request.SerializeToString()).partition(_TAG)
+    """Return the values of a task of a `TaskPage` in the order of `TASKS`."""
+    kind, raw, content = _HttpRequest, b"".join(task.http_request), None
+    if task.app_engine_http_request:
+        kind, raw = _AppEngineRequest, b"".join(task.app_engine_http_request)
+    if body:
+        raw, content = _without_body(kind.FromString(raw), secrets=secrets)
+    before, tagged, after = raw.partition(_TAG)
     # Requests of a queue mostly differ only in bodies and tags, and converting one costs more than all the rest.
-    key = before + after[_TAG_SIZE:] or _without_body(task)
+    key = kind, before + after[_TAG_SIZE:]
     if (request := known.get(key)) is None:
-        request = known[key] = _request_values(task, secrets=secrets)
+        request = known[key] = _request_values(kind.FromString(raw), secrets=secrets)
     headers = request["headers"].copy()
     if tagged:
         headers[TAG_HEADER] = after[:_TAG_SIZE].decode()
-    name, tries, span = task.name, task.dispatch_count, task.dispatch_deadline
+    name, tries = task.name, task.dispatch_count
     queue, _, short = name.rpartition("/tasks/")
-    due, made = micros(task.schedule_time), micros(task.create_time)
-    state, status, message, began = last_attempt(task, now) if tries else _waiting(due, now)
+    due = _micros(task.schedule_time)
+    state, status, message, began = (
+        _attempt(types.Attempt.pb().FromString(b"".join(task.last_attempt))) if tries else _waiting(due, now)
+    )
     return (
         short,
         queue.rpartition("/")[2],
         state,
         due,
-        made,
+        _micros(task.create_time),
         tries,
         task.response_count,
         status,
@@ -144,16 +191,29 @@ def _task_values(
         request["method"],
         request["url"],
         headers,
-        _body(task, secrets=secrets) if body else None,
+        content,
         request["service_account"],
-        seconds(span) or (0.0 if task.HasField("dispatch_deadline") else None),
+        _seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None,
         name,
     )
 
 
-def _body(task: Any, *, secrets: bool) -> Any:
-    raw = _request(task).body
-    return decode_body(raw) if secrets or not may_hold_secret(raw) else mask_value(decode_body(raw))
+@lru_cache
+def _micros(stamp: bytes) -> int:
+    return micros(Timestamp.FromString(stamp))
+
+
+@lru_cache
+def _seconds(duration: bytes) -> float:
+    return seconds(Duration.FromString(duration))
+
+
+def _without_body(request: Any, *, secrets: bool) -> tuple[bytes, Any]:
+    """Return a request as bytes without its body, and the body."""
+    raw = request.body
+    request.ClearField("body")
+    shown = decode_body(raw) if secrets or not may_hold_secret(raw) else mask_value(decode_body(raw))
+    return request.SerializeToString(), shown
 
 
 def request_values(task: Any) -> dict[str, Any]:
@@ -162,14 +222,17 @@ def request_values(task: Any) -> dict[str, Any]:
         return {}
     request = task.http_request
     audience = request.oidc_token.audience or None
-    return {**_request_values(task, secrets=True), "body": request.body, "audience": audience}
+    return {**_request_values(request, secrets=True), "body": request.body, "audience": audience}
 
 
 def last_attempt(task: Any, now: int) -> _Attempt:
     """Return the state of a raw task; status and message of its last attempt if that has ended, and its start."""
     if task.dispatch_count == 0:
         return _waiting(micros(task.schedule_time), now)
-    last = task.last_attempt
+    return _attempt(task.last_attempt)
+
+
+def _attempt(last: Any) -> _Attempt:
     began, status = micros(last.dispatch_time), last.response_status
     if last.HasField("dispatch_time") and not last.HasField("response_time") and not status.code:
         return "running", None, None, began
@@ -180,24 +243,10 @@ def _waiting(due: int, now: int) -> _Attempt:
     return "scheduled" if due > now else "ready", None, None, None
 
 
-def _without_body(task: Any) -> tuple[type, bytes]:
-    """Return a key that is equal for tasks whose requests differ only in their bodies."""
-    request = _request(task)
-    bare = type(request)()
-    bare.CopyFrom(request)
-    bare.ClearField("body")
-    return type(request), bare.SerializeToString()
-
-
-def _request(task: Any) -> Any:
-    return task.app_engine_http_request if task.HasField("app_engine_http_request") else task.http_request
-
-
-def _request_values(task: Any, *, secrets: bool) -> dict[str, Any]:
+def _request_values(request: Any, *, secrets: bool) -> dict[str, Any]:
     """Return method, URL, headers and service account, which most tasks of a queue have in common."""
-    request = _request(task)
     headers = dict(request.headers)
-    if task.HasField("app_engine_http_request"):
+    if isinstance(request, _AppEngineRequest):
         url, email = f"appengine:{request.relative_uri}", ""
     else:
         url = request.url

@@ -126,8 +126,10 @@ class Transport:
         """Return whether we created this queue within the last five minutes."""
         return self.clock() < self._new_queues.get(queue, 0.0)
 
-    async def call(self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, **fields: Any) -> Any:
-        """Call an RPC with the given request fields and return the raw response.
+    async def call(
+        self, rpc: str, /, *, timeout: float = 20.0, resource_name: str | None = None, read: Any = None, **fields: Any
+    ) -> Any:
+        """Call an RPC with the given request fields and return the raw response; `read` is another class for it.
 
         While the service does not answer, for at most `timeout` seconds in all, the call is repeated: an idempotent one
         and one with a `request_id` always, another one only if the state shows that it was not carried out.
@@ -152,7 +154,7 @@ class Transport:
             try:
                 left = max(0.1, deadline - self.clock())
                 answer = await self._once(method, data, timeout=left, routed=routed, resource=resource)
-                return method.response.FromString(answer)
+                return (read or method.response).FromString(answer)
             except EndpointError as error:  # the call was not sent, but an earlier one may have been
                 if lost is None or method.lost is None:
                     raise
@@ -240,9 +242,9 @@ class Transport:
         token, left = "", sys.maxsize if limit is None else limit
         while True:
             answer = await self.call(rpc, page_size=min(page_size, left), page_token=token, **fields)
-            found = getattr(answer, items)[:left]
-            yield found
-            token, left = answer.next_page_token, left - len(found)
+            found = getattr(answer, items)
+            yield found if len(found) <= left else found[:left]
+            token, left = answer.next_page_token, max(0, left - len(found))
             if not token or left == 0:
                 return
 

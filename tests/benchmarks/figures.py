@@ -73,6 +73,7 @@ class Size:
     results: tuple[int, ...] = (100_000,)  #: rows whose results are read
     ended: int = 1_000_000  #: rows whose success the log tells
     soak: float = 600.0  #: seconds
+    against: str = "HEAD"  #: the commit of a pair
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,9 +5,10 @@
     python tests/benchmarks/run.py --quick                  small sizes, one round, to test the measurements
     python tests/benchmarks/run.py --full                   also the slow ones, as ten million rows
     python tests/benchmarks/run.py --only soak --minutes 1  a short soak; `make soak` runs the whole one
+    python tests/benchmarks/run.py --against v0.2.0         the pair alone: this checkout beside a tag or commit
 
-RESULTS.md is written by a whole run that is not quick, and its section about the soak by a whole soak; `--write FILE`
-writes any run. Each case runs in a process of
+RESULTS.md is written by a whole run that is not quick, and its sections about the soak and the pair by these;
+`--write FILE` writes any run. Each case runs in a process of
 its own with a time limit; its failure is shown in its cells, and the others go on. All processes that a case starts
 end with it. It writes to a temporary folder, which is removed: set TMPDIR to choose the disk that is measured. Measure
 on a quiet machine: the table says how busy it was before. Linux only.
@@ -38,6 +39,7 @@ from tests.benchmarks.machine import facts
 from tests.benchmarks.memory import FILES, MEMORY
 from tests.benchmarks.outbox import OUTBOX
 from tests.benchmarks.paint import PAINT
+from tests.benchmarks.pair import PAIR
 from tests.benchmarks.panels import PANEL, RUN
 from tests.benchmarks.soak import SOAK
 from tests.benchmarks.start import START
@@ -49,7 +51,7 @@ from tests.benchmarks.waiting import WAIT
 
 CASES = (
     *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, SWEEP, STORED),
-    *(PENDING, MEMORY, FILES, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK),
+    *(PENDING, MEMORY, FILES, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK, PAIR),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOT = Path(__file__).parents[2]
@@ -94,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.child:
         _measure(_chosen([given.child])[0], _size(given), Path(given.folder))
         return 0
-    chosen = _chosen(given.only)
+    chosen = _chosen([PAIR.name] if given.against and not given.only else given.only)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is cleaned up, as after an interrupt
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cloudtasks-nb-bench-") as folder:
@@ -133,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--full", action="store_true", help="also the slow measurements")
     parser.add_argument("--minutes", type=float, help="length of the soak; any given one writes no file by itself")
+    parser.add_argument("--against", metavar="COMMIT", help="measure the pair: this checkout beside that commit")
+    parser.add_argument("--rounds", type=int, help="of each measurement")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--list", action="store_true", help="list the cases")
     parser.add_argument("--child", choices=names, help=argparse.SUPPRESS)
@@ -146,7 +150,8 @@ def _chosen(names: Sequence[str] | None) -> list[Case]:
 
 def _size(given: argparse.Namespace) -> Size:
     size = QUICK if given.quick else FULL if given.full else Size()
-    return size if given.minutes is None else replace(size, soak=60 * given.minutes)
+    chosen = {"soak": given.minutes and 60 * given.minutes, "against": given.against, "rounds": given.rounds}
+    return replace(size, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def _measure(case: Case, size: Size, folder: Path) -> None:
@@ -181,7 +186,8 @@ def _run(case: Case, given: argparse.Namespace, folder: Path) -> Result:
     _print(f"{case.name}: {case.title}")
     folder.mkdir()
     options = [f"--{option}" for option in ("quick", "full") if getattr(given, option)]
-    options += [] if given.minutes is None else ["--minutes", str(given.minutes)]
+    for option in ("minutes", "against", "rounds"):
+        options += [] if (value := getattr(given, option)) is None else [f"--{option}", str(value)]
     command = [sys.executable, "-m", "tests.benchmarks.run", "--child", case.name, "--folder", str(folder), *options]
     limit = ((case.full_seconds if given.full else None) or case.seconds) + 60 * (given.minutes or 0)
     with tempfile.TemporaryFile("w+") as errors:

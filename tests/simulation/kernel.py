@@ -65,6 +65,8 @@ class _Disk:
         kind = None if self._world.current is None else self._faults.get(self._world.current)
         if kind == "slow":
             self._world.wait(_SLOW)
+        if kind == "down":
+            raise OSError(errno.EIO, "Input/output error")
         return kind
 
     def writing(self, write: Any) -> Any:
@@ -96,9 +98,9 @@ class _Disk:
 
 @contextmanager
 def faulty_stores(world: World, faults: dict[Process, str]) -> Iterator[None]:
-    """Give stores the faults of the processes that use them: slow, read-only, failing (after the write), stale.
+    """Give stores the faults of the processes that use them.
 
-    Files have the time of the world.
+    These are slow, down, read-only, failing (after the write), and stale. Files have the time of the world.
     """
     faulty = _Disk(world, faults)
     with pytest.MonkeyPatch.context() as patch:

@@ -674,8 +674,6 @@ class Batch:
 
     def _pending(self) -> dict[str, Pending]:
         """Look up the tasks that are in the queue."""
-        if not self._outbox.batches.counts(self._rows)[State.SENT]:
-            return {}
         return pending_tasks(self._connection, self._tracker.queue, self._outbox, self._rows)
 
     def _read_results(self) -> str | None:

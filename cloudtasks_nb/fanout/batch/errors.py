@@ -312,11 +312,11 @@ def see(connection: Connection, outbox: Callable[[], Outbox], columns: Mapping[s
 
 
 def pending_tasks(connection: Connection, queue: QueueName, outbox: Outbox, rows: Scope) -> dict[str, Pending]:
-    """Ask the queue for the tasks of rows that are not final; nothing where it does not answer."""
+    """Ask the queue for the tasks of rows that are not final; nothing where it does not answer, or there are many."""
+    if not 0 < outbox.batches.counts(rows)[State.SENT] <= _MOST_PENDING:
+        return {}
     pages = outbox.rows.pages(rows, states={State.SENT})
     waiting = [task for page in pages for task in page.tasks if task is not None]
-    if len(waiting) > _MOST_PENDING:
-        return {}
     at = connection.clock.micros()
     witness = Queue(connection.watcher, queue, rows.batch)
 

@@ -162,8 +162,9 @@ def pack_blocks(
     what is shown of them, but no requests. Rows that only another home has rendered are left out.
     """
     for block, found in rows.blocks(record.id, after, "elsewhere IS NULL"):
-        name = f"{found[0][1] if found else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
-        if not found or name in known:
+        refs, positions, attempts, reasons = *found[:3], found[-1]
+        name = f"{positions[0] if refs else 0:09d}-{blake2b(block.packed_keys, digest_size=8).hexdigest()}"
+        if not refs or name in known:
             continue
         keys = block.keys(range(block.first, block.last + 1))
         digests = rows.digests(record.id, keys) if record.description.get("key") else b""  # else they are the keys
@@ -171,7 +172,8 @@ def pack_blocks(
         head = {
             # Index in the block, position in the input, and why the row was never a task.
             "rows": [
-                (ref - block.first, row, None if attempt else reason or "") for ref, row, attempt, *_, reason in found
+                (ref - block.first, row, None if attempt else reason or "")
+                for ref, row, attempt, reason in zip(refs, positions, attempts, reasons, strict=True)
             ],
             "lengths": list(map(len, parts)),
         }

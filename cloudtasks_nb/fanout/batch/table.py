@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice, repeat
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.outbox.rows import Order, Page, Rows
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
-from cloudtasks_nb.fanout.plan.render import read_task
+from cloudtasks_nb.fanout.plan.render import read_target
 from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
 from cloudtasks_nb.service.watch import Pending
 
@@ -302,14 +302,17 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
     """Return our columns of the rows of a page."""
     # Only of a row in the queue does its state depend on when it is due.
     wires = [b""] * len(page.wire) if brief and State.SENT not in page.states else page.wire
-    sent = [read_task(wire) if wire else (None, b"", None) for wire in wires]  # URL, body and schedule time
+    sent = [read_target(wire) if wire else (None, None) for wire in wires]  # URL and schedule time
     there = [None if task is None else pending.get(task) for task in page.tasks]
     retries = (one.schedule_time if one else retry for one, retry in zip(there, page.schedule_time, strict=True))
-    due = [first if retry is None else retry for retry, (_, _, first) in zip(retries, sent, strict=True)]
+    due = [first if retry is None else retry for retry, (_, first) in zip(retries, sent, strict=True)]
     attempts = [one.attempts if one else known for one, known in zip(there, page.attempts, strict=True)]
     found: dict[str, Sequence[Any]] = {
         "task": page.tasks,
-        "state": list(map(_state, page.states, there, attempts, due, repeat(now))),
+        "state": [
+            State(code).word if code != State.SENT else one.state if one else _waiting(known, at, now)
+            for code, one, known, at in zip(page.states, there, attempts, due, strict=True)
+        ],
         "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
     }
     return (
@@ -317,7 +320,7 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
         if brief
         else found
         | {
-            "url": [url for url, _, _ in sent],
+            "url": [url for url, _ in sent],
             "try": [number or None for number in page.tries],
             "attempts": attempts,
             "last_status": list(map(status_name, page.last_status, page.http_status)),
@@ -329,11 +332,8 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
     )
 
 
-def _state(code: int, there: Pending | None, attempts: int | None, due: int | None, now: int) -> str:
-    if (state := State(code)) is not State.SENT:
-        return WORDS[state]
-    if there is not None:
-        return there.state
+def _waiting(attempts: int | None, due: int | None, now: int) -> str:
+    """Return the state of a task that was not looked for in the queue."""
     if attempts:
         return WORDS[RETRYING]
     return "scheduled" if due is not None and due > now else "ready"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.plan.render import read_task
+from cloudtasks_nb.fanout.plan.render import read_target
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.endpoint import Endpoint
@@ -22,7 +22,7 @@ def absent_handlers(connection: Connection, outbox: Outbox, record: BatchRecord)
     if not addresses:
         return ()
     pages = outbox.rows.pages(record.whole, wire=True)
-    urls = (read_task(wire)[0] for page in pages for wire in page.wire if wire)
+    urls = (read_target(wire)[0] for page in pages for wire in page.wire if wire)
     own = urllib.parse.urlsplit(next(urls, "")).netloc  # other batches share the queue
     target = str(record.description.get("url", ""))
     name = target.removeprefix("handler:") if target.startswith("handler:") else ""

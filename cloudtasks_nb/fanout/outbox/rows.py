@@ -38,7 +38,7 @@ TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
 _TOGETHER = 20_000  # rows of an input whose refs are read together
-_RowsOfBlock = tuple[StoredBlock, list[tuple[Any, ...]]]  # a block, and rows of it
+_RowsOfBlock = tuple[StoredBlock, list[Sequence[Any]]]  # a block, and the columns of some of its rows
 _MATCHING = f"""
     SELECT ref FROM {sql.ROWS} AND {sql.SHOWN_STATE} IN (SELECT value FROM json_each(?))
       AND coalesce(status > 0, 0) = coalesce(?, status > 0, 0) AND {sql.CAUSE} = coalesce(?, {sql.CAUSE})
@@ -54,7 +54,10 @@ _TIMINGS = f"""
 # Why a row was rejected, or how the task of a row that is gone has left its queue.
 _REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 #: The columns of a row that `Page` begins with, in its order.
-_COLUMNS = f"ref, pos, try, {sql.SHOWN_STATE}, attempts, status, {sql.MESSAGE}, due, began, duration, http, {_REASON}"
+_COLUMNS = (
+    *("ref", "pos", "try", sql.SHOWN_STATE, "attempts", "status", sql.MESSAGE),
+    *("due", "began", "duration", "http", _REASON),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Rows(Repository):
             [] if states is None else [f"{sql.SHOWN_STATE} IN (SELECT value FROM json_each(?))", sql.as_json(states)]
         )
         for block, found in self.blocks(rows.batch, after, *chosen):
-            if found:
+            if found[0]:
                 yield self._page(rows.batch, block, found, wire=wire)
 
     def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
@@ -145,13 +148,12 @@ class Rows(Repository):
         while left and (
             found := self._database.read(_rows_of_block, left[0], sql.AMONG, sql.as_json(left[:BLOCK_ROWS]))
         ):
-            block, rows = found
-            if rows:
-                yield self._page(batch, block, rows, wire=wire)
+            block, columns = found
+            if columns[0]:
+                yield self._page(batch, block, columns, wire=wire)
             left = left[bisect_left(left, block.last + 1) :]
 
-    def _page(self, batch: str, block: StoredBlock, rows: Sequence[tuple[Any, ...]], *, wire: bool) -> Page:
-        columns = tuple(zip(*rows, strict=True))
+    def _page(self, batch: str, block: StoredBlock, columns: Sequence[Sequence[Any]], *, wire: bool) -> Page:
         refs, _, tries = columns[:3]
         ids: list[str | None] = []
         with guard(self._database.path):  # the block may be damaged
@@ -402,7 +404,7 @@ def _timings(connection: sqlite3.Connection, first: int, num: int) -> TimingsPag
 
 
 def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *values: Any) -> _RowsOfBlock | None:
-    """Return the block that holds a ref, else the next one, with those of its rows that a condition selects."""
+    """Return the block that holds a ref, else the next one, with the columns of its rows that a condition selects."""
     found = connection.execute(
         """SELECT first, keys, tasks, shown FROM blocks
            WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= :ref), 0) AND first + n > :ref
@@ -412,8 +414,8 @@ def _rows_of_block(connection: sqlite3.Connection, ref: int, condition: str, *va
     if found is None:
         return None
     block = StoredBlock(*found)
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref",
-        (max(block.first, ref), block.last, *values),
-    )
-    return block, rows.fetchall()
+    chosen = f"(SELECT * FROM rows WHERE ref BETWEEN ? AND ? AND {condition} ORDER BY ref)"
+    # As JSON they take half of the time, and no tuple for each row.
+    arrays = ", ".join(f"json_group_array({column})" for column in _COLUMNS)
+    columns = connection.execute(f"SELECT {arrays} FROM {chosen}", (max(block.first, ref), block.last, *values))
+    return block, list(map(orjson.loads, columns.fetchone()))

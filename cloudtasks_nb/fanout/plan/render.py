@@ -23,10 +23,20 @@ from cloudtasks_nb.fanout.plan.inputs import frames
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
 from cloudtasks_nb.fanout.plan.recipe import HEADER_BREAK, LARGEST_TASK, Recipe, Row, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import http_requests, tasks
+from cloudtasks_nb.fanout.wire import http_requests, split_task, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
-__all__ = ["Errors", "Renderer", "digest", "literal_task", "plan_chunks", "plan_row", "read_message", "read_task"]
+__all__ = [
+    "Errors",
+    "Renderer",
+    "digest",
+    "literal_task",
+    "plan_chunks",
+    "plan_row",
+    "read_message",
+    "read_target",
+    "read_task",
+]
 
 
 def digest(data: bytes) -> bytes:
@@ -326,6 +336,17 @@ def read_task(wire: bytes) -> tuple[str, bytes, int | None]:
     task = read_message(wire)
     due = micros(task.schedule_time) if task.HasField("schedule_time") else None
     return task.http_request.url, task.http_request.body, due
+
+
+def read_target(wire: bytes) -> tuple[str, int | None]:
+    """Return URL and schedule of a task on the wire, as `read_task`; it builds no message for a row."""
+    url, settings = split_task(wire)
+    return url, _due(settings)
+
+
+@lru_cache
+def _due(settings: bytes) -> int | None:
+    return read_task(settings)[2]
 
 
 def _rows_error(named: list[str], count: int, read: int, missing: set[str], *, whole: bool) -> RowsError:

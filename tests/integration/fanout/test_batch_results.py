@@ -11,7 +11,7 @@ from cloudtasks_nb.display import progress_bar
 from cloudtasks_nb.display.notify import Output, redirect
 from cloudtasks_nb.errors import PreconditionError, StoreError
 from tests.integration.conftest import Emulator, Target
-from tests.integration.fanout.conftest import Serve, outcomes
+from tests.integration.fanout.conftest import Serve
 
 ROWS = pd.DataFrame({"x": range(20)})
 
@@ -33,12 +33,6 @@ def check(found: pd.DataFrame) -> None:
     assert found.loc[~good, "error"].tolist() == [f"ValueError: {x} is no good" for x in found.loc[~good, "x"]]
     assert found.loc[~good, "y"].isna().all()
     assert found.loc[good, "error"].isna().all()
-
-
-@pytest.fixture
-def silent(tasks: ct.Client) -> ct.Queue:
-    """Give a queue that writes no log."""
-    return tasks.queue("reports", create=True, max_attempts=2, min_backoff="100ms", log_sampling_ratio=0.0)
 
 
 def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,21 +73,6 @@ def test_failures_and_their_second_try(once: ct.Queue, serve: Serve, capsys: pyt
     assert found["y"].tolist() == [x * x if x % 4 != 3 else -x for x in range(20)]
     assert found["error"].isna().all()
     assert "no result" not in capsys.readouterr().out
-
-
-def test_a_queue_without_a_log_has_known_outcomes(
-    silent: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Stored results are evidence: nothing is gone or settling, and no note says that outcomes cannot be known."""
-    capsys.readouterr()
-    batch = silent.fan_out(ROWS, url=serve(square, name=f"square-{silent.id}"), progress=False)
-    assert outcomes(batch) == (15, 5, 0)
-    check(batch.results())
-    failed = batch.failed()
-    assert set(failed["attempts"]) == {2}
-    assert set(failed["last_status"]) == {"ERROR"}
-    assert failed["last_message"].tolist()[0] == "ValueError: 3 is no good"
-    assert "log_sampling_ratio=1.0" not in repr(batch) + capsys.readouterr().out
 
 
 def test_an_api_stores_no_results(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import Intercept
-from tests.integration.fanout.conftest import PATIENCE, Serve, reached, sent
+from tests.integration.fanout.conftest import PATIENCE, sent
 
 #: Each test runs over gRPC and over REST.
 BOTH_TRANSPORTS = True
@@ -102,18 +102,3 @@ def test_a_cancel_deletes_each_task_once(queue: ct.Queue, calls: Calls) -> None:
     calls.made.clear()
     assert batch.cancel().cancel().wait("240s").cancelled == 2500
     assert calls.made == ["BatchDeleteTasks"] * 3
-
-
-def test_an_attempt_that_is_running_when_its_task_is_deleted(queue: ct.Queue, serve: Serve) -> None:
-    """It is not recalled: the row is cancelled, and the log entry of its success corrects that."""
-    started, may_end = threading.Event(), threading.Event()
-
-    def work(row: int) -> None:
-        started.set()
-        may_end.wait(PATIENCE)
-
-    batch = queue.fan_out(pd.DataFrame({"row": [1]}), url=serve(work))
-    assert started.wait(PATIENCE)
-    assert batch.cancel().wait("240s").cancelled == 1
-    may_end.set()
-    assert reached(batch, lambda progress: progress.succeeded == 1).cancelled == 0

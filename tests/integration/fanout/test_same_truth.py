@@ -186,35 +186,6 @@ def test_a_part_that_came_later_is_cancelled_everywhere(connect: Connect, handle
     assert (progress.total, progress.pending) == (20, 15)
 
 
-def test_a_cancel_reads_first_what_others_have_sent(
-    connect: Connect, emulator: Emulator, handler: ct.Handler, double: Doubling, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows that have failed stay so, and the tasks of the others are deleted, wherever the cancel is wished first."""
-    ada = connect("ada")
-    queue = ada.queue("reports", create=True, max_attempts=1)
-    cell(ada, handler, ROWS.head(5)).wait("240s")
-    queue.pause()
-    sent(cell(ada, handler))
-    ada.close()
-    bob, release = connect("bob"), asyncio.Event()
-    is_logged = bob._connection.watcher.is_logged
-
-    async def held(*of: Any) -> bool:
-        await release.wait()
-        return await is_logged(*of)
-
-    monkeypatch.setattr(bob._connection.watcher, "is_logged", held)
-    monkeypatch.setattr(live, "PATIENCE", 0.1)
-    theirs = bob.batch("march").cancel()
-    assert "cancelled" not in states(theirs.tasks())
-    _loop.run(_set(release))
-    theirs.wait("240s")
-    assert states(theirs.tasks()) == {"failed": 5, "cancelled": 15}
-    bob.queue("reports").resume()
-    emulator.drained(queue.name)
-    assert len(double.calls) == 5
-
-
 def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     connect: Connect, emulator: Emulator, handler: ct.Handler, intercept: Intercept
 ) -> None:

@@ -3,6 +3,8 @@
 import datetime as dt
 import re
 from collections.abc import Awaitable, Callable
+from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,30 +23,57 @@ FRAME = pd.DataFrame({"day": ["a", "b", "c"], "when": [NAIVE] * 3, "n": [1.5, No
 
 
 @cases(
-    ({"headers": {"X": None}}, 'header "X" has no value', "leave it"),
-    ({"task_id": "a b"}, "task_id='a b' is not the id", "letters"),
-    ({"task_id": ""}, "task_id='' is not the id", "leave it out"),
+    ("queue.enqueue", {"url": URL, "headers": {"X": None}}, 'header "X" has no value', "leave it"),
+    ("queue.enqueue", {"url": URL, "task_id": "a b"}, "task_id='a b' is not the id", "letters"),
+    ("queue.enqueue", {"url": URL, "task_id": ""}, "task_id='' is not the id", "leave it out"),
+    ("queue.schedule", {"url": URL}, "needs at= or delay=", ""),
+    ("queue.schedule", {"url": URL, "at": "2026-01-02 06:00Z", "delay": "1h"}, "needs at= or delay=", ""),
+    *(
+        ("queue.schedule", {"url": URL, "delay": 5, word: 1}, f'schedule() has no argument "{word}"{near}', "")
+        for word, near in (("headerz", '; did you mean "headers"?'), ("foo", ""), ("rate", ""))
+    ),
+    ("queue.fan_out", {"data": FRAME, "url": URL, "headers": ["x"]}, "headers=['x'] is not a dictionary", ""),
+    ("queue.fan_out", {"data": FRAME, "url": URL + "/{n}"}, "row 1", ""),
+    ("queue.fan_out", {"data": FRAME, "url": URL, "body": {"n": 1}}, "2", ""),
+    ("queue.fan_out", {"data": FRAME, "url": URL, "rate": 5}, "queue.update(rate=5)", ""),
+    ("queue.fan_out", {"data": FRAME, "url": URL, "at": "{when}"}, "no time zone", ""),
+    ("queue.update", {"max_concurrent": 3, "rat": 5}, 'did you mean "rate"', ""),
+    ("queue.update", {"max_concurrent": 3, "rate": 0}, "rate=0 is not more than 0", ""),
+    ("tasks.queue", {"name": "new", "create": True, "rat": 5}, 'did you mean "rate"', ""),
+    ("tasks.queue", {"name": "new", "create": True, "rate": 0}, "rate=0 is not more than 0", ""),
+    ("tasks.queue", {"name": "q", "rate": 5}, "rate= changes nothing without", 'tasks.queue("q").update(…)'),
+    ("tasks.queue", {"name": "a_b", "create": True}, "is not a queue name", "1 to 100 letters, digits or hyphens"),
+    ("tasks.queue", {"name": "projects/p/queues/q"}, "is not a queue name", "1 to 100 letters, digits or hyphens"),
+    *(("tasks.queue", {"name": name}, f"{name}", 'tasks.queue("reports")') for name in (None, 5, ["q"])),
+    *(("queue.route", {"url": url}, f"{url}", "") for url in ("svc", 5)),
+    *(("queue.route", {"url": URL, "service_account": who}, f"account={who!r}", "") for who in (5, "", "caller")),
+    ("queue.route", {"audience": "aud"}, "audience=", ""),
+    *(
+        (verb, {"limit": limit}, f"limit={limit!r} is not a whole number from 1 on", "")
+        for verb, limit in (*(("queue.tasks", one) for one in (0, -1, "5", 1.5, True)), ("queue.attempts", 0))
+    ),
+    *(("tasks.clock.advance", {"duration": span}, "duration=", "") for span in ("soon", -1, "-1h")),
+    ("tasks.clock.run_until_idle", {"limit": "soon"}, "limit=", ""),
+    *(
+        ("ct.connect", {word: 5}, f"{word}=5 is not a string", f"{word}=")
+        for word in ("project", "location", "endpoint", "impersonate", "quota_project")
+    ),
+    *(
+        ("ct.local", {word: value}, f"{word}={value!r} is not a ", " ")
+        for word, value in (("folder", 5), ("folder", ""), ("folder", True), ("project", 5), ("location", 5))
+    ),
 )
-def test_a_bad_task(paused: ct.Queue, options: dict[str, Any], text: str, hint: str) -> None:
-    """The argument is named, the hint shows the way out, and no task is created."""
-    with raises(errors.InvalidInputError, re.escape(text), hint=hint):
-        paused.enqueue(URL, **options)
-    assert len(paused.tasks()) == 0
-
-
-@pytest.mark.parametrize("words", [{}, {"at": "2026-01-02 06:00Z", "delay": "1h"}])
-def test_a_schedule_without_a_time(paused: ct.Queue, words: dict[str, Any]) -> None:
-    """`schedule` wants one time: neither none nor two."""
-    with pytest.raises(errors.InvalidInputError, match="needs at= or delay="):
-        paused.schedule(URL, **words)
-
-
-@cases(("headerz", '"headerz"; did you mean "headers"?'), ("foo", '"foo"'), ("rate", '"rate"'))
-def test_an_unknown_word_of_schedule(paused: ct.Queue, word: str, rest: str) -> None:
-    """The verb that was called is named, with near words, as `fan_out` does."""
-    words: dict[str, Any] = {"delay": 5, word: 1}
-    with pytest.raises(TypeError, match=re.escape(f"schedule() has no argument {rest}")):
-        paused.schedule(URL, **words)
+def test_a_bad_argument(
+    tasks: ct.Client, paused: ct.Queue, call: str, words: dict[str, Any], text: str, hint: str
+) -> None:
+    """It is named with the next step, and nothing is changed: no queue, no setting, no task, no batch, no clock."""
+    before = tasks.queues()
+    with pytest.raises((errors.CloudTasksError, TypeError), match=re.escape(text)) as caught:
+        attrgetter(call)(SimpleNamespace(ct=ct, tasks=tasks, queue=paused))(**words)
+    assert hint in (getattr(caught.value, "hint", "") or "")
+    assert tasks.queues().equals(before)
+    assert len(paused.tasks()) == len(tasks.batches()) == 0
+    assert tasks.clock.now - pd.Timestamp.now("UTC") < pd.Timedelta("30min")
 
 
 def test_an_id_that_is_taken(paused: ct.Queue) -> None:
@@ -55,71 +84,10 @@ def test_an_id_that_is_taken(paused: ct.Queue) -> None:
     assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
 
 
-@cases(
-    ({"headers": ["x"]}, errors.InvalidInputError, "headers=['x'] is not a dictionary"),
-    ({"url": URL + "/{n}"}, errors.RowsError, "row 1"),
-    ({"body": {"n": 1}}, errors.DuplicateRowsError, "2"),
-    ({"rate": 5}, TypeError, "queue.update(rate=5)"),
-    ({"at": "{when}"}, errors.InvalidInputError, "no time zone"),
-)
-def test_a_bad_fan_out(
-    tasks: ct.Client, paused: ct.Queue, words: dict[str, Any], kind: type[Exception], text: str
-) -> None:
-    """Nothing was sent, and there is no batch."""
-    with pytest.raises(kind, match=re.escape(text)):
-        paused.fan_out(FRAME, **{"url": URL, **words})
-    assert len(paused.tasks()) == 0
-    assert len(tasks.batches()) == 0
-
-
-def test_a_bad_update(tasks: ct.Client, queue: ct.Queue) -> None:
-    """A slip among several words changes none of them, and no queue is created."""
-    for slip, words in (({"rat": 5}, 'did you mean "rate"'), ({"rate": 0}, "rate=0 is not more than 0")):
-        with pytest.raises(errors.InvalidInputError, match=words):
-            queue.update(max_concurrent=3, **slip)
-        with pytest.raises(errors.InvalidInputError, match=words):
-            tasks.queue("another", create=True, **slip)
-    assert tasks.queues().max_concurrent.to_dict() == {queue.id: 1000}
-
-
-def test_settings_without_create(tasks: ct.Client, queue: ct.Queue) -> None:
-    """Settings that would be ignored are refused, with the two ways to apply them."""
-    way = f'tasks.queue("{queue.id}").update(…)'
-    with raises(errors.InvalidInputError, "rate= changes nothing without create=True", hint=way):
-        tasks.queue(queue.id, rate=5)
-    assert tasks.queues().rate[queue.id] == 500
-
-
-@pytest.mark.parametrize("name", ["", "a_b", "a b", "q" * 101, "projects/p/queues/q", "a/b"])
-@pytest.mark.parametrize("create", [False, True])
-def test_a_bad_name(tasks: ct.Client, name: str, create: bool) -> None:  # noqa: FBT001 - a table's column
-    """A malformed queue name is refused at once, with the rule for names."""
-    with raises(errors.InvalidInputError, "is not a queue name", hint="1 to 100 letters, digits or hyphens"):
-        tasks.queue(name, create=create)
-
-
-@pytest.mark.parametrize("name", [None, 5, ["q"]])
-def test_a_name_that_is_no_text(tasks: ct.Client, name: Any) -> None:
-    """It is named, with what is meant."""
-    words = f"^{re.escape(str(name))}.*is not a queue name"
-    with raises(errors.InvalidInputError, words, hint='tasks.queue("reports")'):
-        tasks.queue(name)
-
-
 def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
     """A Queue is as good as its full name, also to change its settings."""
     assert tasks.queue(queue, create=True, rate=5).name == queue.name
     assert tasks.queues().rate[queue.id] == 5
-
-
-def test_a_route_that_is_none(tasks: ct.Client, queue: ct.Queue) -> None:
-    """Neither half of a route changes the queue."""
-    wrong: list[dict[str, Any]] = [{"url": "svc"}, {"audience": "aud"}, {"url": 5}]
-    wrong += [{"url": URL, "service_account": account} for account in (5, "", "caller")]
-    for words in wrong:
-        with pytest.raises(errors.InvalidInputError):
-            queue.route(**words)
-    assert tasks.queues().target.isna()[queue.id]
 
 
 def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
@@ -127,20 +95,6 @@ def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest
     monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
     with impatient() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
         tasks.queues()
-
-
-@pytest.mark.parametrize("word", ["project", "location", "endpoint", "impersonate", "quota_project"])
-def test_what_is_no_text(word: str) -> None:
-    """`connect` names the argument at once, not the first verb somewhere below."""
-    with raises(errors.InvalidInputError, f"{word}=5 is not a string", hint=f"{word}="):
-        ct.connect(**{word: 5})  # type: ignore[arg-type]  # the subject
-
-
-@pytest.mark.parametrize("words", [{"folder": 5}, {"folder": ""}, {"folder": True}, {"project": 5}, {"location": 5}])
-def test_what_no_emulator_is_started_for(words: dict[str, Any]) -> None:
-    """`local` names the argument; "" is not taken for the working directory."""
-    with raises(errors.InvalidInputError, rf"{next(iter(words))}=.* is not a .*\n  → ."):
-        ct.local(**words)
 
 
 def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, intercept: Intercept) -> None:

@@ -156,16 +156,6 @@ def test_only_an_emulator_has_a_clock_to_move() -> None:
                 move("1h")
 
 
-@pytest.mark.parametrize("span", ["soon", -1, "-1h"])
-def test_what_is_no_duration(tasks: ct.Client, span: object) -> None:
-    """A bad duration is named, and the clock does not move."""
-    with pytest.raises(ct.errors.InvalidInputError, match="duration="):
-        tasks.clock.advance(span)
-    with pytest.raises(ct.errors.InvalidInputError, match="limit="):
-        tasks.clock.run_until_idle(limit=span)
-    assert tasks.clock.now - pd.Timestamp.now("UTC") < HOUR
-
-
 def test_the_clock_of_an_emulator_that_has_ended() -> None:
     """A notebook shows why there is no time instead of a traceback; `now` raises."""
     with Emulator() as gone, ct.connect("demo", "us-central1", endpoint=gone.ready["grpc"]) as tasks:

@@ -60,14 +60,6 @@ def test_a_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: in
     assert capsys.readouterr().out == (note if cut else "")
 
 
-@pytest.mark.parametrize("limit", [0, -1, "5", 1.5, True])
-@pytest.mark.parametrize("verb", ["tasks", "attempts"])
-def test_a_bad_limit(queue: ct.Queue, verb: str, limit: Any) -> None:
-    """A limit is a whole number from 1."""
-    with pytest.raises(errors.InvalidInputError, match=f"limit={limit!r} is not a whole number from 1 on"):
-        getattr(queue, verb)(limit=limit)
-
-
 @pytest.mark.parametrize("verb", ["run", "delete_tasks"])
 def test_tasks_by_their_word(filled: ct.Queue, target: Target, verb: str) -> None:
     """What the tasks are in can be named, as in all verbs that take a frame."""

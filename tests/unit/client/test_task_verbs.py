@@ -55,12 +55,6 @@ def test_tasks_of_another_queue(tasks: Any) -> None:
         task_ids(tasks, QUEUE)
 
 
-def test_tasks_of_another_project() -> None:
-    """The hint has the queue's full name: the short one is of this project."""
-    with raises(InvalidInputError, hint='tasks.queue("projects/other/locations/l/queues/q") has the verbs'):
-        task_ids("projects/other/locations/l/queues/q/tasks/a", QUEUE)
-
-
 @cases(
     (5, "int does not name tasks"),
     (pd.DataFrame({"a": [1]}), "no column or index `task`"),

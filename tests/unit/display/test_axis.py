@@ -3,24 +3,11 @@
 import datetime as dt
 from zoneinfo import ZoneInfo
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from cloudtasks_nb.display.axis import dates_text, log_ticks, round_step, time_ticks
+from cloudtasks_nb.display.axis import dates_text, log_ticks, time_ticks
 from tests.cases import cases
 
 DAY = 86_400_000_000
 NOON = round(dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC).timestamp() * 1e6)
-
-
-@given(st.floats(1e-6, 1e12), st.integers(1, 50))
-def test_a_step_is_round_and_large_enough(span: float, most: int) -> None:
-    """It is 1, 2 or 5 times a power of ten, and not larger than it has to be."""
-    step = round_step(span, most)
-    assert f"{step:e}"[0] in "125"
-    assert f"{step:e}"[1:8] == ".000000"
-    assert span / step <= most * (1 + 1e-6)
-    assert span / (step / 2.5) >= most * (1 - 1e-6)
 
 
 @cases(

@@ -53,16 +53,6 @@ def test_the_end_of_a_batch_is_told(tab: Tab, state: str, rows: int, text: str) 
     assert see(tab, "a", 5) == "50 %"
 
 
-def test_several_batches_share_the_title(tab: Tab) -> None:
-    """While any of them runs it is about those that run; then about all that have ended."""
-    for batch in "abc":
-        tab.watch(batch)
-    assert see(tab, "a", 5) == "50 %"
-    assert see(tab, "b", 0, 990) == "<1 % of 2 batches"
-    assert see(tab, "a", 10, 10, "failed", 2) == "0 %"
-    assert see(tab, "b", 990, 990, "failed", 1) == "\u2715 3 failed"
-
-
 def test_nobody_looks_any_more(tab: Tab) -> None:
     """The last one who leaves takes a running batch along; one that has ended stays until the user is back."""
     for _ in range(2):

@@ -108,13 +108,6 @@ def test_days_of_many_periods_have_several_rows() -> None:
     assert [area(square) for square in squares(made(over("1980", "2020", "YS"), "year").html())][-1] == (2, 2)
 
 
-@pytest.mark.parametrize(("freq", "end", "count"), [("h", "23:00", 25), ("30s", "00:09:30", 20)])
-def test_each_period_of_a_day_has_its_place(freq: str, end: str, count: int) -> None:
-    """No two squares stand on each other, on the day on which the clock is put back, and below a minute."""
-    html = made(over("2026-11-01", f"2026-11-01 {end}", freq, tz="America/New_York"), "time").html()
-    assert len({area(square) for square in squares(html)}) == count
-
-
 GRADIENT = {"up": "linear-gradient(0deg,", "end": ",transparent 100%) border-box"}
 
 

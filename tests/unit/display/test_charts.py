@@ -5,8 +5,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from cloudtasks_nb.display.charts import sparkline, state_bar
 from cloudtasks_nb.display.colours import COLOURS
 from tests.cases import cases
@@ -40,12 +38,6 @@ def test_a_sparkline_stands_on_zero_and_has_gaps() -> None:
     (line,) = points(sparkline(timed(0, 50, 100), label="depth", width=131, height=64))
     assert line == [(27.5, 47), (77.2, 27), (127, 7)]
     assert [len(line) for line in points(sparkline(timed(1, 2, None, 3, 4, 5), label="depth"))] == [2, 3]
-
-
-def test_a_sparkline_is_true_to_time() -> None:
-    """A pause between two values is as wide as it was long."""
-    (line,) = points(sparkline([(0, 1), (1, 1), (10, 1)], label="depth", width=118))
-    assert [x for x, _ in line] == pytest.approx([14.5, 24.5, 114], abs=0.2)
 
 
 def test_a_sparkline_has_its_ranges() -> None:

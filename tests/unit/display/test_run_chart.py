@@ -72,14 +72,6 @@ def test_marks_stay_in_the_picture(p50: float, p95: float) -> None:
             assert 0 <= (x if node.attrib["text-anchor"] == "start" else x - width) <= 380 - width
 
 
-def test_the_texts_of_marks_stand_above_the_bars() -> None:
-    """They have two lines of their own, so that they do not cover each other or the data."""
-    chart = durations_chart(TIMES)
-    marks = [node for node in parsed(chart).iter("text") if "font-weight" in node.attrib["style"]]
-    second, first = (float(node.attrib["y"]) for node in marks)
-    assert 10 < first + 10 < second < min(top for _, _, top in bars(chart, "stroke-opacity:.75"))
-
-
 def test_a_single_row_is_a_chart_too() -> None:
     """One span and one duration have axes without a division by zero."""
     assert "1" in texts(throughput_chart(Throughput(start=NOON, width=1_000_000, succeeded=[1], failed=[0])))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb._names import TAG_HEADER
-from cloudtasks_nb.fanout.wire import CreateEncoder, http_requests, name_request, tasks
+from cloudtasks_nb.fanout.wire import CreateEncoder, http_requests, name_request, split_task, tasks
 from cloudtasks_nb.store.results import tag_of
 
 TASK = types.Task.pb()
@@ -44,7 +44,7 @@ def test_encoding_equals_protobuf(
     deadline: dt.timedelta | None,
     attempts: int | None,
 ) -> None:
-    """A encoded task reads as the one that protobuf builds of the same fields."""
+    """A encoded task reads as the one that protobuf builds of the same fields, whole and without its request."""
     whole, settings, time = TASK(), TASK(), TASK()
     head, token = types.HttpRequest.pb()(http_method=method, headers=headers), types.HttpRequest.pb()()
     request = whole.http_request
@@ -65,6 +65,9 @@ def test_encoding_equals_protobuf(
     made = http_requests([url], [head.SerializeToString()], [body])
     (encoded,) = tasks(made, [token.SerializeToString()], [time.SerializeToString()], settings.SerializeToString())
     assert TASK.FromString(encoded) == whole
+    whole.ClearField("http_request")
+    split, rest = split_task(encoded)
+    assert (split, TASK.FromString(rest)) == (url, whole)
 
 
 def _wire(body: bytes) -> bytes:

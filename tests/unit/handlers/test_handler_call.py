@@ -65,17 +65,6 @@ def test_the_traceback_begins_in_the_function_and_the_answer_has_one_line() -> N
     assert answer.content() == (b"KeyError: 'monday'", "text/plain")
 
 
-def test_a_coroutine_is_run_to_its_end() -> None:
-    """The result and the exception of an async function are those of its coroutine."""
-
-    async def double(n: int) -> int:
-        await asyncio.sleep(0)
-        return 2 * n if n else 1 // n
-
-    assert run(double, b'{"n": 21}').result == b"42"
-    assert str(run(double, b'{"n": 0}').message).startswith("ZeroDivisionError: ")  # the rest is Python's, and changes
-
-
 def test_other_awaitables_are_results() -> None:
     """An awaitable that is no coroutine, such as a batch, is not awaited."""
 

@@ -144,14 +144,6 @@ def test_refused(annotation: Any, value: Any, words: str) -> None:
     assert re.search(words, str(answer.message))
 
 
-def test_arrays() -> None:
-    """A list becomes an array, of the dtype that the annotation names."""
-    (plain,), (floats,) = called(np.ndarray, [[1, 2]]).arguments, called(npt.NDArray[np.float64], [1, None]).arguments
-    assert (plain.shape, plain.dtype.kind) == ((1, 2), "i")
-    assert floats.dtype == np.float64
-    assert np.isnan(floats[1])
-
-
 def test_rows_of_a_frame_come_back() -> None:
     """What the encoder makes of a row is what the types take."""
 
@@ -192,17 +184,3 @@ CALLABLES = {"object": Report(), "method": Report().method, "partial": functools
 def test_other_callables(fn: Any) -> None:
     """Objects, methods and partial functions have annotations, too."""
     assert call(fn, b'{"day": "2026-01-02"}', run=asyncio.run).result == b"2026"
-
-
-def test_an_exception_of_the_users_type_is_a_refusal() -> None:
-    """A type may refuse a value with any exception."""
-
-    @dataclass
-    class Odd:
-        n: int
-
-        def __post_init__(self) -> None:
-            raise RuntimeError("odd")
-
-    answer = called(Odd, {"n": 1}).answer
-    assert (answer.status, answer.message and answer.message.endswith("Odd: odd")) == (400, True)

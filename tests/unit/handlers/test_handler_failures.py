@@ -153,13 +153,6 @@ def test_a_function_gives_up(tmp_path: Path) -> None:
     assert len(list(result_objects(Store(tmp_path), BATCH, failures=True))) == 1
 
 
-def test_a_function_that_gives_up_has_failed() -> None:
-    """The handler counts it so, and a service that is throttled makes it wait no longer."""
-    handler = serve(Mock(side_effect=caused(ct.GiveUp("no"), of_requests(429, LATER)), __name__="find"))
-    assert (post(handler.url, b"").status, handler.calls()["status"].tolist()) == (200, [200])
-    assert "0 succeeded, 1 failed" in str(handler._repr_mimebundle_())
-
-
 class OwnError(KeyError):
     """An exception of the notebook."""
 

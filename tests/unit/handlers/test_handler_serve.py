@@ -1,7 +1,6 @@
 """`serve`: names, URLs, and what it refuses."""
 
 import datetime as dt
-import functools
 import gc
 import re
 import socket
@@ -119,27 +118,6 @@ def test_the_name_at_a_url(capsys: pytest.CaptureFixture[str]) -> None:
         handler.close()
     assert [name_at(handler.url) for handler in (lasting, temporary)] == ["report", None]
     assert name_at(f"{lasting.url}?day=1") is None
-
-
-class Callable1:
-    """Callable, and without a name of its own."""
-
-    def __call__(self) -> int:
-        """Return one."""
-        return 1
-
-
-NAMELESS = {"lambda": lambda: 1, "partial": functools.partial(int, "1"), "Callable1": Callable1()}
-
-
-@pytest.mark.parametrize(("prefix", "fn"), NAMELESS.items(), ids=NAMELESS)
-def test_a_function_without_a_name(capsys: pytest.CaptureFixture[str], fn: Any, prefix: str) -> None:
-    """The same nameless function served twice is two handlers, with a message that their URLs are new."""
-    first, second = serve(fn), serve(fn)
-    assert (first.url != second.url, first.name != second.name, first.name.partition("-")[0]) == (True, True, prefix)
-    assert post(second.url, b"").body == b"1"
-    out = capsys.readouterr().out
-    assert (out.count("without a name of its own"), 'name="..." gives it a URL that stays' in out) == (2, True)
 
 
 def test_a_name_gives_a_lasting_url(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,5 @@
 """The source of a function and of what it uses."""
 
-import asyncio
-import importlib
 import linecache
 import re
 import sys
@@ -14,8 +12,6 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.call import call
-from cloudtasks_nb.handlers.convert import parameters_of
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
 from cloudtasks_nb.handlers.source import module_source
 from tests.cases import cases
@@ -72,14 +68,6 @@ def test_what_a_function_uses_is_written_along(notebook: Notebook, deployed: Any
     """Imports, functions, classes and small constants; the written module gives what the notebook gives."""
     report = notebook(code).report
     assert deployed(report)() == result
-
-
-def test_a_deployed_function_converts_its_arguments(notebook: Notebook, deployed: Callable[[Any], Any]) -> None:
-    """The types that its annotations name are in the module too, also those in quotes."""
-    code = "import datetime as dt\ndef report(day: dt.date, until: 'dt.date | None' = None): return [day, until]"
-    found = call(deployed(notebook(code).report), b'{"day": "2013-01-01", "until": "2013-01-02"}', run=asyncio.run)
-    assert found.result == b'["2013-01-01","2013-01-02"]'
-    assert parameters_of(deployed(notebook(code).report)).convert((), {"day": "2013-01-01"})[1]["day"].year == 2013
 
 
 def test_an_async_function(notebook: Notebook) -> None:
@@ -292,18 +280,6 @@ def test_requirements_of_the_user(notebook: Notebook) -> None:
     code = "import pandas as pd\ndef report(): return pd.NA"
     found = requirements(code, notebook, "pandas>=2", "Pyarrow", "gunicorn==23.0.0")
     assert (found["pandas"], found["Pyarrow"], found["gunicorn"]) == ("pandas>=2", "Pyarrow", "gunicorn==23.0.0")
-
-
-def test_a_package_installed_later(notebook: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a cell installs after a first deploy is required by the next one."""
-    monkeypatch.syspath_prepend(tmp_path)
-    requirements("def report(): return 1", notebook)
-    (tmp_path / "late_library.py").touch()
-    (tmp_path / "late_library-1.5.dist-info").mkdir()
-    (tmp_path / "late_library-1.5.dist-info/METADATA").write_text("Name: late-library\nVersion: 1.5\n")
-    (tmp_path / "late_library-1.5.dist-info/RECORD").write_text("late_library.py,,\n")
-    importlib.invalidate_caches()
-    assert requirements("def report(): import late_library", notebook)["late-library"] == "late-library==1.5"
 
 
 def test_a_missing_requirement_is_named(notebook: Notebook) -> None:

@@ -52,13 +52,6 @@ def test_the_log_is_read_when_the_panel_becomes_visible(log: list[Entry], contex
     assert panel.table.page_keys == ["i1"]
 
 
-def test_newest_come_first_and_once(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
-    """New attempts are put on top; repeated entries and deletions are ignored."""
-    new = (entry(3, "t3"), entry(4, "t4"), entry(5, "t5", deleted=True))
-    publish(panel, watcher, *new)
-    assert panel.table.page_keys == ["i4", "i3", "i2", "i1"]
-
-
 def test_the_log_is_followed_from_what_was_read(panel: AttemptsPanel, watcher: FakeWatcher, log: list[Entry]) -> None:
     """The watcher reads the log from a minute before the newest attempt, for late entries."""
     assert [one.since for one in watcher.subscribed] == [log[0].time - 60_000_000]

@@ -73,15 +73,6 @@ def test_the_line_of_python_follows_the_form(panel: BackfillPanel, values: dict[
     assert line in panel.footer.line
 
 
-def test_the_first_tasks_are_shown_while_it_is_filled(panel: BackfillPanel) -> None:
-    """Periods crossed with values, the newest first if that is wanted; columns of `across` can be picked."""
-    fill(panel, start="2026-01-01", end="2026-01-31", url="https://svc/{partition}/{shop}", across="shop: b, a")
-    assert panel.request.body.options == ["start", "end", "partition", "shop"]
-    assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value) == ["2026-01-01/b", "2026-01-01/a", "2026-01-02/b"]
-    fill(panel, newest_first=True)
-    assert re.findall(r"https://svc/([\w/-]+)", panel.preview.value)[0] == "2026-01-31/b"
-
-
 @cases(("shop", "neither a DataFrame nor a dict"), ("shop:", "has no values"), ("start: 1", "which every backfill has"))
 def test_an_invalid_across_is_reported(panel: BackfillPanel, across: str, message: str) -> None:
     """The error is shown in place of the first tasks, and in the footer when a plan is made."""

@@ -183,22 +183,6 @@ def test_failed_rows_have_the_handlers_error(harness: Harness, monkeypatch: pyte
     assert rows.table._rows._frame["last_message"].fillna("-").tolist() == ["KeyError: 'x'", "-"]
 
 
-def test_selected_rows_are_sent_again(harness: Harness) -> None:
-    """Only the selected row is sent again; another one whose card is read is not."""
-    batch = fan_out(harness)
-    harness.finish(batch, 0, 2)
-    panel = own(batch)
-    table: Any = panel.view.rows.table
-    table.select(table.page_keys[1:])
-    look_at(table, table.page_keys[0])
-    panel.settle()
-    assert panel.view.actions.resend.description == "Send again (1)"
-    assert batch.tasks()["task"][0] in panel.view.detail.card.value
-    click(panel, panel.view.actions.resend)
-    harness.sent(batch)
-    assert batch.tasks()["try"].tolist() == [1, 1, 2]
-
-
 def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness) -> None:
     """The question names how many rows will not be sent and how many tasks are deleted."""
     batch = fan_out(harness, 12)
@@ -334,21 +318,6 @@ def test_closing_leaves_the_batch(harness: Harness) -> None:
 def charts(panel: BatchPanel) -> list[str]:
     """Return the accessible names of the charts."""
     return [node.attrib["aria-label"] for node in parsed(panel.view.run.html()).iter("svg")]
-
-
-def test_a_run_is_summarised(harness: Harness) -> None:
-    """A finished batch has its throughput, its durations and its slowest rows, also in an export of a new panel."""
-    batch = fan_out(harness, key=["origin"])
-    harness.finish(batch, 1)
-    panel = batch.panel()
-    page = panel._repr_mimebundle_()["text/html"]
-    assert charts(panel) == [
-        "attempts over time: 2 succeeded, 1 failed, at most 3 a second of 50 that the queue allows",
-        "durations of 3 attempts: half took at most 250 ms (p50), 95 % at most 250 ms (p95), the longest 250 ms",
-    ]
-    for words in ("<svg", "row 0: origin=EWR", "elapsed", "started", "250 ms", "Slowest rows"):
-        assert words in page
-    assert "expected end" not in page
 
 
 def test_a_run_without_an_end_is_not_shown(harness: Harness) -> None:

@@ -87,17 +87,6 @@ def test_missing_data_are_reported(harness: Harness, shell: FakeShell) -> None:
     assert panel.footer.alert["text"] == "there are no data yet"
 
 
-def test_a_csv_file_can_be_uploaded(panel: FanOutPanel, harness: Harness) -> None:
-    """It is chosen, the line reads it, and the page keeps no copy of it."""
-    upload(panel, 'a "b".csv', b"x,y\n1,2\n")
-    assert (panel.source.name, panel.source.columns) == ('a "b".csv', ["x", "y"])
-    assert panel.footer.status == 'read a "b".csv'
-    assert not [kept for kept in panel.source.upload.get_state().values() if "1,2" in str(kept)]
-    fill(panel, url="https://svc/{x}")
-    assert panel.footer.line == 'tasks.queue("reports").fan_out(pd.read_csv("a \\"b\\".csv"), url="https://svc/{x}")'
-    assert "https://svc/1" in panel.preview.value
-
-
 def test_a_parquet_file_can_be_uploaded(panel: FanOutPanel) -> None:
     """Its line reads Parquet."""
     upload(panel, "x.PARQUET", FLIGHTS.to_parquet(), part=1000)

@@ -95,21 +95,6 @@ def test_queues_are_listed_again_from_time_to_time(
     assert made == [1]
 
 
-@cases(
-    ([], set()),
-    (["reports"], {"pause", "edit", "purge"}),
-    (["emails"], {"resume", "edit", "purge"}),
-    (["emails", "reports"], {"pause", "resume"}),
-)
-def test_buttons_fit_what_is_selected(
-    panel: QueuesPanel, watcher: FakeWatcher, selected: list[str], able: set[str]
-) -> None:
-    """Pause for those that run, resume for those that do not; limits and purge for one."""
-    watcher.publish(snapshot("emails", state="PAUSED"))
-    panel.table.select(selected)
-    assert {name for name in ("pause", "resume", "edit", "purge") if not getattr(panel, name).disabled} == able
-
-
 def test_the_only_queue_need_not_be_selected(make_context: MakeContext) -> None:
     """A panel of one queue shows its card at once."""
     panel = QueuesPanel(make_context("reports"))
@@ -254,15 +239,6 @@ def test_a_queue_at_its_limit_says_so(
     """As long as tasks wait for it."""
     watcher.publish(snapshot("reports", **values))
     assert column(panel, "held_up_by")[1] == words
-
-
-def test_totals_are_of_all_queues(panel: QueuesPanel, watcher: FakeWatcher) -> None:
-    """Also of those that are deleted no more."""
-    watcher.publish(snapshot("emails", state="PAUSED", tasks=500))
-    for words in ("queues</span> <b>2<", "paused</span> <b>1<", "tasks</span> <b>2,500<", "oldest due"):
-        assert words in panel.totals.value
-    watcher.publish(snapshot("reports", QueueNotFoundError("gone", code="NOT_FOUND")))
-    assert panel.totals.value == ""
 
 
 def test_the_chart_has_a_gap_where_nobody_looked(

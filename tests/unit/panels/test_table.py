@@ -149,17 +149,6 @@ def test_every_answer_is_told_apart_from_a_refresh(table: Table, browser: Browse
     assert browser.page["answers"] == answers + 1
 
 
-def test_a_filter_replaces_the_one_before(table: Table, browser: Browser) -> None:
-    """Counts are those of the filter; without arguments everything is shown again."""
-    table.patch(tasks([2, 8], state="failed"))
-    table.filter(state="failed")
-    assert (browser.names, table.matching, browser.page["filtering"]) == (["n2", "n8"], 2, True)
-    table.filter("n1")
-    assert browser.names == ["n1", "n10", "n11"]
-    table.filter()
-    assert (table.matching, browser.page["filtering"]) == (12, False)
-
-
 def test_filter_and_sort_name_columns_that_are_there(table: Table) -> None:
     """A misspelt column is refused and changes nothing; one that is loaded but not shown will do."""
     with pytest.raises(InvalidInputError, match="did you mean state"):
@@ -228,14 +217,6 @@ def test_all_that_match_are_those_of_the_moment(table: Table, browser: Browser) 
     assert [(row[0], row[2]) for row in browser.page["rows"]][:3] == [("n0", False), ("n1", True), ("n2", False)]
     browser.select()
     assert table.selected == []
-
-
-def test_all_that_match_of_another_filter_are_none(table: Table, browser: Browser) -> None:
-    """Selecting all that match an older filter selects nothing."""
-    base = f"{browser.page['filter']}.77"
-    table.filter("n1")
-    browser.select(base=base)
-    assert (table.selected, browser.summary["base"]) == ([], base)
 
 
 def test_a_panel_selects(table: Table, browser: Browser) -> None:

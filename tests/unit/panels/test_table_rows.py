@@ -62,18 +62,6 @@ def test_every_kind_sorts_both_ways_with_the_missing_last(column: str, values: l
     assert found(rows, sort=column, descending=True) == down
 
 
-@cases(("jfk", "a"), ("JFK", "a"), ("fail", "b"), ('"day":3', "c"), ("2026", ""), ("", "abc"), ("aready", ""))
-def test_search_finds_what_can_be_read(text: str, names: str) -> None:
-    """Letters match in any case, in texts, states and bodies, but not across two columns."""
-    rows = loaded(
-        url=["https://x/JFK", None, None],
-        state=["ready", "failed", None],
-        body=[None, None, {"day": 3}],
-        schedule_time=[0, 0, 0],
-    )
-    assert found(rows, text=text) == names
-
-
 @cases(
     ("order 4711", "a"),
     ("für", "a"),
@@ -141,32 +129,6 @@ def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:
     assert rows.blank == {"batch"}
     rows.drop(["b"])
     assert rows.blank == {"message", "batch"}
-
-
-@cases(
-    ({"state": "failed"}, "b"),
-    ({"state": ["failed", "ready"]}, "abc"),
-    ({"state": {"ready"}, "attempts": 1}, "a"),
-    ({"state": None}, "abcd"),
-    ({"method": []}, ""),
-)
-def test_a_filter_names_the_values_that_are_wanted(where: dict[str, Any], names: str) -> None:
-    """One value or several a column; several columns must all agree; None is any."""
-    rows = loaded(state=["ready", "failed", "ready", None], attempts=[1, 1, 2, 1])
-    assert "".join(rows.ids(rows.order(Query.of(None, where)))) == names
-
-
-def test_a_patch_updates_by_key_and_adds_what_is_new() -> None:
-    """Sorting and searching see the new values at once; columns that the patch lacks stay."""
-    rows = loaded(state=["ready", "ready", "ready"], attempts=[1, 2, 3], url=["x", "y", "z"])
-    assert found(rows, sort="attempts") == "abc"
-    assert found(rows, text="z") == "c"
-    rows.patch(tasks(name=["c", "d"], attempts=[0, 9], url=["new", "w"])[["name", "attempts", "url"]])
-    assert found(rows, sort="attempts") == "cabd"
-    assert found(rows, text="z") == ""
-    assert found(rows, text="new") == "c"
-    assert found(rows, where=(("state", ("ready",)),)) == "abc"
-    assert rows.cells(np.array([2]))[0][2] == "0"
 
 
 def test_a_patch_leaves_the_frame_that_was_loaded_alone() -> None:

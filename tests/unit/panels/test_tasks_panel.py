@@ -139,14 +139,6 @@ def test_a_queue_is_not_said_to_be_empty_before_its_tasks_are_shown(
     assert (panel.table.total, panel.table.empty) == (8, "No tasks in the queue")
 
 
-def test_a_portion_is_loaded_when_the_panel_becomes_visible(panel: TasksPanel, watcher: FakeWatcher) -> None:
-    """The panel shows how many of how many tasks are loaded, and when they were listed."""
-    publish(panel, watcher, tasks=25)
-    assert panel.table.total == 10
-    assert "10 of about 25 loaded, listed <time" in panel.loaded.value
-    assert ">2026-01-02 00:00:00 UTC</time>" in panel.loaded.value
-
-
 def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
     """The next portion, then the rest; then there is nothing to load."""
     click(panel, panel.load_more)
@@ -256,17 +248,6 @@ def test_failures_during_a_look_up_are_explained(
     answered.set()
     panel.settle()
     assert "KeyError: 7" in panel.table.html()
-
-
-def test_tasks_are_filtered(panel: TasksPanel) -> None:
-    """By state and by text."""
-    panel.state.value = "retrying"
-    assert panel.table.matching == 5
-    panel.find.value = "00003"
-    assert panel.table.page_keys == ["reports00003"]
-    panel.state.value = "any state"
-    panel.find.value = ""
-    assert panel.table.matching == 10
 
 
 def test_a_column_that_no_task_has_is_named(panel: TasksPanel) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb._frames import TASKS, column, frame
 from cloudtasks_nb._names import code_name
 from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value
-from cloudtasks_nb.service.convert import HTTP_METHODS, decode_body, task_columns
+from cloudtasks_nb.service.convert import HTTP_METHODS, TaskPage, decode_body, task_columns
 
 NOW = 1_767_225_600_000_000
 EPOCH = "1970-01-01T00:00:00Z"
@@ -129,6 +129,18 @@ def test_the_frame_is_that_of_the_slow_way(page: list[Any], body: bool, secrets:
     made = frame(TASKS, task_columns(page, now=NOW, body=body, secrets=secrets), index="task")
     pd.testing.assert_frame_equal(made, slow_frame([slow_row(task, body=body, secrets=secrets) for task in page]))
     assert [task.SerializeToString(deterministic=True) for task in page] == before
+
+
+def test_a_request_in_pieces_is_one() -> None:
+    """A server may write the body behind the rest: https://protobuf.dev/programming-guides/encoding/#last-one-wins."""
+    pieces: list[dict[str, Any]] = [
+        {"name": "q/tasks/1", "http_request": {"url": "u"}},
+        {"http_request": {"body": b"[1]"}},
+    ]
+    task = b"".join(types.Task.pb()(**piece).SerializeToString() for piece in pieces)
+    page = TaskPage.FromString(bytes([0x0A, len(task)]) + task)
+    found = task_columns(page.tasks, now=NOW, body=True)
+    assert (found["url"], found["body"]) == (["u"], [[1]])
 
 
 def test_rows_share_nothing() -> None:

@@ -101,18 +101,6 @@ def test_an_object_that_cannot_be_read_is_an_error_among_the_others(tmp_path: Pa
         store.get_many(["a/x", "a/y"])
 
 
-def test_all_objects_of_a_prefix_are_deleted(store: Store) -> None:
-    """Nothing to delete is no error; in a folder files that are no objects go as well."""
-    for path in ("a/x", "a/b/y", "ab/z"):
-        store.put(path, b"1")
-    if store.appends:
-        Path(store.url, "a", "x.json#1").touch()
-    for _ in range(2):
-        store.delete_all("a/")
-    assert [path for page in store.pages("") for path in page] == ["ab/z"]
-    assert not Path(store.url, "a").exists()
-
-
 def test_objects_are_listed_page_by_page(store: Store) -> None:
     """All objects of a prefix are listed, and only they."""
     paths = [f"a/{n:02}.json" for n in range(25)]

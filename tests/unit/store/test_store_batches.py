@@ -16,7 +16,6 @@ from cloudtasks_nb.store.batches import (
     read_cancelled,
     read_claim,
     read_record,
-    read_records,
     write_batch,
 )
 from cloudtasks_nb.store.store import Store
@@ -52,28 +51,6 @@ def test_records_are_read_once(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delattr(Store, "pages")
     assert read_records(store) == {BATCH: b"one", "00000000": b"two"}
     assert read_records(store, {BATCH}) == {BATCH: None, "00000000": b"two"}
-
-
-def test_a_batch_is_deleted_with_its_results(store: Store) -> None:
-    """Thousands of objects go, those of other batches stay, and nothing to delete is no error."""
-    for batch in (BATCH, "00000000"):
-        write_batch(store, batch, b"record", blocks(3))
-        store.put(f"results/{batch}/x.jsonl", b"{}")
-        store.put(f"results/{batch}/-e/x.jsonl", b"{}")
-        assert claim_batch(store, batch, b"claim") == b"claim"
-    for name, keys in (("2-all", []), ("1-part", [b"one", b"two"])):
-        put_cancel(store, BATCH, name, name.encode(), keys)
-    for number in range(1_200):
-        store.put(f"results/{BATCH}/{number}.jsonl", b"{}")
-    delete_batch(store, BATCH)
-    assert sorted(path for page in store.pages("") for path in page) == [
-        "batches/00000000/claim",
-        "batches/00000000/record.json",
-        *(f"batches/00000000/rows/{number:03d}" for number in range(3)),
-        "results/00000000/-e/x.jsonl",
-        "results/00000000/x.jsonl",
-    ]
-    delete_batch(store, BATCH)
 
 
 def test_cancels_are_found_in_their_order(store: Store) -> None:

@@ -9,10 +9,13 @@ What is compared after each step:
 - each task was created at most once, and no row has more tries than somebody wished;
 - nothing is created after a cancel that is final, nothing beyond a canary that has not succeeded, nothing while
   every kernel says that rows are held;
-- `status`, `progress` and `tasks` of each kernel say the same.
+- `status`, `progress` and `tasks` of each kernel say the same;
+- a row has succeeded only if its target has said so, failed only after its last attempt, and is cancelled only if that
+  was wished.
 
-And at the end, after the faults: what `tasks` says of each row is what `fold` makes of all evidence: the whole log, the
-queue and the stored results.
+And at the end, after the faults: no row is open whose task has left the queue, none has ended whose task is there, and
+none failed or is gone of which a result is stored. If the log has everything, what `tasks` says of each row is what
+`fold` makes of log and queue.
 
 What is not covered: interrupts and damage (`outbox/test_outbox_machine.py`), large batches, Google's own behaviour,
 two kernels of a home at once, functions that change (`integration/fanout/test_two_homes.py`).
@@ -25,7 +28,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -39,9 +42,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cloudtasks_nb._names import TAG_HEADER, QueueName
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError
+from cloudtasks_nb.emulator.model.settings import Settings
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, pending_evidence
-from cloudtasks_nb.fanout.evidence import Evidence, Row, fold
+from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.plan.identity import try_of
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
@@ -53,6 +57,8 @@ from tests.simulation.world import START, Process, World
 HOMES = st.sampled_from(["ada", "bob"])
 ROWS_OF_ALL = range(8)
 ROWS = st.sampled_from([ROWS_OF_ALL, range(4), range(2, 10)])
+#: The share of its operations that the queue logs.
+RATIOS = st.sampled_from([1.0, 1.0, 0.5, 0.0])
 BROKEN = st.sampled_from([(), (), (1, 3), range(10)])
 CANARY = 2
 NAME, QUEUE = "march", "q"
@@ -62,6 +68,10 @@ HOUR = 3600.0
 MEMORY = Path("/dev/shm")  # noqa: S108 - each has a folder of its own in it
 #: Seconds in which another kernel that runs learns of a cancel.
 LEARNS = 4.0
+#: Entries of the log that can be read late: their share, and microseconds.
+LATE = ((0.3, 5_000_000),)
+#: With what a call is refused; but for the first one so are those that follow.
+REFUSED = {"refused": "UNAVAILABLE", "down": "UNAVAILABLE", "denied": "PERMISSION_DENIED"}
 
 
 #: What runs without `--hypothesis-profile=long`: the same examples each time, more of them in CI.
@@ -100,41 +110,48 @@ class Batches(RuleBasedStateMachine):
         self.final: float | None = None  # from when on nothing may be created
         self.lifted = False  # the canary
         self.cancelled = False
+        self.emptied = False  # the queue was purged or deleted
+        self.answers = dict[str, list[int]]()  # of a task
+        self.lags = 0.0  # seconds until a result is stored
 
-    @initialize(canary=st.booleans(), logged=st.booleans(), stores=st.booleans())
-    def begin(self, *, canary: bool = False, logged: bool = True, stores: bool = False) -> None:
+    @initialize(canary=st.booleans(), ratio=RATIOS, late=st.sampled_from([False, False, True]), stores=st.booleans())
+    def begin(self, *, canary: bool = False, ratio: float = 1.0, late: bool = False, stores: bool = False) -> None:
         """Choose the options of the batch, and what tells of its tasks."""
-        self.canary, self.logged = canary, logged
+        self.canary, self.ratio = canary, ratio
         self.writer = ResultWriter(Store(self.root / "store")) if stores else None
         self.service = Process(self.world, self.root / "cloud")
-        self.cloud = Cloud(self.service, self.answer, before=self.before, after=self.after)
+        known = Settings(quiet=True, log_index_delays=LATE if late else ())
+        self.cloud = Cloud(self.service, self.answer, settings=known, before=self.before, after=self.after)
         self.files.callback(self.cloud.close)
-        ratio = 1.0 if logged else 0.0
         self.oracle = self.kernel("oracle")
         self.oracle.do(lambda tasks: tasks.queue(QUEUE, create=True, max_attempts=2, log_sampling_ratio=ratio))
 
     def answer(self, delivery: Delivery) -> int:
         """Be the target."""
         status = 500 if delivery.body["n"] in self.broken else 200
+        self.answers.setdefault(delivery.task, []).append(status)
         if status == 200:
             self.succeeded.setdefault(delivery.body["n"], delivery.at)
         if self.writer is not None:
             error = "Traceback\nKeyError: 1" if status == 500 else None
             tag, at = delivery.headers[TAG_HEADER.lower()], dt.datetime.fromtimestamp(START + delivery.at, dt.UTC)
             facts: dict[str, Any] = {"attempt": delivery.attempt, "started": at, "duration": 0.2, "tag": tag}
-            self.writer.put(StoredResult(task=delivery.task, status=status, result=None, error=error, **facts))
+            result = StoredResult(task=delivery.task, status=status, result=None, error=error, **facts)
+            self.service.loop.call_later(self.lags, self.writer.put, result)
         return status
 
     def before(self, _caller: Process, rpc: str) -> float:
         """Refuse a call."""
-        if self.rpcs.get(rpc) == "refused":
-            del self.rpcs[rpc]
-            raise RefusedError("UNAVAILABLE", "Try again.")
+        if (fault := self.rpcs.get(rpc)) in REFUSED:
+            if fault == "refused":
+                del self.rpcs[rpc]
+            raise RefusedError(REFUSED[fault], "Try again.")
         return 0.01
 
     def after(self, _caller: Process, rpc: str) -> float:
         """Lose an answer, or have it come late."""
-        if (fault := self.rpcs.pop(rpc, None)) == "lost":
+        fault = None if self.rpcs.get(rpc) in REFUSED else self.rpcs.pop(rpc, None)
+        if fault == "lost":
             raise RefusedError("UNAVAILABLE", "The connection was reset.")
         return 0.01 if fault is None else 25.0
 
@@ -259,19 +276,31 @@ class Batches(RuleBasedStateMachine):
             self.world.go_on(2 * HOUR)
 
     @precondition(lambda self: bool(self.tries))
-    @rule(home=HOMES, fault=st.sampled_from(["slow", "read-only", "failing", "stale", ""]))
+    @rule(home=HOMES, fault=st.sampled_from(["slow", "read-only", "failing", "stale", "down", ""]))
     def store(self, home: str, fault: str) -> None:
         """Give the store a fault, as a home sees it."""
         if home in self.kernels:
             self.faults[self.kernels[home].process] = fault
 
     @rule(
-        rpc=st.sampled_from(["BatchCreateTasks", "ListLogEntries", "BatchDeleteTasks"]),
-        fault=st.sampled_from(["lost", "refused", "late"]),
+        rpc=st.sampled_from(["BatchCreateTasks", "ListLogEntries", "BatchDeleteTasks", "ListTasks"]),
+        fault=st.sampled_from(["lost", "late", *REFUSED]),
     )
     def call(self, rpc: str, fault: str) -> None:
-        """Give the next call of the service a fault."""
+        """Give the next call of the service a fault, or all until it has another one."""
         self.rpcs[rpc] = fault
+
+    @rule(takes=st.sampled_from([0.2, 20.0]), lags=st.sampled_from([0.0, 40.0]))
+    def slow(self, takes: float, lags: float) -> None:
+        """Have the target answer slowly from now on, or its results come late."""
+        self.cloud.takes, self.lags = takes, lags
+
+    @precondition(lambda self: bool(self.tries))
+    @rule(verb=st.sampled_from(["pause", "pause", "resume", "resume", "purge", "delete"]))
+    def queue(self, verb: str) -> None:
+        """Have a colleague change the queue."""
+        if self.verb("oracle", lambda tasks: getattr(tasks.queue(QUEUE), verb)()) and verb in {"purge", "delete"}:
+            self.emptied = True
 
     @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, to=HOMES)
@@ -339,6 +368,11 @@ class Batches(RuleBasedStateMachine):
             assert progress.status == status
             assert progress.total == len(shown)
             assert progress.finished == (not counts["sent"] and not counts["unsent"]) or progress.succeeded is None
+            for row, state, task in shown[["n", "state", "task"]].itertuples(index=False):
+                answers = self.answers.get(task, [])
+                assert state != "succeeded" or 200 in answers, f"row {row} has not succeeded"
+                assert state != "failed" or answers == [500, 500], f"row {row} has not failed: {answers}"
+                assert state != "cancelled" or self.cancelled, f"row {row} was not cancelled"
 
     def teardown(self) -> None:
         """Let the faults end and all kernels open the batch; then compare each row with all evidence."""
@@ -353,29 +387,46 @@ class Batches(RuleBasedStateMachine):
         """Compare at the end."""
         self.rpcs.clear()
         self.faults.clear()
+        self.slow(takes=0.2, lags=0.0)
         for home in [*self.stopped]:
             self.go(home)
         for home in ("ada", "bob"):
             self.open(home)
-        self.world.go_on(100)
+        self.world.go_on(60)
         self.created_as_wished()
         for home in ("ada", "bob"):
             if (batch := self.open(home)) is not None:
                 self.world.go_on(5)
                 self.kernels[home].do(self.compare)
-                for row, state, task in (
-                    self.kernels[home].do(lambda _: batch.tasks()[["n", "state", "task"]]).itertuples(index=False)
-                ):
-                    self.true(self.kernels[home].process, row, state, task)
+                shown, told = self.settled(home, batch)
+                for row, state, task in shown[["n", "state", "task"]].itertuples(index=False):
+                    self.true(self.kernels[home].process, row, state, task, [one for one in told if one.task == task])
 
-    def true(self, process: Process, row: int, state: str, task: str) -> None:
+    def settled(self, home: str, batch: Any) -> tuple[pd.DataFrame, list[Evidence]]:
+        """Return rows and evidence as soon as it is told what became of each task that has left the queue."""
+        for _ in range(15):
+            told, shown = self.evidence(), self.kernels[home].do(lambda _: batch.tasks())
+            left = {one.task for one in self.cloud.creations} - {one.task for one in told if one.source is Source.QUEUE}
+            known = shown["state"].isin(ENDED) | ~shown["task"].isin(left)
+            if known.all() or batch.status().state in {
+                "stopped",
+                "held",
+            }:  # a sender finds out what one before has sent
+                return shown, told
+            self.world.go_on(60)
+        raise AssertionError(f"tasks have left the queue of the open rows {shown['n'][~known].tolist()}")
+
+    def true(self, process: Process, row: int, state: str, task: str, told: list[Evidence]) -> None:
         """Compare the state of a row, as a process has it, with what all evidence tells of its task."""
-        if not self.logged:
+        there = any(one.source is Source.QUEUE for one in told)
+        assert not there or state not in ENDED[1:], f"the task of row {row} is in the queue, and the row is {state}"
+        stored = not self.emptied and self.writer is not None and 200 in self.answers.get(task, [])
+        assert not stored or state not in {"gone", "failed"}, f"row {row} has a result, and is {state}"
+        if self.ratio < 1 or self.emptied:
             return  # what no witness tells, no home knows
-        told = [one for one in self.evidence() if one.task == task]
-        assert state != "unsent" or not told, f"row {row} is no more unsent"
-        if not told:
-            return
+        if not told or (state == "unsent" and {one.source for one in told} == {Source.QUEUE}):
+            return  # who had opened the batch before does not see what waits in a paused queue
+        assert state != "unsent", f"row {row} is no more unsent"
         number = try_of(task) or 0
         mine = Row(ref=1, tries=number, state=State.SENT, deleting=number if self.cancelled else None)
         begun = [mine]
@@ -396,8 +447,9 @@ class Batches(RuleBasedStateMachine):
             batch = next(one.task for one in self.cloud.creations).split("-")[1]
             log = Log(watcher, name, batch, limit)
             found = [one async for page in log.read(None, 0) for one in page]
-            async for pending in watcher.pages(name):
-                found += [pending_evidence(task, one, watcher.now()) for task, one in pending.items()]
+            with suppress(QueueNotFoundError):
+                async for pending in watcher.pages(name):
+                    found += [pending_evidence(task, one, watcher.now()) for task, one in pending.items()]
             return found
 
         return self.oracle.do(lambda _: self.oracle.process.run(read()))
@@ -412,8 +464,8 @@ def state() -> Iterator[Batches]:
     made.stack.close()
 
 
-@pytest.mark.parametrize("words", [{}, {"logged": False, "stores": True}], ids=["log", "results"])
-def test_a_home_that_was_stopped_for_hours_sends_nothing_again(state: Batches, words: dict[str, bool]) -> None:
+@pytest.mark.parametrize("words", [{}, {"ratio": 0.0, "stores": True}], ids=["log", "results"])
+def test_a_home_that_was_stopped_for_hours_sends_nothing_again(state: Batches, words: dict[str, Any]) -> None:
     """What another one has sent meanwhile is in the log, or in the results."""
     state.begin(**words)
     state.cell("ada", rate=0.5)
@@ -440,6 +492,19 @@ def test_a_home_that_was_stopped_sends_nothing_past_a_cancel(state: Batches) -> 
     state.wait(5.0)
     assert state.final is not None
     state.created_as_wished()
+
+
+def test_an_attempt_that_runs_when_its_task_is_deleted_is_not_recalled(state: Batches) -> None:
+    """Its row is cancelled, and the log entry of its success corrects that."""
+    state.begin()
+    state.slow(takes=20.0, lags=0.0)
+    state.cell("ada")
+    state.wait(5.0)
+    state.cancel("ada")
+    batch = state.open("ada")
+    assert batch.progress().cancelled == len(ROWS_OF_ALL)
+    state.wait(20.0)
+    assert batch.progress().succeeded == len(ROWS_OF_ALL)
 
 
 TestBatches = Batches.TestCase

@@ -25,7 +25,7 @@ class Anything(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.outbox = Outbox(Path(self.folder.name) / "outbox.sqlite3")
         self.queues = [self.outbox.requests.queue(""), self.outbox.requests.queue("")]
-        self.given: list[set[int]] = [set(), set()]  # rows of requests that a sender has, and has not answered
+        self.given: list[set[str]] = [set(), set()]  # tasks of requests that a sender has, and has not answered
         self.under_way: set[int] = set()  # rows that may be in a request
 
     @initialize()
@@ -48,17 +48,17 @@ class Anything(RuleBasedStateMachine):
         last=st.none() | st.integers(0, 30),
     )
     def take(self, who: int, want: int, size: int, last: int | None) -> Any:
-        """Get requests: each row once, unsent, and none behind the last one that may be sent, if it never was."""
+        """Get requests: each task once, unsent, and none behind the last one that may be sent, if it never was."""
         known, states = refs(self.outbox, self.batch), self.outbox.rows.states(whole(self.batch))
         until = None if last is None else known[last % len(known)]
         found = self.queues[who].turn([], want, now=NOW, size=size, until=until)
         tasks = dict(zip(known, all_rows(self.outbox, self.batch, "tasks"), strict=True))
         for one in found:
-            assert self.given[who].isdisjoint(one.refs)
+            assert self.given[who].isdisjoint(one.tasks)
             assert one.tried or (len(one.refs) <= size and (until is None or max(one.refs) <= until))
             assert one.tried or {states[known.index(ref)] for ref in one.refs} == {State.UNSENT}
             assert list(one.tasks) == [tasks[ref] for ref in one.refs]
-            self.given[who].update(one.refs)
+            self.given[who].update(one.tasks)
             self.under_way.update(one.refs)
         return multiple(*found)
 
@@ -76,7 +76,7 @@ class Anything(RuleBasedStateMachine):
         ack = Ack(seq=request.seq, sent=sent, again=again, rejected=dict.fromkeys(rejected, "no"), gone=gone)
         self.queues[who].turn([ack], 0, now=NOW)
         for given in self.given:
-            given.difference_update(request.refs)
+            given.difference_update(request.tasks)
 
     @rule(at=st.integers(0, 30), attempt=st.integers(1, 3), state=st.sampled_from([*State, None]))
     def hear(self, at: int, attempt: int, state: State | None) -> None:

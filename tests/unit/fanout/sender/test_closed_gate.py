@@ -1,9 +1,5 @@
 """A kill while a gate closes: rows that were read ahead stay unsent until the gate opens, then each is sent once."""
 
-import copy
-import sqlite3
-from contextlib import closing
-
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -22,8 +18,6 @@ from tests.unit.fanout.conftest import (
     spool,
     take,
 )
-
-MANY = 5_000
 
 
 @pytest.fixture
@@ -62,35 +56,6 @@ def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, there: int, *, l
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service, 250)
-
-
-@pytest.mark.parametrize("send_rate", [None, 60.0])
-@pytest.mark.parametrize("call", [1, 17, 30])
-def test_a_kill_while_a_call_is_made(outbox: Outbox, call: int, send_rate: float | None) -> None:
-    """While the gate is closed, the next sender creates nothing; a copy of the file is what a kill would leave."""
-    batch = spool(outbox, chunks(range(MANY))).batch
-    left, path = Service(), outbox.path.with_name("left.sqlite3")
-
-    def kill(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks" and number == call:
-            with closing(sqlite3.connect(outbox.path)) as source, closing(sqlite3.connect(path)) as target:
-                source.backup(target)
-            for name in ("created", "live", "requests", "operations"):
-                setattr(left, name, copy.deepcopy(getattr(service, name)))
-
-    service = Service(before=kill)
-    run_send(outbox, batch, service, send_rate=send_rate)
-    before = left.created.copy()
-    with Outbox(path) as again:
-        observer = FakeObserver(created=log_of(again, batch, left))
-        observer.until = 0
-        run_send(again, batch, left, observer=observer)
-        assert len(left.created - before) == 0
-        counts = again.batches.counts(whole(batch))
-        assert (counts[State.SENT], counts[State.UNSENT]) == (len(before), MANY - len(before))
-        observer.until = None
-        run_send(again, batch, left, observer=observer)
-        assert_each_once(again, batch, left, MANY)
 
 
 def test_an_answer_that_is_lost_while_the_gate_closes(outbox: Outbox) -> None:

@@ -21,11 +21,9 @@ from tests.unit.fanout.conftest import (
     chunks,
     error,
     raising,
-    refs,
     run_send,
     send,
     spool,
-    tell,
 )
 from tests.unit.fanout.sender.conftest import ROWS
 
@@ -177,19 +175,6 @@ def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str)
     assert outbox.batches.counts(whole(batch))[State.UNSENT] > 0
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
-
-
-def test_rows_tried_again_are_sent(outbox: Outbox, batch: str) -> None:
-    """New tries have tasks of their own, also right after a cancel."""
-    service = Service()
-    run_send(outbox, batch, service)
-    sum(outbox.requests.cancel(whole(batch)))
-    rows = refs(outbox, batch)[:150]
-    tell(outbox, batch, rows, state=State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 150
-    report = run_send(outbox, batch, service)
-    assert (report.sent, len(service.created)) == (150, ROWS + 150)
-    assert set(service.created.values()) == {1}
 
 
 def test_a_call_that_is_too_large_is_not_made(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
