@@ -16,6 +16,7 @@ from cloudtasks_nb.store.batches import (
     read_cancelled,
     read_claim,
     read_record,
+    read_records,
     write_batch,
 )
 from cloudtasks_nb.store.store import Store
