@@ -14,6 +14,7 @@ from functools import partial
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, StoreError
+from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.sending import Reading
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
@@ -144,13 +145,14 @@ class Cancellation:
 
     async def _cancel_rows(self, rows: Scope, name: str | None) -> CloudTasksError | None:
         """Do the same for the batch, or some rows of it; without a name another home deletes the tasks."""
-        pages = self.outbox.deletions(rows)
+        pages, owner = self.outbox.deletions(rows), None if name is None else self.sending.owner
         if name is not None:
             await self.cancels.tell(name, rows)
+        owned = owner is not None and owner.is_free()  # else this home sends it: it is the owner
+        if owner is not None and owned and (error := await self._own(owner, rows)):
+            return error
         if silent := await self.reading.adopt(again=name is None):
             return silent  # nobody can tell which rows were sent
-        if name is not None and (error := await self._own(rows)):
-            return error
         if name is None:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
@@ -160,30 +162,26 @@ class Cancellation:
             more = await self.outbox.run(next, steps, 0)
         if error := await self._join(rows):
             return error
+        if owner is not None and not (owned or rows.input) and (error := await self._own(owner, rows)):
+            return error
         if name is not None:
             return await self._delete_tasks(pages, rows)
         await self.outbox.run(pages.leave)
         return None
 
-    async def _own(self, rows: Scope) -> CloudTasksError | None:
+    async def _own(self, owner: BatchOwner, rows: Scope) -> CloudTasksError | None:
         """Own the batch in a shared store, and wait until no other home can send its rows.
 
         Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
         """
-        owner = self.sending.owner
-        if owner is None or rows.input or owner.lock() is None:
-            return None  # no other home can send it, or this one sends it, and stops
-        try:
-            seen = await owner.look()
-            if seen is not None and not seen.owner.ended:  # at once; after the wait those that have come meanwhile too
-                await self._delete_tasks(self.outbox.deletions(rows), rows)
-            await owner.begin(Purpose.CANCELS)
-        except StoreError as error:
-            self.trouble = f"another home may still send this batch: {error.message}"
+        if error := await self._delete_tasks(self.outbox.deletions(rows), rows):  # at once, and again after the wait
             return error
-        finally:
-            await owner.end()
-            owner.release()
+        try:
+            async with owner.own(Purpose.CANCELS):
+                self.trouble = None
+        except StoreError as silent:
+            self.trouble = f"another home may still send this batch: {silent.message}"
+            return silent
         return None
 
     async def _join(self, rows: Scope) -> CloudTasksError | None:

@@ -126,6 +126,13 @@ class BatchOwner:
         self._used = self._hold is not None
         return self if self._used else None
 
+    def is_free(self) -> bool:
+        """Return whether nothing in this home owns the batch, or is about to."""
+        free = self.lock() is not None
+        if free:
+            self.release()
+        return free
+
     def release(self) -> None:
         """Let others in this home own it, unless rows are held back."""
         self._used = False
@@ -177,11 +184,13 @@ class BatchOwner:
         announced = self._outbox.requests.announce_sender(self._batch)  # so that who holds rows back lets go
         try:
             await self._locked()
-            await self.begin(purpose)
-            yield
+            try:
+                await self.begin(purpose)
+                yield
+            finally:
+                await self.end()
+                self.release()
         finally:
-            await self.end()
-            self.release()
             announced.release()
 
     async def leave(self) -> None:
