@@ -106,6 +106,27 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert sorted(sent) == list(range(len(rows)))
 
 
+def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Path) -> None:
+    """Of rows that another home sends, which goes on with the others; and that of a home's own batch."""
+    rows, folder = pd.DataFrame({"day": range(400)}), tmp_path / "store" / "batches"
+    mine = cell(connect("ada"), "reports", target, rows, send_rate=20)
+    reached(mine, lambda progress: progress.unsent < len(rows))
+    some = cell(connect("bob"), "reports", target, rows.tail(390)).cancel()
+    until(lambda: some.progress().done)
+
+    def purposes() -> list[str]:
+        """Return those of all owners."""
+        owners = folder / mine.id / "owners"
+        return [Owner.unpack(owners.joinpath(name).read_bytes()).purpose for name in sorted(os.listdir(owners))]
+
+    assert mine.wait("240s").cancelled == some.progress().cancelled > 0
+    assert purposes()[:2] == [Purpose.SENDS, Purpose.CANCELS]
+    mine.resend(mine.tasks().tail(300)).cancel().wait("240s")
+    assert purposes()[-1] == Purpose.CANCELS
+    delivered = {json.loads(request.body)["day"] for request in target.received}
+    assert delivered == {*range(10)} | {*mine.tasks().query("state == 'succeeded'")["day"]}
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_home_owns_a_batch_that_is_held(connect: Connect, serve: Serve, tmp_path: Path, *, ended: bool) -> None:
     """Nobody else sends it but another kernel of that home; when its process has ended, another home does at once."""
