@@ -100,6 +100,7 @@ class BatchOwner:
     sending = False  #: this process sends the batch, or waits to go on
     over = False  #: take the batch also from a home that lives, at the next time
     other: Owner | None = None  #: another home that owns the batch, as it was seen last
+    text: str | None = None  #: who owned it when that was seen last, as `Status.owner` has it
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class BatchOwner:
         self._keeper: asyncio.Task[None] | None = None
         self._hold: Hold | None = None  # keeps other processes of this home from owning the batch
         self._used = False  # something in this process owns it, or is about to
+        self._silent: tuple[dt.datetime, str] | None = None  # since when the store does not answer, and why
 
     def lock(self) -> Self | None:
         """Let nothing else in this home own the batch until `release`; None: something does."""
@@ -169,8 +171,9 @@ class BatchOwner:
         if purpose is Purpose.SENDS and self._keeper is not None and self._ownership.may_send:
             return  # rows were held back
         await self.end()
-        await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS)
-        self.over, self.other = False, None
+        with self._heard():
+            await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS)
+        self.over, self.other, self.text, self._silent = False, None, "this home", None
         self._keeper = asyncio.create_task(self._keep())
         self._changed()
         await self._ownership.settle()
@@ -291,11 +294,30 @@ class BatchOwner:
             If so.
         """
         if not self._ownership.may_send:
-            raise StoreError(
-                f"sending batch {self._batch} waits: this home does not own it in {self._store.url} any more, or that "
-                "does not answer; it goes on by itself",
+            raise self.silence or StoreError(
+                f"sending waits: this home does not own batch {self._batch} any more; it goes on by itself",
                 resource=self._store.url,
             )
+
+    @property
+    def silence(self) -> StoreError | None:
+        """That the sending waits because the store does not answer; None: it does."""
+        if self._silent is None:
+            return None
+        (since, why), place = self._silent, self._store.url
+        text = f"sending waits: {place} has not answered since {since:%H:%M} ({why}); it goes on by itself"
+        return StoreError(text, resource=place)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Note since when the store does not answer, by what the block asks it; a StoreError is raised all the same."""
+        try:
+            yield
+        except StoreError as error:
+            since = self._silent[0] if self._silent else dt.datetime.now().astimezone()
+            self._silent = since, error.message
+            raise
+        self._silent = None
 
     async def end(self, *, held: bool = False) -> None:
         """Tell other homes that nothing more is sent from here; all requests are answered.
@@ -319,13 +341,13 @@ class BatchOwner:
         while True:
             for _ in range(round(BEAT / PEEK)):
                 await asyncio.sleep(PEEK)
-                with suppress(StoreError):
+                with suppress(StoreError), self._heard():
                     await self._ownership.peek()
                 if await self._outbox.run(self._is_unused) and self.lock():
                     await self.end()
                     self.release()
                     return
-            with suppress(StoreError):
+            with suppress(StoreError), self._heard():
                 await self._ownership.beat()
 
     def _is_unused(self) -> bool:
@@ -343,7 +365,8 @@ class BatchOwner:
         StoreError
             If the store does not answer.
         """
-        await self._ownership.until_free(lambda: self.over or stop(), self._see)
+        with self._heard():
+            await self._ownership.until_free(lambda: self.over or stop(), self._see)
 
     async def look(self) -> Seen | None:
         """Return who owns the batch, as the store tells; None if there was never an owner.
@@ -353,11 +376,18 @@ class BatchOwner:
         StoreError
             If the store does not answer.
         """
-        return (await self._ownership.look()).newest
+        seen = (await self._ownership.look()).newest
+        if seen is not None:
+            await self._see(seen)
+        return seen
 
-    def _see(self, owner: Owner) -> None:
-        if owner != self.other:
-            self.other = owner
+    async def _see(self, seen: Seen) -> None:
+        owner, before = seen.owner, self.text
+        other = owner.home != await self._outbox.run(self._outbox.home.get)
+        at = "" if owner.ended else f", seen {dt.datetime.fromtimestamp(seen.modified, dt.UTC):%H:%M:%S} UTC"
+        self.text = f"{owner.person}{at}" if other else "this home"
+        self.other = owner if other and not owner.ended else None
+        if self.text != before:
             self._changed()
 
 

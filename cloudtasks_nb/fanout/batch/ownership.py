@@ -184,7 +184,7 @@ class Ownership:
         numbers = await self._objects.numbers()
         return Look(at, numbers, await self._objects.read(max(numbers)) if numbers else None)
 
-    async def until_free(self, stop: Callable[[], bool], see: Callable[[Owner], None]) -> None:
+    async def until_free(self, stop: Callable[[], bool], see: Callable[[Seen], Awaitable[None]]) -> None:
         """Follow another owner until it has ended, or has not written for long; write nothing.
 
         Parameters
@@ -204,7 +204,7 @@ class Ownership:
             found = await self.look()
             if found.newest is None or found.newest.owner.ended:
                 return
-            see(found.newest.owner)
+            await see(found.newest)
             if (now := (found.highest, found.newest.modified)) != last:
                 last, since = now, self._clock()
             if self._clock() - since > _GONE:

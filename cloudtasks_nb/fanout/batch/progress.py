@@ -61,11 +61,14 @@ class Status:
     rate: float | None = None  #: rows that succeeded or failed a second, lately
     eta: dt.datetime | None = None  #: when the last row ends at that rate
     action: str | None = None  #: the line of Python that helps
+    #: who sends it, if homes share its store and rows have not ended: "this home", or another one and when it was seen
+    owner: str | None = None
 
     @property
     def sentence(self) -> str:
         """State, reason and action in one line."""
-        words = ": ".join(filter(None, (self.state, self.reason)))
+        state = f"{self.state} (owner: {self.owner})" if self.owner and self.state else self.state
+        words = ": ".join(filter(None, (state, self.reason)))
         return f"{words} → {self.action}" if self.action else words
 
     def __repr__(self) -> str:
@@ -208,6 +211,7 @@ class Facts:
     now: dt.datetime
     counts: Mapping[State, int]  #: of the rows, by state
     doubtful: int = 0  #: rows that may have been sent by a process that has ended
+    owner: str | None = None  #: who owned it when that was seen last, as `Status.owner`
     changed: dt.datetime | None = None  #: when a row changed last, by the clock of the machine that changed it
     gate: Gate = field(default_factory=Gate)
     cancelling: bool = False

@@ -87,6 +87,8 @@ class Report:
         lines: list[tuple[str, str | None]] = []
         if progress.reason and not _is_unread(progress):  # else the counts say so
             lines.append((mask_text(progress.reason), progress.action))
+        if progress.owner:
+            lines.append((f"owner: {progress.owner}", None))
         if progress.retrying:
             note = f", {self.retry_note}" if self.retry_note else ""
             lines.append((f"{progress.retrying:,} retrying{note}", None))

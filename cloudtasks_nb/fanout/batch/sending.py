@@ -168,7 +168,7 @@ class Sending:
                     if limited:
                         await self._wait_for_canary()
                 elif self.owner is not None and isinstance(self.error, PreconditionError | StoreError):
-                    await self._wait_for_owner(self.owner, self.error)
+                    await self._wait_for_owner(self.owner)
         finally:
             self.leave()
         self.ended()
@@ -211,15 +211,14 @@ class Sending:
                     await self._gate_changed.wait()
             self.adoption.known_later, self._requested = False, True
 
-    async def _wait_for_owner(self, owner: BatchOwner, error: CloudTasksError) -> None:
+    async def _wait_for_owner(self, owner: BatchOwner) -> None:
         """Wait until the batch can be sent from here: the store answers, or the home that owns it has stopped."""
         self.error = None
-        self.trouble = error if isinstance(error, StoreError) else None
+        self.trouble = owner.silence
         self.changed()
-        try:
+        with suppress(StoreError):
             await owner.until_free(lambda: self._requested)
-        except StoreError as silent:
-            self.trouble = silent
+        self.trouble = owner.silence
         await self.clock.sleep(_STORE_POLL)
         self._requested |= await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
 
@@ -468,7 +467,8 @@ class Reading:
 
     async def _take_cancel(self) -> None:
         await self.sending.cancels.take()
-        if self.sending.cancels.shared:
+        if (owner := self.sending.owner) is not None:
+            await owner.look()
             await self.turn()  # the sending may have taken it up
             await _loop.until(self.listen, lambda: not ((cancel := self.record().facts.cancel) and cancel.has_remote))
         if (record := self.record()).facts.cancelled_by and record.counts[State.GONE]:  # rows that came later

@@ -65,7 +65,8 @@ def status_of(facts: Facts) -> Status:
         since = facts.at or facts.now
     else:
         since = facts.now if opened else facts.changed
-    return Status(state=state, reason=reason, since=since, at=facts.at, rate=rate, eta=eta, action=action)
+    known: dict[str, Any] = {"at": facts.at, "rate": rate, "eta": eta, "owner": facts.owner if opened else None}
+    return Status(state=state, reason=reason, since=since, action=action, **known)
 
 
 def progress_of(facts: Facts, status: Status | None = None) -> Progress:
@@ -98,7 +99,7 @@ def progress_of_part(facts: Facts, whole: Status) -> Progress:
     status = replace(whole, rate=None, eta=None)
     if not (facts.unread or any(facts.counts[state] for state in (State.UNSENT, State.SENT))):
         state, reason, action = _end(facts)
-        status = replace(status, state=state, reason=reason, action=action, since=None)
+        status = replace(status, state=state, reason=reason, action=action, since=None, owner=None)
     return progress_of(facts, status)
 
 

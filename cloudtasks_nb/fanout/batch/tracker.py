@@ -464,6 +464,7 @@ class Tracker:
             watched=bool(self._subscribed) and (outcomes.snapshot is not None or self._has_sent),
             silent=note,
             absent=self._absent if split["ready"] != 0 else (),
+            owner=None if self.owner is None else self.owner.text,
             error=None if self.error is None else str(self.error),
             troubles=self.blockers(),
             paused=self.queue.queue if values.get("state") == "PAUSED" else None,

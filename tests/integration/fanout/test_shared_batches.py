@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -97,6 +98,9 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
         with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
             verb()
     assert listed(tasks, mine.id)["owner"] == mine.owner
+    assert f"{mine.status()!r}".startswith("running (owner: this home)")
+    assert re.search(r"owner: ada@.*, seen \d\d:\d\d:\d\d UTC", f"{theirs.status()!r}")
+    assert "owner: ada@" in repr(theirs)
     theirs.take_over().wait("240s")
     assert listed(tasks, mine.id)["owner"] == theirs.owner
     assert (theirs.owner or "").startswith("bob@")
@@ -117,7 +121,7 @@ def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Pa
     def purposes() -> list[str]:
         """Return those of all owners."""
         owners = folder / mine.id / "owners"
-        return [Owner.unpack(owners.joinpath(name).read_bytes()).purpose for name in sorted(os.listdir(owners))]
+        return [Owner.unpack(path.read_bytes()).purpose for path in sorted(owners.iterdir())]
 
     assert mine.wait("240s").cancelled == some.progress().cancelled > 0
     assert purposes()[:2] == [Purpose.SENDS, Purpose.CANCELS]
@@ -196,6 +200,20 @@ def test_a_store_that_does_not_answer(
     assert f"added to batch {batch.id} may be missing" in capsys.readouterr().out
     release.set()
     monkeypatch.undo()
+
+
+def test_a_store_that_falls_silent(connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sending says since when it waits, and goes on by itself."""
+    mine = cell(connect("ada"), "reports", target, send_rate=5)
+    reached(mine, lambda progress: progress.unsent < len(ROWS))
+    owner = mine._tracker.owner
+    assert owner is not None
+    monkeypatch.setattr(Store, "dated", fail)
+    owner._ownership.stop()
+    reached(mine, lambda progress: "has not answered since" in (progress.reason or ""))
+    assert re.search(r"sending waits: .*/store has not answered since \d\d:\d\d \(the", f"{mine.status()!r}")
+    monkeypatch.undo()
+    assert mine.wait("240s").succeeded == len(ROWS)
 
 
 def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
