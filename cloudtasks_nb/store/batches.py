@@ -31,15 +31,16 @@ __all__ = [
 _CONCURRENT = 8  # blocks of about a megabyte
 
 
-def claim_batch(store: Store, batch: str, claim: bytes) -> bytes:
-    """Store the claim of a batch if it has none; return the claim that it has.
+def claim_batch(store: Store, batch: str, claim: bytes, *, new: bool = False) -> bytes:
+    """Store the claim of a batch if it has none; return the claim that it has. One that seems `new` has none.
 
     Raises
     ------
     StoreError
         If the store cannot be used.
     """
-    while (found := read_claim(store, batch)) is None:  # at first, for homes that may not write
+    while new or (found := read_claim(store, batch)) is None:  # at first, for homes that may not write
+        new = False
         if store.claim(_claim(batch), claim):
             return claim
     return found

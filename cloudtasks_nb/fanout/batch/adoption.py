@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
-from cloudtasks_nb.fanout.batch.sharing import made_elsewhere, other_record
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
@@ -58,6 +57,7 @@ class Adoption:
         self.batch, self.queue = self.outcomes.batch, self.outcomes.queue
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.stale = False  #: rows have come from another home since the last reading
+        self.others: bool | None = None  #: whether another home has owned the batch; None: no home has
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._running, self._finishing = asyncio.Lock(), asyncio.Lock()
@@ -81,7 +81,7 @@ class Adoption:
         tried = await self.outbox.run(self.outbox.rows.tried, self.batch, tasks)
         return {task: True if task in tried else False if complete else None for task in tasks}
 
-    async def run(self, will_retry: Callable[[CloudTasksError | None], None]) -> bool:
+    async def run(self, will_retry: Callable[[CloudTasksError | None], None] | None = None) -> bool:
         """Adopt what was sent from elsewhere since the last time, if rows are unsent; the log may be unreadable.
 
         While nothing answers at an emulator's endpoint, `will_retry` is called with the error, and at the end with
@@ -91,56 +91,45 @@ class Adoption:
         ------
         OutboxError
             If the outbox cannot be used.
+        EndpointError
+            If nothing answers at an emulator's endpoint, without `will_retry`.
         """
         async with self._running:
             while self._scan is None and (last := await self.outbox.run(self._last_read)) is not None:
                 if await self._adopt(last, will_retry):
                     break
-        will_retry(None)
+        if will_retry is not None:
+            will_retry(None)
         return self._scan is not None
 
     async def finish(self) -> None:
         """Adopt what a log that is slow has of rows that were sent from elsewhere."""
         async with self._finishing:
             if self._scan is not None:
-                await self._adopt(0, None)
+                await self._adopt(0, None, last_time=True)
                 self._scan = None
 
-    async def hold_for_answer(self) -> None:
-        """Hold rows until the user confirms that no other home has sent them, if nothing tells whether one has.
+    async def hold_for_answer(self, owner: str, since: float) -> None:
+        """Hold rows until the user confirms that another owner has not sent them, if nothing tells whether it has.
 
         That are log, results and queue. The silence of a log that has every entry is evidence, as long as it has those
         of the time of the other home.
         """
-        record = await self.outbox.run(self.outbox.batches.get, self.batch)
-        facts = record.facts
+        facts = await self.outbox.run(self.outbox.batches.facts, self.batch)
         if facts.held_for is not None or not await self.outbox.run(self.outbox.requests.untried, self.batch):
             return
-        if (other := await self.other_home()) is None:
-            return
-        who, since = other
         with contextlib.suppress(CloudTasksError):
             await self.outcomes.learn_queue()
         whole = self.outcomes.limit.values.get("log_sampling_ratio") == 1 and not self.outcomes.search.sampled
         read = facts.log_read is not None and not facts.log_error
-        if whole and read and since > self.watcher.now() - RETENTION:
+        if whole and read and since * _SECOND > self.watcher.now() - RETENTION:
             return
         with contextlib.suppress(CloudTasksError):
             await self._read(self.outcomes.witnesses.queue, "tasks of the queue", 0)
         self.reading = None
+        at = dt.datetime.fromtimestamp(since, dt.UTC)
+        who = f"{owner}, who owned the batch until {at:%Y-%m-%d %H:%M} UTC"
         await self._change(lambda facts: facts if facts.held_for is not None else replace(facts, held_for=who))
-
-    async def other_home(self) -> tuple[str, int] | None:
-        """Return who has made the batch in another home, in words, and when; None if no other has."""
-        found = None
-        with contextlib.suppress(OutboxError, StoreError):
-            found = await _loop.to_thread(other_record, self.outcomes.results, self.record)
-        if found is not None:
-            created = found.created
-            who = f"{found.made_by or 'another home'}, who made the batch at {created:%Y-%m-%d %H:%M} UTC"
-            return who, round(created.timestamp() * _SECOND)
-        claimed = (await self.outbox.run(self.outbox.batches.facts, self.batch)).claimed_by_other
-        return ("another home, which has claimed the batch", self.watcher.now()) if claimed else None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
@@ -150,18 +139,23 @@ class Adoption:
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
         return None if fresh and not self.outbox.requests.repeats(self.batch) else last
 
-    async def _adopt(self, last: float, will_retry: Callable[[CloudTasksError | None], None] | None) -> bool:
+    async def _adopt(
+        self, last: float, will_retry: Callable[[CloudTasksError | None], None] | None, *, last_time: bool = False
+    ) -> bool:
         """Read the witnesses; `last` is when they were read before. Return False if nothing answers: then try again."""
         try:
             await self._read_all(last)
         except OutboxError:
             raise
         except CloudTasksError as error:
-            if will_retry and isinstance(error, EndpointError) and self.record.place.endpoint != "google":
+            if not last_time and isinstance(error, EndpointError) and self.record.place.endpoint != "google":
+                if will_retry is None:
+                    raise
                 will_retry(error)
                 await self.clock.sleep(_ENDPOINT_POLL)
                 return False
-            await self._read_results(first=not last)
+            if self.others is not None:
+                await self._read_results(first=not last)
             # If the results told of rows, the batch counts as read, without a note about the log.
             why = error.message
             await self._change(lambda facts: replace(facts, log_error="" if facts.sent_by_others and not last else why))
@@ -193,7 +187,8 @@ class Adoption:
             refs = await search.in_state(State.UNSENT)
             tasks = await search.tasks(refs) + await search.tasks(refs, later=1)
         found = await self._read(witnesses.log, "log entries", since, tasks) if logged else 0
-        found += await self._read_results(first=not last)
+        if logged or self.others is not None:  # else nobody has sent the batch
+            found += await self._read_results(first=not last)
         if logged or found:
             counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
             if not last and counts[State.UNSENT]:
@@ -207,14 +202,12 @@ class Adoption:
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
         """Return whether a scan of the log is awaited: False if it is slow and rows may be sent before it ends.
 
-        They may if nothing tells that the batch was sent from elsewhere: no claim or record that another home has
-        stored, no entry of the first and the last rows by their names. The names of tasks protect rows for an hour.
+        They may if nothing tells that the batch was sent from elsewhere: no other owner, no entry of the first and the
+        last rows by their names. The names of tasks protect rows for an hour.
         """
         try:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
-            if bool(done) or await _loop.to_thread(made_elsewhere, self.outcomes.results, self.record):
-                return True
-            if (await self.outbox.run(self.outbox.batches.facts, self.batch)).claimed_by_other:
+            if done or self.others:
                 return True
             tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
             return await self.watcher.is_logged(self.queue, Wanted(since=since, tasks=tasks)) or scan.done()

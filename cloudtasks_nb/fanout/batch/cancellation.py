@@ -151,7 +151,8 @@ class Cancellation:
         owned = owner is not None and owner.is_free()  # else this home sends it: it is the owner
         if owner is not None and owned and (error := await self._own(owner, rows)):
             return error
-        if silent := await self.reading.adopt(again=name is None):
+        facts = await self.outbox.run(self.outbox.batches.facts, self.batch)
+        if silent := await self.reading.adopt(others=name is None or facts.owned_before is not None):
             return silent  # nobody can tell which rows were sent
         if name is None:
             await self.outbox.run(pages.leave)

@@ -478,6 +478,8 @@ class Catalog:
                 )
                 outbox.batches.change(batch, lambda facts: replace(facts, reached=reached))
                 tracker = self._trackers[batch] = Tracker(self._connection, outbox, outbox.batches.get(batch))
+                if tracker.owner is not None:
+                    tracker.owner.looked = self._sharing.looks.pop(batch, None)
         _loop.run(tracker.start(sending=sending, adopting=adopting))
         return Batch(tracker, self._open_panel, self.delete, rows, shown)
 

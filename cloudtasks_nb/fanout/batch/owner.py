@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, StoreError
-from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
+from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Look, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.fanout.clock import seconds_since_boot
 from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -77,6 +77,10 @@ class _Home:
         change = self.outbox.batches.change
         await self.outbox.run(change, self.batch, lambda facts: replace(facts, owner_tokens=tokens))
 
+    async def succeed(self, other: Seen) -> None:
+        change, value = self.outbox.batches.change, (other.owner.person, other.modified)
+        await self.outbox.run(change, self.batch, lambda facts: replace(facts, owned_before=value))
+
     async def become_another(self) -> None:
         await self.outbox.run(self.outbox.home.renew)
 
@@ -93,13 +97,12 @@ class BatchOwner:
     ----------
     changed : callable
         Called after each change.
-    find_out : coroutine function, optional
-        Called when the batch was another home's, and that sends no more: records what it has sent.
     """
 
     sending = False  #: this process sends the batch, or waits to go on
     over = False  #: take the batch also from a home that lives, at the next time
     other: Owner | None = None  #: another home that owns the batch, as it was seen last
+    looked: Look | None = None  #: what was read a moment ago of its owners
     text: str | None = None  #: who owned it when that was seen last, as `Status.owner` has it
 
     def __init__(
@@ -108,10 +111,8 @@ class BatchOwner:
         store: Store,
         batch: str,
         changed: Callable[[], None] = lambda: None,
-        find_out: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
-        self._find_out = find_out
         self._ownership = Ownership(
             _Objects(OwnerObjects(store, batch)), _Home(outbox, batch, user()), seconds_since_boot, asyncio.sleep
         )
@@ -148,6 +149,16 @@ class BatchOwner:
         return self._ownership.holds
 
     @property
+    def is_first(self) -> bool:
+        """Whether no home has owned the batch before this process, so that no row was sent from the store."""
+        return self._ownership.number == 1 or (self.looked is not None and not self.looked.highest)
+
+    @property
+    def previous(self) -> Owner | None:
+        """Who has owned the batch before this process."""
+        return self._ownership.previous
+
+    @property
     def note(self) -> str | None:
         """A sentence about another home for which this one waits; None: it does not wait."""
         previous, seconds = self._ownership.previous, self._ownership.waits
@@ -172,14 +183,11 @@ class BatchOwner:
             return  # rows were held back
         await self.end()
         with self._heard():
-            await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS)
-        self.over, self.other, self.text, self._silent = False, None, "this home", None
+            await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS, look=self.looked)
+        self.over, self.other, self.text, self.looked = False, None, "this home", None
         self._keeper = asyncio.create_task(self._keep())
         self._changed()
         await self._ownership.settle()
-        previous = self._ownership.previous
-        if self._find_out and previous is not None and previous.home != await self._outbox.run(self._outbox.home.get):
-            await self._find_out()
 
     @asynccontextmanager
     async def own(self, purpose: Purpose) -> AsyncIterator[None]:
@@ -274,7 +282,8 @@ class BatchOwner:
             If the store does not answer.
         """
         with self._known():
-            return None if self.over else await self._ownership.living()
+            self.looked = await self._ownership.look()
+            return None if self.over else await self._ownership.living(self.looked)
 
     @contextmanager
     def _known(self) -> Iterator[None]:

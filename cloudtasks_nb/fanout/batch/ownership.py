@@ -91,6 +91,9 @@ class Home(Protocol):
     async def remember(self, *tokens: str) -> None:
         """Store the tokens that this home may have written for the batch."""
 
+    async def succeed(self, other: Seen) -> None:
+        """Store that another home has owned the batch: what that has sent is found out before a row is sent."""
+
     async def become_another(self) -> None:
         """Take a new id: the outbox is a copy of another home's, or an old backup."""
 
@@ -226,15 +229,15 @@ class Ownership:
             if not await self._is_ours(newest):
                 await self._refuse_if_lives(newest)
 
-    async def living(self) -> Owner | None:
-        """Return another home that owns the batch and lives; None if there is none.
+    async def living(self, look: Look) -> Owner | None:
+        """Return another home that owns the batch and lives, by what was read a moment ago; None if there is none.
 
         Raises
         ------
         StoreError
             If the store does not answer.
         """
-        newest = None if self.holds else (await self.look()).newest
+        newest = None if self.holds else look.newest
         if newest is None or await self._is_ours(newest) or await self._age(newest) is None:
             return None
         return newest.owner
@@ -366,6 +369,8 @@ class Ownership:
         number, token = look.highest + 1, secrets.token_hex(16)
         last = (look.newest.owner.token,) if ours and look.newest else ()
         await self._home.remember(*last, token)
+        if look.newest and not ours:
+            await self._home.succeed(look.newest)
         owner, begun = await self._owner(token, purpose), self._clock()
         if begun - look.at > _LOOK:
             return False

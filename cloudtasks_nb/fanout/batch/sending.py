@@ -14,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -62,11 +63,12 @@ class Sending:
     def __post_init__(self) -> None:
         self.outbox, self.record, self.clock = self.adoption.outbox, self.adoption.record, self.adoption.clock
         self.changed = self.adoption.changed  #: called after each change
-        owner = BatchOwner(self.outbox, self.connection.store, self.record.id, self.changed, self.find_out)
+        owner = BatchOwner(self.outbox, self.connection.store, self.record.id, self.changed)
         self.owner = owner if self.cancels.shared else None  #: None: no other home can send the batch
         self.gate = Gate()  #: what holds rows back, as it was read last
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
         self.error: CloudTasksError | None = None  #: the error that ended the sending early
+        self.prepared = False  #: this process owns the batch, and has read what was sent of it before
         self._requested = False
         self._only_doubtful = False  # no row is sent that is not in a request of a sender that has ended
         self._stopping = False
@@ -99,6 +101,11 @@ class Sending:
         else:
             sender = f"process {pid} ({target})"
         return f"{sender} sends the remaining rows; this connection continues when that stops"
+
+    def has_begun(self) -> bool:
+        """Return whether this process sends the batch, or does not for now: another one does, or nothing answers."""
+        waits = self._other is not None or self.trouble is not None or self.error is not None
+        return not self.active or self.prepared or waits or (self.owner is not None and self.owner.note is not None)
 
     def begin(self, *, only_doubtful: bool = False) -> None:
         """Send the unsent rows; if a sending is just ending, it begins again.
@@ -193,14 +200,25 @@ class Sending:
         if self._announced is None:
             self._announced = self.outbox.requests.announce_sender(self.record.id)
 
-    async def find_out(self) -> None:
-        """Record what another home has sent that does not own the batch any more, before this one sends a row."""
-        self.adoption.stale = True
-        await self.adoption.run(self.will_retry)
-        await self.adoption.finish()
-        await self.adoption.hold_for_answer()
+    async def _prepare(self) -> None:
+        """Record what was sent of the batch before, by another home too, before this process sends a row."""
+        adoption, facts = self.adoption, await self.outbox.run(self.outbox.batches.facts, self.record.id)
+        before = facts.owned_before
+        adoption.others = None if self.owner is not None and self.owner.is_first else before is not None
+        adoption.stale |= before is not None
+        slow = await adoption.run()
+        if before is not None:
+            await self.cancels.take()
+            await adoption.finish()
+            await adoption.hold_for_answer(*before)
+            change = self.outbox.batches.change
+            await self.outbox.run(change, self.record.id, lambda facts: replace(facts, owned_before=None))
+        elif slow:
+            self.supervisor.start("reading the log for", adoption.finish)
         _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
         self.apply_gate(gate)
+        self.prepared = True
+        self.changed()
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""
@@ -230,14 +248,9 @@ class Sending:
         self._requested |= self.gate.until is None
 
     async def _send_once(self) -> None:
-        self.error = None
+        self.error, self.prepared = None, False
         try:
             await self._claim()
-            if await self.adoption.run(self.will_retry):
-                self.supervisor.start("reading the log for", self.adoption.finish)
-            with suppress(StoreError):
-                await self.cancels.take()
-            await self.adoption.hold_for_answer()
             record, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
             self.apply_gate(gate)
             sender = Sender(
@@ -251,6 +264,7 @@ class Sending:
                 send_rate=record.facts.options.get("send_rate"),
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},
                 lease=self.owner,
+                prepare=self._prepare,
                 clock=self.clock,
             )
             already = await sender.run()
@@ -268,9 +282,9 @@ class Sending:
 
     async def _claim(self) -> None:
         """Claim the batch, unless that was done; without an answer of the store its rows get the key of this home."""
-        store = self.connection.store
+        store, new = self.connection.store, self.owner is not None and self.owner.is_first
         try:
-            await answer_of(store, _PATIENCE, claim, self.outbox, store, self.record.id)
+            await answer_of(store, _PATIENCE, partial(claim, self.outbox, store, self.record.id, new=new))
         except StoreError as error:
             if not await self.outbox.run(is_claimed, self.outbox, store, self.record.id):
                 notify(f"until batch {self.record.id} is claimed, its results count in this home only: {error.message}")
@@ -355,19 +369,19 @@ class Reading:
             async with asyncio.timeout(seconds):
                 await self._ended(_FOLLOWING)
 
-    async def adopt(self, *, again: bool) -> EndpointError | None:
-        """Read which rows others have sent, before unsent rows count as cancelled; with `again` if that was read, too.
+    async def adopt(self, *, others: bool) -> EndpointError | None:
+        """Read which rows were sent, before unsent rows count as cancelled; again if `others` may have sent some.
 
-        Return that nothing answers if another home may have sent some.
+        Return that nothing answers then.
         """
-        self.adoption.stale |= again
+        self.adoption.stale |= others
         facts = await self.outbox.run(self.outbox.batches.facts, self.batch)
         if not self.adoption.stale and facts.log_read is not None:
             return None
         self.supervisor.start(_ADOPTING, self._adopt, again=False)
         await self._ended(_ADOPTING)
         silent = self.unanswered() if self.supervisor.running(_ADOPTING) else None
-        return silent if silent is not None and await self.adoption.other_home() is not None else None
+        return silent if others else None
 
     @property
     def unread(self) -> Sequence[str]:
@@ -379,8 +393,10 @@ class Reading:
 
     async def _read(self, *, results: bool) -> None:
         self._problems = []
-        await self._adopt()
-        await self.adoption.hold_for_answer()
+        if self.sending.owner is not None:  # a sending reads what others did before its first row
+            await _loop.until(self.listen, self.sending.has_begun)
+        if not (self.sending.prepared and self.sending.active):
+            await self._adopt()
         new = first = not self._done
         if self._new and first and not await self._was_adopted():
             new = False  # nobody else has sent a row
@@ -466,8 +482,9 @@ class Reading:
         return later
 
     async def _take_cancel(self) -> None:
-        await self.sending.cancels.take()
-        if (owner := self.sending.owner) is not None:
+        owner = self.sending.owner
+        if owner is not None and not owner.owns:
+            await self.sending.cancels.take()
             await owner.look()
             await self.turn()  # the sending may have taken it up
             await _loop.until(self.listen, lambda: not ((cancel := self.record().facts.cancel) and cancel.has_remote))

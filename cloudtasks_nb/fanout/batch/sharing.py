@@ -24,7 +24,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
-from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
+from cloudtasks_nb.fanout.batch.ownership import Look, Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
 from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions, Published, facts_from
@@ -49,8 +49,6 @@ from cloudtasks_nb.store.store import Store, answer_of
 __all__ = [
     "Sharing",
     "has_others",
-    "made_elsewhere",
-    "other_record",
     "pack_blocks",
     "pack_record",
     "shared_spec",
@@ -243,6 +241,7 @@ class Sharing:
         self._store = store
         self._records: dict[str, BatchRecord | None] = {}  # None: it cannot be read
         self._owners: dict[str, Owner] = {}  # as they were read last
+        self.looks: dict[str, Look | None] = {}  #: what a cell has read of the owners of its batch
         self.active = store.url != Store(outbox.path.parent / "store").url  #: whether homes may share the store
 
     def check(self, spec: BatchSpec) -> None:
@@ -305,7 +304,9 @@ class Sharing:
         """
         if not self.active:
             return check
-        other = _loop.run((owner or BatchOwner(self._outbox, self._store, batch)).living())
+        owner = owner or BatchOwner(self._outbox, self._store, batch)
+        other = _loop.run(owner.living())
+        self.looks[batch] = owner.looked
         if other is not None:
             with suppress(StoreError):
                 self._wait_for_rows(batch, other)
@@ -466,29 +467,6 @@ class Sharing:
 def has_others(record: BatchRecord) -> bool:
     """Return whether this home has rows of a batch that another one has made."""
     return record.imported or record.facts.foreign_rows > 0
-
-
-def made_elsewhere(store: Store, record: BatchRecord) -> bool:
-    """Return whether another home has made a batch, by the record in the store; True if this cannot be read."""
-    try:
-        return other_record(store, record) is not None
-    except (OutboxError, StoreError):
-        return True
-
-
-def other_record(store: Store, record: BatchRecord) -> BatchRecord | None:
-    """Return the record by the home that has made a batch, if that is another one than this home.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read.
-    OutboxError
-        If the record is damaged.
-    """
-    data = None if record.imported else read_record(store, record.id)
-    found = record if data is None else unpack_record(data)
-    return found if record.imported or found.created != record.created else None
 
 
 def _without_request(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,10 +40,11 @@ def own_key(outbox: Outbox, batch: str) -> bytes:
     return bytes.fromhex(facts.keys[0])
 
 
-def claim(outbox: Outbox, store: Store, batch: str) -> None:
+def claim(outbox: Outbox, store: Store, batch: str, *, new: bool = False) -> None:
     """Claim a batch in a store before it is sent, or take the key of the home that has claimed it.
 
-    Another home may have deleted the batch, and its claim, since this one has sent rows.
+    Another home may have deleted the batch, and its claim, since this one has sent rows. With `new`, nobody has sent
+    any, as it seems.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def claim(outbox: Outbox, store: Store, batch: str) -> None:
     """
     record, key = outbox.batches.get(batch), own_key(outbox, batch)
     mine = orjson.dumps({"recipe": record.recipe.hex(), "key": key.hex()})
-    _take(outbox, store, record, claim_batch(store, batch, mine))
+    _take(outbox, store, record, claim_batch(store, batch, mine, new=new))
 
 
 def is_claimed(outbox: Outbox, store: Store, batch: str) -> bool:
@@ -109,8 +110,7 @@ def _take(outbox: Outbox, store: Store, record: BatchRecord, found: bytes) -> No
 
     def take(facts: BatchFacts) -> BatchFacts:
         keys = (key, *(one for one in facts.keys if one != key))
-        by_other = facts.claimed_by_other or key not in facts.keys
-        return replace(facts, keys=keys, claimed_in=store.url, claimed_by_other=by_other)
+        return replace(facts, keys=keys, claimed_in=store.url)
 
     before, _ = outbox.batches.change(record.id, take)
     if key not in before.keys:

@@ -101,9 +101,10 @@ class BatchFacts:
 
     keys: tuple[str, ...] = ()  #: in hex; new tasks are sent with the first one
     claimed_in: str | None = None  #: URL of the store in which the batch has a claim
-    claimed_by_other: bool = False  #: another home has made the claim
     published: Published = field(default_factory=Published)
     owner_tokens: tuple[str, ...] = ()  #: what this home may have written last as the owner in a shared store
+    #: Who owned the batch before this home, and when that wrote last; None: what it has sent was found out.
+    owned_before: tuple[str, float] | None = None
     foreign_rows: int = 0  #: rows that other homes have made
     log_read: float | None = None  #: when the log was read for what other homes have sent, seconds since 1970
     log_error: str | None = None  #: why it could not be read; "": results have told instead

@@ -152,6 +152,8 @@ class Sender:
         Description of this sender for other senders; stored as JSON.
     lease : Lease, optional
         Without it no other home can send the batch.
+    prepare : coroutine function, optional
+        Called before the first row is sent, when nobody else sends the batch.
     """
 
     outbox: Outbox
@@ -165,6 +167,7 @@ class Sender:
     in_flight: int = 16
     owner: Mapping[str, Any] | None = None
     lease: Lease | None = None
+    prepare: Callable[[], Awaitable[object]] | None = None
     clock: Clock = field(default_factory=Clock)
 
     #: Whether it ended because rows may have been sent from elsewhere since: they are looked up before it goes on.
@@ -215,11 +218,11 @@ class Sender:
     async def _send_owned(self) -> CloudTasksError | None:
         """Send as `_send_all` does, if this home may."""
         if self.lease is None:
-            return await self._send_all()
+            return await self._send_prepared()
         held = False
         try:
             await self.lease.begin()
-            error = await self._send_all()
+            error = await self._send_prepared()
             rows_left = error is None and await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
             held = rows_left and not self.gap and self.until() is not None
             if self._unclear:
@@ -227,6 +230,16 @@ class Sender:
             return error
         finally:
             await self.lease.end(held=held)
+
+    async def _send_prepared(self) -> CloudTasksError | None:
+        """Send as `_send_all` does, unless nothing answers."""
+        try:
+            if self.prepare is not None:
+                await self.prepare()
+        except EndpointError as error:
+            self.report(Report(error=error))
+            return error
+        return await self._send_all()
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
