@@ -57,7 +57,7 @@ class Adoption:
         self.batch, self.queue = self.outcomes.batch, self.outcomes.queue
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.stale = False  #: rows have come from another home since the last reading
-        self.others: bool | None = None  #: whether another home has owned the batch; None: no home has
+        self.others: bool | None = False  #: whether another home has owned the batch; None: no home has
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._running, self._finishing = asyncio.Lock(), asyncio.Lock()

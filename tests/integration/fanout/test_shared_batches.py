@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +347,24 @@ def test_the_record_says_when_all_rows_are_there(
     monkeypatch.setattr(sharing, "write_batch", write)
     cell(ada, "reports", target, pd.DataFrame({"day": range(21)})).wait("240s")
     assert written == [False, True]
+
+
+def test_a_batch_that_is_sent_at_once_costs_four_calls(
+    connect: Connect, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the store, besides those that store its rows: the key, a number that is read back, and the end."""
+    asked: list[tuple[str, str]] = []
+
+    def ask(name: str, function: Callable[..., Any], store: Store, path: str, *words: Any) -> Any:
+        asked.append((name, "/".join(path.split("/")[2:])))
+        return function(store, path, *words)
+
+    tasks = connect("ada")
+    tasks.queue("reports", create=True, max_attempts=1)
+    for name in ("append", "children", "claim", "create", "dated", "exclusive", "found", "get", "pages", "put"):
+        monkeypatch.setattr(Store, name, partialmethod(partial(ask, name, getattr(Store, name))))
+    batch = cell(tasks, "reports", target)
+    until(lambda: not tasks._catalog.outbox.requests.has_sender(batch.id))
+    first, number = asked.index(("claim", "claim")), "owners/000001"
+    later = [one for one in asked[first:] if not re.match(r"rec|rows", one[1])]
+    assert later == [("claim", "claim"), ("exclusive", number), ("dated", number), ("put", number)]

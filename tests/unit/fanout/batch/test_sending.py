@@ -89,14 +89,11 @@ class Nothing:
     def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
         self.outbox, self.record = outbox, outbox.batches.get(batch)
         self.changed, self.clock = supervised.note, supervised.clock
-        self.runs, self.known_later = 0, False
+        self.runs, self.known_later, self.stale = 0, False, False
 
-    async def run(self, _will_retry: Any) -> None:
+    async def run(self) -> None:
         """Find nothing."""
         self.runs += 1
-
-    async def hold_for_answer(self) -> None:
-        """Ask nothing."""
 
 
 @pytest.mark.parametrize("slept", [49 * 60.0, 51 * 60.0])
