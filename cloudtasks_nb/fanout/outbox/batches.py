@@ -18,8 +18,7 @@ import orjson
 
 from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.database import Repository, hold, reading, transact, transaction
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts, facts_from, stored_facts
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Scope, change_facts, facts_from, stored_facts
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 

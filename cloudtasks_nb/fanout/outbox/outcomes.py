@@ -13,8 +13,7 @@ from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.causes import chosen
 from cloudtasks_nb.fanout.outbox.database import Repository, StoredBlock, pack_tasks, read_block, reading, transaction
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, change_facts
-from cloudtasks_nb.fanout.outbox.records import Choice, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, Choice, Scope, change_facts
 from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 

@@ -31,9 +31,8 @@ from cloudtasks_nb.fanout.outbox.database import (
     reading,
     transaction,
 )
-from cloudtasks_nb.fanout.outbox.facts import stored_facts
 from cloudtasks_nb.fanout.outbox.outcomes import has_elsewhere
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, stored_facts
 from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State

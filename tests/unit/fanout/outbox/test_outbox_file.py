@@ -27,10 +27,18 @@ from cloudtasks_nb.fanout.evidence import Fact, Source
 from cloudtasks_nb.fanout.outbox import database
 from cloudtasks_nb.fanout.outbox.batches import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.outbox.database import Hold, hold
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Reached, StoredGate
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, whole
+from cloudtasks_nb.fanout.outbox.records import (
+    BatchFacts,
+    Cancel,
+    Published,
+    Reached,
+    RowFilter,
+    Spooled,
+    StoredGate,
+    whole,
+)
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
