@@ -27,9 +27,16 @@ from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
 from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
 from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, LastingOptions, Published, facts_from
+from cloudtasks_nb.fanout.outbox.records import (
+    IMPORTED,
+    BatchFacts,
+    BatchRecord,
+    BatchSpec,
+    LastingOptions,
+    Published,
+    facts_from,
+)
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, first_id, named_identity

@@ -7,7 +7,6 @@ that the system frees when their process ends: for the one sender of a batch, an
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial, wraps
 from itertools import accumulate
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
@@ -28,6 +28,7 @@ from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 from cloudtasks_nb.fanout.states import State
 
@@ -38,8 +39,6 @@ __all__ = [
     "Hold",
     "Repository",
     "StoredBlock",
-    "announce",
-    "announced",
     "guard",
     "hold",
     "inflate",
@@ -183,11 +182,7 @@ def sqlite_error(code: int, text: str) -> sqlite3.Error:
 
 
 def transact(
-    connection: sqlite3.Connection,
-    function: Callable[Concatenate[sqlite3.Connection, P], T],
-    /,
-    *args: P.args,
-    **kwargs: P.kwargs,
+    connection: Connection, function: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Call a function in one transaction that holds the write lock from its start.
 
@@ -199,14 +194,14 @@ def transact(
         return function(connection, *args, **kwargs)
 
 
-def snapshot(connection: sqlite3.Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def snapshot(connection: Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one transaction that sees one moment of the file, and writes temporary tables only."""
     with connection:
         connection.execute("BEGIN")
         return function(*args, **kwargs)
 
 
-def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+def transaction(method: Callable[Concatenate[R, Connection, P], T]) -> Callable[Concatenate[R, P], T]:
     """Make a method of a repository one transaction that may write: it is called with the connection."""
 
     @wraps(method)
@@ -216,7 +211,7 @@ def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> C
     return run
 
 
-def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+def reading(method: Callable[Concatenate[R, Connection, P], T]) -> Callable[Concatenate[R, P], T]:
     """Make a method of a repository one that reads: it is called with a connection."""
 
     @wraps(method)
@@ -244,8 +239,8 @@ class Database:
         self._name = str(path)
         self._timeout = timeout
         # The connections that nobody uses now: a new one reads the schema.
-        self._writers: list[sqlite3.Connection] = []
-        self._readers: list[sqlite3.Connection] = []
+        self._writers: list[Connection] = []
+        self._readers: list[Connection] = []
         self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
@@ -268,22 +263,22 @@ class Database:
         self._file = self._found()
         return new and mode != "wal"
 
-    def _set_up(self, connection: sqlite3.Connection) -> str:
+    def _set_up(self, connection: Connection) -> str:
         if _version(connection, self.path) == 0:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         kind = "DELETE" if on_network(self.path) else "WAL"
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
-    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`."""
         return self._use(self._readers, function, *args, **kwargs)
 
-    def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def write(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
         with self._lock:
             return self._use(self._writers, transact, function, *args, **kwargs)
 
-    def _use(self, idle: list[sqlite3.Connection], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def _use(self, idle: list[Connection], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function with an idle connection, or a new one.
 
         After an error, and after `close`, it is closed: one that was opened while the file could not be written would
@@ -306,7 +301,7 @@ class Database:
                 else:
                     idle.append(connection)
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> Connection:
         """Open another connection, which the caller closes."""
         self._check()
         connection = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
@@ -350,8 +345,21 @@ class Repository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def _select(self, query: str, rows: Scope | str, **others: Any) -> list[tuple[Any, ...]]:
+        """Return what a query finds, with the values of `sql.values`."""
+        return self._database.read(lambda connection: sql.select(connection, query, rows, **others).fetchall())
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+    def _firsts(self, query: str, rows: Scope | str, **others: Any) -> list[Any]:
+        """Return the first column of what a query finds."""
+        return self._database.read(lambda found: [one for one, *_ in sql.select(found, query, rows, **others)])
+
+    def _number(self, query: str, rows: Scope | str, **others: Any) -> int:
+        """Return the one number that a query finds."""
+        number: int = self._firsts(query, rows, **others)[0]
+        return number
+
+
+def _version(connection: Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, VERSION):
         raise OutboxError(
@@ -363,7 +371,7 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> bool:
+def _make_tables(connection: Connection, path: Path) -> bool:
     """Make the tables of a new file; return whether it is new."""
     new = _version(connection, path) == 0
     if new:
@@ -373,7 +381,7 @@ def _make_tables(connection: sqlite3.Connection, path: Path) -> bool:
     return new
 
 
-def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:
+def _set_journal(connection: Connection, mode: str, deadline: float) -> str:
     """Set the journal mode. SQLite does not wait here when another process opens the file at the same time."""
     while True:
         try:
@@ -464,19 +472,20 @@ class StoredBlock:
         return raw, list(accumulate(lengths, initial=head))
 
 
-def read_block(connection: sqlite3.Connection, ref: int, columns: str) -> StoredBlock:
+def read_block(connection: Connection, ref: int, columns: str) -> StoredBlock:
     """Return the block that has a row, with some of its columns: `keys`, or more."""
     query = f"SELECT first, {columns} FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
     return StoredBlock(*connection.execute(query, (ref,)).fetchone())
 
 
-def keys_of(connection: sqlite3.Connection, refs: Iterable[int]) -> Iterator[bytes]:
-    """Yield the keys of rows, which are given by their refs in ascending order."""
-    block = StoredBlock(0, b"")
+def keys_of(connection: Connection, refs: Iterable[int]) -> bytes:
+    """Return the keys of rows, one behind the other, which are given by their refs in ascending order."""
+    block, keys = StoredBlock(0, b""), list[bytes]()
     for ref in refs:
         if ref > block.last:
             block = read_block(connection, ref, "keys")
-        yield block.key(ref)
+        keys.append(block.key(ref))
+    return b"".join(keys)
 
 
 def inflate(packed: bytes) -> bytes:
@@ -543,23 +552,6 @@ def hold(outbox: Path, name: str) -> Hold | None:
     except (OSError, NotImplementedError):
         return Hold(None)
     return Hold(lock)
-
-
-def announce(outbox: Path, name: str) -> Hold:
-    """Take a lock of this caller's own, by which `announced` sees it until it is released."""
-    while (held := hold(outbox, f"{name}-{secrets.token_hex(4)}")) is None:
-        pass  # somebody has looked at it between its creation and its locking
-    return held
-
-
-def announced(outbox: Path, name: str) -> bool:
-    """Return whether any live process has announced itself; remove what killed ones have left."""
-    for path in (outbox.parent / "locks").glob(f"{name}-*.lock"):
-        held = hold(outbox, path.stem)
-        if held is None:
-            return True
-        held.release()
-    return False
 
 
 def _forget_locks() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from sqlite3 import Connection
 from typing import Any, TypedDict
 
 import orjson
@@ -19,6 +20,7 @@ __all__ = [
     "Ack",
     "BatchFacts",
     "BatchRecord",
+    "BatchSpec",
     "Cancel",
     "Choice",
     "LastingOptions",
@@ -224,6 +226,27 @@ class BatchRecord:
         return not any(n for state, n in self.counts.items() if state not in FINAL)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """A request for a batch, without its rows."""
+
+    place: Place
+    recipe: bytes  #: digest of the templates; all rows of a batch have the same one
+    name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
+    description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
+    skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
+    clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
+    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    #: Called with the id of the batch before rows are added; what it returns refuses them by their number.
+    check: Callable[[str], Callable[[int], None]] = lambda _batch: lambda _added: None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows identify the batch."""
+        return self.name is None and self.origin is None
+
+
 @dataclass(frozen=True, slots=True)
 class Retrying:
     """The rows whose last attempt failed, and which are tried again."""
@@ -276,15 +299,10 @@ class Ack:
     gone: Sequence[int] = ()  #: whether they were created cannot be known
 
 
-_KINDS: dict[str, Callable[..., Any]] = {
-    "cancel": Cancel,
-    "gate": StoredGate,
-    "reached": Reached,
-    "published": Published,
-}
+_KINDS: dict[str, type[Any]] = {"cancel": Cancel, "gate": StoredGate, "reached": Reached, "published": Published}
 
 
-def stored_facts(connection: sqlite3.Connection, num: int, name: str | None = None) -> BatchFacts:
+def stored_facts(connection: Connection, num: int, name: str | None = None) -> BatchFacts:
     """Return the facts of the batch with a number, or one of them only."""
     query = "SELECT name, value FROM facts WHERE num = ? AND name = coalesce(?, name)"
     return facts_from({name: orjson.loads(value) for name, value in connection.execute(query, (num, name))})
@@ -297,7 +315,7 @@ def facts_from(stored: Mapping[str, Any]) -> BatchFacts:
 
 
 def change_facts(
-    connection: sqlite3.Connection, num: int, change: Callable[[BatchFacts], BatchFacts]
+    connection: Connection, num: int, change: Callable[[BatchFacts], BatchFacts]
 ) -> tuple[BatchFacts, BatchFacts]:
     """Store what a function makes of the facts of a batch, in an open transaction; return them before and after.
 
