@@ -1,4 +1,9 @@
-"""What becomes of rows: evidence that is added, new tries, and tasks of rows that another home has rendered."""
+"""What becomes of rows: evidence that is added, new tries; and how many rows failed, are tried again or are gone, why.
+
+A cause is shown with a text that tells it from the others of its batch, everywhere the same. If the traceback is known,
+that is the message of the first of its rows, in input order. What is stored of a row is the cause's key, which never
+changes.
+"""
 
 from __future__ import annotations
 
@@ -13,32 +18,12 @@ from cloudtasks_nb._names import CODES, code_name
 from cloudtasks_nb.fanout.causes import NO_STATUS, Fault, kind_of, one_line, shortened
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Row, Source, fold
 from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    Repository,
-    StoredBlock,
-    pack_tasks,
-    read_block,
-    reading,
-    snapshot,
-    transaction,
-)
+from cloudtasks_nb.fanout.outbox.database import Repository, reading, snapshot, transaction
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, Choice, Scope, change_facts
 from cloudtasks_nb.fanout.outbox.rows import located
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, State
 
-__all__ = [
-    "LIKE_IT",
-    "MOST_CAUSES",
-    "Cause",
-    "Causes",
-    "Outcomes",
-    "Recorded",
-    "Span",
-    "Wanted",
-    "has_elsewhere",
-    "put_tasks",
-    "stored_key",
-]
+__all__ = ["LIKE_IT", "MOST_CAUSES", "Cause", "Causes", "Outcomes", "Recorded", "Span", "Wanted", "stored_key"]
 
 #: Rows of a batch: all if it is None, those that a choice has, or these, each with the task that has to be its newest.
 Wanted: TypeAlias = Iterable[tuple[int, str | None]] | Choice | None
@@ -52,6 +37,23 @@ _COLUMNS = ("try", *Row._fields[2:])
 _READ = ", ".join(("ref", *_COLUMNS))
 _WRITE = f"UPDATE rows SET {', '.join(f'{column} = ?' for column in _COLUMNS)} WHERE ref = ?"
 _FORGET = ", ".join(f"{column} = NULL" for column in Row._fields[3:])
+
+#: The end of `Cause.words` of several rows.
+LIKE_IT = re.compile(r" … and [\d,]+ like it$")
+
+_LONGEST = 100  # characters of a message that is the text of a cause
+
+# A number for each row from 0 to 2^32: so evenly spread that the rows below a bound are a sample of all, also of those
+# that are the same in every seventh row.
+_SPREAD = "((ref & 4294967295) * 2654435761 & 4294967295)"
+_MOST = 1 << 32
+_SPANS, _SECOND = 24, 1_000_000  # of the time in which rows failed; a second is the shortest
+
+# The rows that a choice has, whose fields are the values.
+_CHOSEN = f"""({sql.CAUSE} IN (SELECT value FROM json_each(:causes))
+    OR (status IN (SELECT value FROM json_each(:statuses)) AND http IS NOT {RAISED})
+    OR http IN (SELECT value FROM json_each(:http))
+    OR (http IS NULL AND status IN (SELECT value FROM json_each(:assumed))))"""
 
 
 @dataclass(slots=True)
@@ -122,7 +124,7 @@ class Outcomes(Repository):
     @reading
     def elsewhere(self, connection: Connection, scope: Scope, states: Collection[State], rows: Wanted = None) -> int:
         """Return how many rows in some states only another home has rendered; `rows` are as for `new_try`."""
-        if not has_elsewhere(connection, sql.number_of(connection, scope.batch)):
+        if not sql.has_elsewhere(connection, sql.number_of(connection, scope.batch)):
             return 0
         query = f"SELECT count(*) FROM rows WHERE {sql.AMONG} AND elsewhere AND state IN ({sql.in_sql(states)})"
         pages = sql.paged(_wanted_rows(connection, scope, states, rows), _PAGE)
@@ -207,60 +209,6 @@ def _wanted_rows(connection: Connection, scope: Scope, states: Collection[State]
     while page := sql.firsts(connection, query, values):
         yield from page
         values["start"] = page[-1] + 1
-
-
-def has_elsewhere(connection: Connection, num: int) -> bool:
-    """Return whether only another home has rendered some rows of a batch."""
-    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY elsewhere ON ref BETWEEN first AND last
-               WHERE scope = ? AND elsewhere)"""
-    return bool(sql.number(connection, query, (num,)))
-
-
-def put_tasks(connection: Connection, pairs: Sequence[tuple[int, int]]) -> None:
-    """Give rows that only another home had rendered the tasks of others, which this home has rendered.
-
-    Parameters
-    ----------
-    pairs : sequence of (ref, ref)
-        Rows, ascending, and those whose tasks they get. These may be invisible.
-    """
-    query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND elsewhere"
-    # One that another kernel has rendered meanwhile may have been sent with its task.
-    left = {*sql.firsts(connection, query, (sql.as_json(ref for ref, _ in pairs),))}
-    mine, block = dict[int, bytes](), StoredBlock(0, b"")
-    for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
-        if not block.first <= source <= block.last:
-            block = read_block(connection, source, "keys, tasks")
-        (mine[ref],) = block.tasks([source])
-    end = 0
-    for ref in sorted(mine):
-        if ref < end:  # its block was written before
-            continue
-        block = read_block(connection, ref, "keys, tasks")
-        end = block.last + 1
-        places = range(block.first, end)
-        tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
-        connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
-    connection.execute(f"UPDATE rows SET elsewhere = NULL WHERE {sql.AMONG}", (sql.as_json(mine),))
-
-
-#: The end of `Cause.words` of several rows.
-LIKE_IT = re.compile(r" … and [\d,]+ like it$")
-
-_LONGEST = 100  # characters of a message that is the text of a cause
-
-# A number for each row from 0 to 2^32: so evenly spread that the rows below a bound are a sample of all, also of those
-# that are the same in every seventh row.
-_SPREAD = "((ref & 4294967295) * 2654435761 & 4294967295)"
-_MOST = 1 << 32
-_SPANS, _SECOND = 24, 1_000_000  # of the time in which rows failed; a second is the shortest
-
-
-# The rows that a choice has, whose fields are the values.
-_CHOSEN = f"""({sql.CAUSE} IN (SELECT value FROM json_each(:causes))
-    OR (status IN (SELECT value FROM json_each(:statuses)) AND http IS NOT {RAISED})
-    OR http IN (SELECT value FROM json_each(:http))
-    OR (http IS NULL AND status IN (SELECT value FROM json_each(:assumed))))"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,14 +364,8 @@ def _cause(stored: int | str, text: str, failed: int, retrying: int, *, alone: b
     fault = Fault.parse(stored)
     if fault is not None and not alone:
         text += f" ({fault.status}, {fault.place})" if fault.status else f" ({fault.place})"
-    return Cause(
-        key=_key(stored),
-        text=text,
-        kind=text.partition(":")[0] if fault is None else fault.kind,
-        where=None if fault is None else fault.place,
-        failed=failed,
-        retrying=retrying,
-    )
+    kind, where = (text.partition(":")[0], None) if fault is None else (fault.kind, fault.place)
+    return Cause(key=_key(stored), text=text, kind=kind, where=where, failed=failed, retrying=retrying)
 
 
 def _numbers(connection: Connection, rows: Scope, *states: int) -> list[tuple[Any, int]]:

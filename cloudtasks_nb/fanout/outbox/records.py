@@ -299,6 +299,7 @@ class Ack:
     gone: Sequence[int] = ()  #: whether they were created cannot be known
 
 
+Change = Callable[[BatchFacts], BatchFacts]
 _KINDS: dict[str, type[Any]] = {"cancel": Cancel, "gate": StoredGate, "reached": Reached, "published": Published}
 
 
@@ -314,9 +315,7 @@ def facts_from(stored: Mapping[str, Any]) -> BatchFacts:
     return BatchFacts(**found | {name: kind(**found[name]) for name, kind in _KINDS.items() if found.get(name)})
 
 
-def change_facts(
-    connection: Connection, num: int, change: Callable[[BatchFacts], BatchFacts]
-) -> tuple[BatchFacts, BatchFacts]:
+def change_facts(connection: Connection, num: int, change: Change) -> tuple[BatchFacts, BatchFacts]:
     """Store what a function makes of the facts of a batch, in an open transaction; return them before and after.
 
     Each is stored apart, so that one that changes often, as the progress does, has none of the others written.

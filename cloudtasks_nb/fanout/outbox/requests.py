@@ -20,17 +20,7 @@ import orjson
 
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    Database,
-    Hold,
-    Repository,
-    StoredBlock,
-    hold,
-    read_block,
-    reading,
-    transaction,
-)
-from cloudtasks_nb.fanout.outbox.outcomes import has_elsewhere
+from cloudtasks_nb.fanout.outbox.database import Database, Hold, Repository, StoredBlock, hold, read_block, transaction
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, stored_facts
 from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
@@ -82,10 +72,9 @@ class Requests(Repository):
             held.release()
         return False
 
-    @reading
-    def waiting(self, connection: Connection, rows: Scope) -> bool:
+    def waiting(self, rows: Scope) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in sql.tallied(connection, rows))
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in self._database.read(sql.tallied, rows))
 
     def repeats(self, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
@@ -125,11 +114,10 @@ class Requests(Repository):
             if cancelled:
                 yield cancelled
 
-    @reading
-    def void(self, connection: Connection, batch: str) -> Collection[int]:
+    def void(self, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
         query = "SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void"
-        return {*sql.firsts(connection, query, (batch,))}
+        return {*self._database.read(sql.firsts, query, (batch,))}
 
 
 class _Turn(NamedTuple):
@@ -185,7 +173,7 @@ class RequestQueue(Repository):
             self._left = _find_doubtful(connection, self.batch)
         if self._changing:
             self._block = StoredBlock(0, b"")
-        self._changing = has_elsewhere(connection, num)
+        self._changing = sql.has_elsewhere(connection, num)
         round_ = sql.number(connection, "SELECT round FROM batches WHERE num = ?", (num,))
         facts = stored_facts(connection, num, "cancel")
         parts = facts.cancel.parts if facts.cancel else ()
@@ -217,17 +205,13 @@ class RequestQueue(Repository):
         attempt, void = found
         _move(connection, ack.sent, State.SENT, attempt, moved)
         _move(connection, sorted(ack.rejected), State.REJECTED, attempt, moved)
-        connection.executemany(
-            "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
-            [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
-        )
+        reasons = [(reason, ref) for ref, reason in ack.rejected.items()]
+        connection.executemany(f"UPDATE rows SET reason = ? WHERE ref = ? AND state = {State.REJECTED:d}", reasons)
         # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
         _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, moved)
         if void:
-            connection.execute(
-                f"UPDATE rows SET deleting = try WHERE {sql.AMONG} AND try = ? AND state = ?",
-                (sql.as_json(ack.gone), attempt, State.SENT),
-            )
+            deleting = f"UPDATE rows SET deleting = try WHERE {sql.AMONG} AND try = ? AND state = {State.SENT:d}"
+            connection.execute(deleting, (sql.as_json(ack.gone), attempt))
         if ack.again:
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
@@ -247,9 +231,8 @@ class RequestQueue(Repository):
         if turn.cancelled:
             query = f"SELECT ref FROM (SELECT value AS ref FROM json_each(:refs)) WHERE {_IN_SCOPES}"
             void.update(sql.firsts(connection, query, {"refs": sql.as_json(refs), "scopes": turn.cancelled}))
-        borders = (
-            (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
-        )
+        groups = [ref for ref in refs if ref not in void], sorted(void)
+        borders = ((some, bisect_right(some, turn.until)) for some in groups)
         for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
             yield self._depart(turn, contents, flight, void=part[0] in void)
@@ -309,10 +292,8 @@ class RequestQueue(Repository):
         (number, earlier, attempt, started), (refs, keys, wire) = flight, contents
         values = (number or None, turn.num, sql.as_json(refs), attempt, started, void)
         seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
-        tasks = task_ids(self.batch, keys, attempt)
-        return Request(
-            seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=bool(earlier)
-        )
+        tasks, tried = task_ids(self.batch, keys, attempt), bool(earlier)
+        return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
 
 
 def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
@@ -340,10 +321,9 @@ def _move(connection: Connection, refs: Sequence[int], to: State, attempt: int, 
         return
     part = refs[0] >> 32
     if refs[-1] - refs[0] + 1 == len(refs) and refs[-1] >> 32 == part:  # usually, and none has failed before
-        n = connection.execute(
-            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
-            (to, refs[0], refs[-1], attempt, State.UNSENT),
-        ).rowcount
+        unsent = f"ref BETWEEN ? AND ? AND try = ? AND state = {State.UNSENT:d} AND status IS NULL"
+        values = (to, refs[0], refs[-1], attempt)
+        n = connection.execute(f"UPDATE rows SET state = ? WHERE {unsent}", values).rowcount
         moved[part, State.UNSENT, ""] -= n
         moved[part, to, ""] += n
         if n == len(refs):
@@ -418,11 +398,9 @@ class DeletionQueue(Repository):
         refs = [ref for ref, _, _ in found]
         self._after = refs[-1]
         connection.execute(f"UPDATE rows SET deleting = try WHERE {sql.AMONG}", (sql.as_json(refs),))
-        return DeletionPage(
-            refs=refs,
-            tasks=tasks_of(connection, self._rows.batch, [row[:2] for row in found]),
-            earlier={ref for ref, attempt, deleting in found if deleting == attempt},
-        )
+        tasks = tasks_of(connection, self._rows.batch, [row[:2] for row in found])
+        earlier = {ref for ref, attempt, deleting in found if deleting == attempt}
+        return DeletionPage(refs=refs, tasks=tasks, earlier=earlier)
 
     @transaction
     def leave(self, connection: Connection, *, deleted: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""The rows of batches: pages of them in input order, their states, and the rows that tasks belong to."""
+"""The rows of batches: pages of them in input order, their states, the rows that tasks belong to, and their results.
+
+What was read of an object of results, and the lines of it, are stored in one transaction. So each byte counts once,
+however many threads and processes read the same object at once.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,7 @@ import orjson
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    BLOCK_ROWS,
-    Repository,
-    StoredBlock,
-    guard,
-    keys_of,
-    reading,
-    transaction,
-)
+from cloudtasks_nb.fanout.outbox.database import Repository, StoredBlock, guard, keys_of, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, RETRYING, State
@@ -37,6 +33,7 @@ __all__ = ["Line", "Order", "Page", "ReadPart", "Results", "Rows", "TimingsPage"
 TimingsPage = Sequence[Sequence[int]]
 
 _PAGE = 1_000
+_BLOCK_ROWS = 2_000  # most rows in a block: those of a chunk
 _TOGETHER = 20_000  # rows of an input whose refs are read together
 _RowsOfBlock = tuple[StoredBlock, list[Sequence[Any]]]  # a block, and the columns of some of its rows
 _MATCHING = f"""
@@ -50,7 +47,6 @@ _TIMINGS = f"""
         AND state IN ({sql.in_sql(BY_ATTEMPT)}) AND began IS NOT NULL
         ORDER BY first, ref LIMIT 20000)"""
 
-
 # Why a row was rejected, or how the task of a row that is gone has left its queue.
 _REASON = f"iif(state IN ({State.REJECTED:d}, {State.GONE:d}), reason, NULL)"
 #: The columns of a row that `Page` begins with, in its order.
@@ -58,6 +54,16 @@ _COLUMNS = (
     *("ref", "pos", "try", sql.SHOWN_STATE, "attempts", "status", sql.MESSAGE),
     *("due", "began", "duration", "http", _REASON),
 )
+
+_LAST = "\U0010ffff"  # behind all other characters
+_VERSION = "coalesce(json_extract(fields, '$.version'), '')"  # as the index has it
+_REPLACE = """DELETE FROM results WHERE num = ? AND task = ?
+    AND (ok, gave_up, attempt, fields, value) < (?, ?, ?, ?, ?)"""
+_READ = """INSERT INTO objects SELECT :num, :name, :end, :bad WHERE :start = 0 OR EXISTS
+        (SELECT 1 FROM objects WHERE num = :num AND name = :name)
+    ON CONFLICT DO UPDATE SET size = excluded.size, bad = bad + excluded.bad WHERE size = :start"""
+_INSERT = """INSERT OR IGNORE INTO results (num, task, ok, gave_up, attempt, fields, value)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,24 +124,22 @@ class Rows(Repository):
             for refs in sql.paged(self.matching(rows, wanted), _TOGETHER):
                 yield from self.pages_of(rows.batch, refs, wire=wire)
             return
-        chosen = (
-            [] if states is None else [f"{sql.SHOWN_STATE} IN (SELECT value FROM json_each(?))", sql.as_json(states)]
-        )
-        for block, found in self.blocks(rows.batch, after, *chosen):
+        chosen = "TRUE" if states is None else f"{sql.SHOWN_STATE} IN ({sql.in_sql(states)})"
+        for block, found in self.blocks(rows.batch, after, chosen):
             if found[0]:
                 yield self._page(rows.batch, block, found, wire=wire)
 
-    def blocks(self, batch: str, after: int = 0, condition: str = "1", *values: Any) -> Iterator[_RowsOfBlock]:
+    def blocks(self, batch: str, after: int = 0, condition: str = "TRUE") -> Iterator[_RowsOfBlock]:
         """Yield the blocks of a batch in input order, with those of their rows behind `after` that are selected.
 
         Parameters
         ----------
         condition : str
-            Selects rows, in SQL with these values.
+            Selects rows, in SQL.
         """
         for first, last in self.parts(batch):
             at = max(first - 1, after)
-            while at < last and (found := self._database.read(_rows_of_block, at + 1, condition, *values)):
+            while at < last and (found := self._database.read(_rows_of_block, at + 1, condition)):
                 block = found[0]
                 if block.first > last:
                     break
@@ -146,7 +150,7 @@ class Rows(Repository):
         """Yield some rows of a batch in input order, as `pages`; with `wire` also their tasks."""
         left = sorted(refs)
         while left and (
-            found := self._database.read(_rows_of_block, left[0], sql.AMONG, sql.as_json(left[:BLOCK_ROWS]))
+            found := self._database.read(_rows_of_block, left[0], sql.AMONG, sql.as_json(left[:_BLOCK_ROWS]))
         ):
             block, columns = found
             if columns[0]:
@@ -287,15 +291,13 @@ class Rows(Repository):
         counts = dict.fromkeys(State, 0) | {State(state): count for state, count, _ in found}
         return counts, sum(elsewhere for state, _, elsewhere in found if state == State.UNSENT)
 
-    @reading
-    def locate(
-        self, connection: Connection, batch: str, tasks: Iterable[str], *, any_try: bool = False
-    ) -> dict[str, int]:
+    def locate(self, batch: str, tasks: Iterable[str], *, any_try: bool = False) -> dict[str, int]:
         """Return the refs of the rows whose newest task has one of these ids; other ids are left out.
 
         With `any_try`, also of the rows that had or will have such a task.
         """
-        return {task: ref for task, (ref,) in located(connection, batch, tasks, "ref", any_try=any_try)}
+        found = self._database.read(lambda one: list(located(one, batch, tasks, "ref", any_try=any_try)))
+        return {task: ref for task, (ref,) in found}
 
     def wire(self, task: str) -> bytes:
         """Return the Task of a row, without its name, by the id of its task of any try; empty if it is not known."""
@@ -377,12 +379,10 @@ def _timings(connection: Connection, values: Mapping[str, Any]) -> TimingsPage:
 
 def _rows_of_block(connection: Connection, ref: int, condition: str, *values: Any) -> _RowsOfBlock | None:
     """Return the block that holds a ref, else the next one, with the columns of its rows that a condition selects."""
-    found = connection.execute(
-        """SELECT first, keys, tasks, shown FROM blocks
-           WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= :ref), 0) AND first + n > :ref
-           ORDER BY first LIMIT 1""",
-        {"ref": ref},
-    ).fetchone()
+    query = """SELECT first, keys, tasks, shown FROM blocks
+        WHERE first >= coalesce((SELECT max(first) FROM blocks WHERE first <= :ref), 0) AND first + n > :ref
+        ORDER BY first LIMIT 1"""
+    found = connection.execute(query, {"ref": ref}).fetchone()
     if found is None:
         return None
     block = StoredBlock(*found)
@@ -391,14 +391,6 @@ def _rows_of_block(connection: Connection, ref: int, condition: str, *values: An
     arrays = ", ".join(f"json_group_array({column})" for column in _COLUMNS)
     columns = connection.execute(f"SELECT {arrays} FROM {chosen}", (max(block.first, ref), block.last, *values))
     return block, list(map(orjson.loads, columns.fetchone()))
-
-
-_LAST = "\U0010ffff"  # behind all other characters
-_VERSION = "coalesce(json_extract(fields, '$.version'), '')"  # as the index has it
-_REPLACE = """DELETE FROM results WHERE num = ? AND task = ?
-    AND (ok, gave_up, attempt, fields, value) < (?, ?, ?, ?, ?)"""
-_INSERT = """INSERT OR IGNORE INTO results (num, task, ok, gave_up, attempt, fields, value)
-    VALUES (?, ?, ?, ?, ?, ?, ?)"""
 
 
 class Line(NamedTuple):
@@ -423,7 +415,7 @@ class ReadPart(NamedTuple):
 
 
 class Results(Repository):
-    """The results of the tasks of the batches of an outbox."""
+    """What the handlers have stored, as far as it was read: of each task the line that counts, row or not."""
 
     def sizes(self, batch: str, prefix: str = "", *, good: bool = False) -> dict[str, int]:
         """Return how many bytes of each object were read whose name begins so.
@@ -446,13 +438,8 @@ class Results(Repository):
         """Store what was read, unless it was stored meanwhile."""
         num = sql.number_of(connection, batch)
         for name, start, end, bad, lines in parts:
-            stored = connection.execute(
-                """INSERT INTO objects SELECT :num, :name, :end, :bad WHERE :start = 0 OR EXISTS
-                       (SELECT 1 FROM objects WHERE num = :num AND name = :name)
-                   ON CONFLICT DO UPDATE SET size = excluded.size, bad = bad + excluded.bad WHERE size = :start""",
-                {"num": num, "name": name, "start": start, "end": end, "bad": bad},
-            )
-            if stored.rowcount:
+            given = {"num": num, "name": name, "start": start, "end": end, "bad": bad}
+            if connection.execute(_READ, given).rowcount:
                 new = [(num, *line) for line in {line.task: line for line in sorted(lines)}.values()]
                 connection.executemany(_REPLACE, new)
                 connection.executemany(_INSERT, new)

@@ -1,7 +1,8 @@
 """Store planned rows in the outbox: written in blocks during planning, made visible together at the end.
 
 A spool holds a lock that the system releases when its process ends. So the next process that opens the outbox can
-remove the rows of a killed one. A dry run decides the same, and writes temporary tables only.
+remove the rows of a killed one. Which batch the rows belong to, and which of them it has already, is decided in
+temporary tables (`Incoming`), so that a dry run can decide the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from itertools import count
@@ -24,36 +25,36 @@ from struct import pack, unpack
 import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
-from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, OutboxError
-from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    Hold,
-    guard,
-    hold,
-    pack_block,
-    pack_keys,
-    snapshot,
-    sqlite_error,
-    transact,
-)
-from cloudtasks_nb.fanout.outbox.outcomes import put_tasks
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.outbox import database, sql
+from cloudtasks_nb.fanout.outbox.database import Hold, guard, hold, put_tasks, snapshot, transact
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchSpec, Scope, Spooled, change_facts
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity, task_id
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
-from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, plain_reason, templates_error
+from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["DryRun", "FoundBatch", "Incoming", "Spool", "place_text"]
+__all__ = ["FoundBatch", "Incoming", "Spool", "place_text"]
 
-_LABELLED = "CREATE TEMP TABLE labelled (place INTEGER PRIMARY KEY, labels BLOB)"  # the labels of the rows
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
-
 _REPLACED = 20_000  # rows of another home that get their tasks in a transaction
-# The rows, as `i`, with what the batch has of them, as `r`.
-_COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
+_NAMED = 5  # most rows that a message lists
+_NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
+
+# On a connection of its own.
+_TABLES = (
+    # `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be sent. `theirs` and `stored`
+    # are ref and digest of the row with the same key in the batch; NULL: it has none.
+    """CREATE TEMP TABLE incoming (ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER,
+        reason TEXT, theirs INTEGER, stored INTEGER)""",
+    # The first row of each key among those that the batch does not have.
+    """CREATE TEMP TABLE first (k1 INTEGER, k2 INTEGER, digest INTEGER, ref INTEGER, PRIMARY KEY (k1, k2))
+        WITHOUT ROWID""",
+    "CREATE TEMP TABLE labelled (place INTEGER PRIMARY KEY, labels BLOB)",  # the labels of the rows
+)
 
 
 class Spool:
@@ -70,7 +71,6 @@ class Spool:
     def __init__(self, connection: Connection, path: Path, spec: BatchSpec) -> None:
         # Rows need not survive a power cut before `commit`.
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(_LABELLED)
         self._connection, self._path, self._spec = connection, path, spec
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
@@ -91,7 +91,7 @@ class Spool:
         """Make an invisible part, and hold its lock until the end."""
         self._part = connection.execute("INSERT INTO hidden (touched) VALUES (?)", (time.time(),)).lastrowid or 0
         self._first = self._part << 32  # ref of the next block that is written
-        self._incoming.begin(self._first)
+        self._incoming.first = self._incoming.next = self._first
         self._lock = hold(self._path, f"spool-{self._part}")
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Spool:
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((keys, self._pool.submit(pack_block, tasks, shown)))
+                self._waiting.append((keys, self._pool.submit(database.pack_block, tasks, shown)))
             self._store(_WAITING)
 
     def commit(self) -> Spooled:
@@ -160,21 +160,20 @@ class Spool:
         with suppress(OSError):
             size += log.stat().st_size  # all of it is copied to the file
         if shutil.disk_usage(self._path.parent).free < size + _ROOM:
-            raise sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
+            raise database.sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
 
     def _write(self, connection: Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
-        block = (self._first, len(keys), pack_keys(keys), tasks, shown)
+        block = (self._first, len(keys), database.pack_keys(keys), tasks, shown)
         connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", block)
         connection.execute("UPDATE hidden SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _attach(self) -> Spooled | None:
         """Attach to the batch that was given this input before, without comparing each row; None if there is none."""
         spec = self._spec
-        found = self._connection.execute(
-            """SELECT num, id, input, n FROM inputs JOIN batches USING (num)
-               WHERE digest = ? AND place = ? AND recipe = ? AND name IS NULL""",
-            (self._digest.digest(), place_text(spec.place), spec.recipe),
-        ).fetchall()
+        query = """SELECT num, id, input, n FROM inputs JOIN batches USING (num)
+                   WHERE digest = ? AND place = ? AND recipe = ? AND name IS NULL"""
+        given = (self._digest.digest(), place_text(spec.place), spec.recipe)
+        found = self._connection.execute(query, given).fetchall()
         if not spec.by_rows or len(found) != 1:
             return None
         [(num, batch, *given)] = found
@@ -198,16 +197,13 @@ class Spool:
         part, created = self._part, self._incoming.target is None
         target = self._incoming.target or self._create(connection)
         left = {} if created else self._leave_known(connection, target)
-        connection.execute(
-            "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
-        )
+        keys = "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2"
+        connection.execute(keys, (target.num,))
+        statement = """INSERT INTO rows (ref, pos, try, state, reason, elsewhere)
+            SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, ?, NULL)
+            FROM incoming WHERE theirs IS NULL ORDER BY ref"""
         with sql.counted(connection, "ref BETWEEN ? AND ?", (part << 32, (part + 1 << 32) - 1)):
-            connection.execute(
-                """INSERT INTO rows (ref, pos, try, state, reason, elsewhere)
-                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, ?, NULL)
-                   FROM incoming WHERE theirs IS NULL ORDER BY ref""",
-                (State.UNSENT, State.REJECTED, self._spec.origin and 1),
-            )
+            connection.execute(statement, (State.UNSENT, State.REJECTED, self._spec.origin and 1))
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
@@ -259,11 +255,9 @@ class Spool:
         if self._spec.origin is not None or not sql.number(self._connection, elsewhere):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
-        connection.execute(
-            """INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM incoming i
-               CROSS JOIN rows r ON r.ref = i.theirs AND r.elsewhere
-               WHERE i.digest = i.stored AND i.digest <> 0"""
-        )
+        both = "incoming i CROSS JOIN rows r ON r.ref = i.theirs AND r.elsewhere"
+        same = "i.digest = i.stored AND i.digest <> 0"
+        connection.execute(f"INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM {both} WHERE {same}")
         query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"
         while pairs := connection.execute(query, (after, _REPLACED)).fetchall():
             transact(connection, put_tasks, pairs)
@@ -271,20 +265,15 @@ class Spool:
 
     def _create(self, connection: Connection) -> FoundBatch:
         """Make a new batch."""
-        spec, now = self._spec, time.time()
+        spec = self._spec
         batch = spec.origin.id if spec.origin else self._incoming.new_id()
-        values = {
-            "num": self._part,
-            "id": batch,
-            "identity": self._incoming.identity(),
-            "place": place_text(spec.place),
-            "name": None if spec.name == batch else spec.name,
-            "recipe": spec.recipe,
-            "description": orjson.dumps(dict(spec.description), default=str).decode(),
-            "created": spec.origin.created.timestamp() if spec.origin else spec.clock(),
-            "changed": now,
-        }
-        connection.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+        created = spec.origin.created.timestamp() if spec.origin else spec.clock()
+        description = orjson.dumps(dict(spec.description), default=str).decode()
+        name = None if spec.name == batch else spec.name
+        found = self._part, batch, self._incoming.identity(), place_text(spec.place)
+        statement = """INSERT INTO batches (num, id, identity, place, name, recipe, description, created, changed)
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        connection.execute(statement, (*found, name, spec.recipe, description, created, time.time()))
         change_facts(connection, self._part, lambda _: spec.facts)
         return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
 
@@ -304,98 +293,6 @@ class Spool:
         with sql.counted(connection, sql.AMONG, (refs,)):
             connection.execute(f"DELETE FROM rows WHERE {sql.AMONG}", (refs,))
         return left
-
-
-class DryRun:
-    """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
-
-    It neither changes the outbox nor waits for those that do.
-
-    Parameters
-    ----------
-    connection, path, spec
-        As for `Spool`.
-    """
-
-    def __init__(self, connection: Connection, path: Path, spec: BatchSpec) -> None:
-        self._connection, self._path, self._spec = connection, path, spec
-        self._incoming = Incoming(connection, spec)
-
-    def add(self, chunk: Chunk) -> None:
-        """Take a chunk."""
-        with guard(self._path):
-            snapshot(self._connection, self._incoming.take, chunk)
-
-    def forecast(self, keys: Sequence[bytes]) -> Forecast:
-        """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
-
-        Raises
-        ------
-        BatchExistsError
-            If the batch of this name was made of other templates.
-        """
-        with guard(self._path):
-            self._incoming.prepare()
-            return snapshot(self._connection, self._forecast, keys)
-
-    def _forecast(self, keys: Sequence[bytes]) -> Forecast:
-        self._incoming.decide()
-        connection, spec, n = self._connection, self._spec, len(keys)
-        refusals = [plain_reason(error) for error in self._incoming.errors if isinstance(error, BatchExistsError)]
-        overlaps = self._incoming.overlaps
-        # Without a name, the rows that are left over would be another batch than the one that the user means.
-        partial = spec.by_rows and not spec.skip and sql.number(connection, "SELECT count(reason) FROM incoming") > 0
-        if partial:
-            overlaps, refusals = (), []
-        for one in overlaps:
-            connection.execute(
-                f"UPDATE incoming SET reason = ? WHERE reason IS NULL AND ref IN (SELECT a.ref {one.rows})",
-                (f"the batch {one.label} has this row",),
-            )
-        first = connection.execute(f"SELECT i.pos, i.reason, {sql.SHOWN_STATE}, try {_COMPARED} WHERE i.pos < ?", (n,))
-        rows = {row: about for row, *about in first}
-        query = f"SELECT {sql.SHOWN_STATE}, count(*) {_COMPARED} WHERE i.reason IS NULL GROUP BY 1"
-        numbers: dict[int | None, int] = dict(connection.execute(query).fetchall())
-        new, unsent = numbers.pop(None, 0), numbers.pop(State.UNSENT, 0)
-        found = Forecast(
-            tasks=[None] * n,
-            known={f"in {one.label}": one.shared for one in overlaps},
-            problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
-            sendable=new,
-            duplicates=self._incoming.repeated,
-            refusal="".join(refusals[:1]),
-        )
-        if partial or overlaps:
-            return found
-        batch = self._incoming.target.id if self._incoming.target else self._incoming.new_id()
-        return replace(
-            found,
-            new=None if self._incoming.target else batch,
-            tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
-            states=[_word(rows[row][1]) for row in range(n)],
-            known={_word(state): count for state, count in numbers.items()},
-            sendable=new + unsent,  # the sending goes on with these
-        )
-
-
-def _word(state: int | None) -> str:
-    """Return the word for the state of a row that the batch has; None: it does not have it."""
-    if state is None:
-        return "new"
-    return "in the queue" if state == State.SENT else State(state).word
-
-
-_NAMED = 5  # most rows that a message lists
-_NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
-
-# On a connection of its own. `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be
-# sent. `theirs` and `stored` are ref and digest of the row with the same key in the batch; NULL: it has none.
-_INCOMING = """CREATE TEMP TABLE incoming (
-    ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER, reason TEXT,
-    theirs INTEGER, stored INTEGER)"""
-# The first row of each key among those that the batch does not have.
-_FIRST = """CREATE TEMP TABLE first (
-    k1 INTEGER, k2 INTEGER, digest INTEGER, ref INTEGER, PRIMARY KEY (k1, k2)) WITHOUT ROWID"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -429,7 +326,7 @@ class Incoming:
     def __init__(self, connection: Connection, spec: BatchSpec) -> None:
         self._connection = connection
         self._spec = spec
-        self.begin(0)
+        self.first = self.next = 0  #: rows that the batch does not have get refs from the first one on
         self.rows = 0  #: number of planned rows
         self._total = 0  # `row_sum` of the rows, if they identify the batch
         self._started: FoundBatch | None = None  # the batch of this name, if it existed before the first row
@@ -439,14 +336,10 @@ class Incoming:
         self.target: FoundBatch | None = None  #: the batch that the rows are added to; None: a new one
         self.overlaps: Sequence[_Overlap] = ()
         self.errors: list[CloudTasksError] = []  #: why the rows may not be sent; a spool raises the first of them
-        connection.execute(_INCOMING)
-        connection.execute(_FIRST)
+        for table in _TABLES:
+            connection.execute(table)
         if not spec.by_rows:
             self._started = self._find()
-
-    def begin(self, first: int) -> None:
-        """Give the rows that the batch does not have refs from this one on."""
-        self._first = self.next = first
 
     def prepare(self) -> str:
         """Find duplicates, and compare with other batches: all of `decide` that grows with the rows of others.
@@ -496,10 +389,9 @@ class Incoming:
         halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
         first = self.next if started is None else _NOT_STORED + self.rows
         refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
-        connection.executemany(
-            "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)",
-            zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True),
-        )
+        rows = zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True)
+        statement = "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.executemany(statement, rows)
         self.rows += n
         if self._spec.by_rows:
             self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
@@ -531,11 +423,11 @@ class Incoming:
     def _find(self) -> FoundBatch | None:
         """Find the batch by its name or id if one is given, else by its rows."""
         spec = self._spec
-        found = self._connection.execute(
-            """SELECT num, id, name, recipe, description FROM batches
-               WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1""",
-            {"identity": self.identity(), "name": None if spec.origin else spec.name, "place": place_text(spec.place)},
-        ).fetchone()
+        query = """SELECT num, id, name, recipe, description FROM batches
+            WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1"""
+        name, place = None if spec.origin else spec.name, place_text(spec.place)
+        given = {"identity": self.identity(), "name": name, "place": place}
+        found = self._connection.execute(query, given).fetchone()
         if found is None:
             return None
         num, batch, name, recipe, description = found
@@ -548,11 +440,10 @@ class Incoming:
     def _find_duplicates(self) -> int:
         """Sort the rows by key, reject those with the key of an earlier row, and return their number."""
         connection = self._connection
-        self._kept = connection.execute(
-            """INSERT OR IGNORE INTO first SELECT k1, k2, digest, ref FROM incoming WHERE theirs IS NULL
-               ORDER BY k1, k2, digest = 0, ref"""
-        ).rowcount
-        if self._kept == self.next - self._first:
+        statement = """INSERT OR IGNORE INTO first SELECT k1, k2, digest, ref FROM incoming WHERE theirs IS NULL
+                       ORDER BY k1, k2, digest = 0, ref"""
+        self._kept = connection.execute(statement).rowcount
+        if self._kept == self.next - self.first:
             return 0
         # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
         pairs = """FROM incoming i CROSS JOIN first k
@@ -575,12 +466,10 @@ class Incoming:
 
     def _find_known(self, target: FoundBatch, first: int = 0) -> None:
         """Find the rows, from a ref on, that the batch has."""
-        self._connection.execute(
-            """UPDATE incoming SET theirs = k.ref, stored = k.digest FROM keys k
-               WHERE incoming.ref >= ? AND theirs IS NULL AND k.num = ? AND k.k1 = incoming.k1 AND k.k2 = incoming.k2
-               AND (incoming.digest = 0 OR k.digest <> 0)""",
-            (first, target.num),
-        )
+        statement = """UPDATE incoming SET theirs = k.ref, stored = k.digest FROM keys k
+            WHERE incoming.ref >= ? AND theirs IS NULL AND k.num = ? AND k.k1 = incoming.k1 AND k.k2 = incoming.k2
+            AND (incoming.digest = 0 OR k.digest <> 0)"""
+        self._connection.execute(statement, (first, target.num))
 
     def _find_conflicts(self, target: FoundBatch) -> None:
         """Reject the rows that the batch has with another request."""
@@ -611,13 +500,9 @@ class Incoming:
 
     def _find_overlaps(self) -> list[_Overlap]:
         """Return the batches of the queue that have some of the rows, the one with the most first."""
-        others = self._connection.execute(
-            """SELECT num, round,
-                      (SELECT total(n) FROM spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = num),
-                      id, name, recipe
-               FROM batches WHERE place = ? ORDER BY num DESC""",
-            (place_text(self._spec.place),),
-        )
+        total = "SELECT total(n) FROM spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = num"
+        query = f"SELECT num, round, ({total}), id, name, recipe FROM batches WHERE place = ? ORDER BY num DESC"
+        others = self._connection.execute(query, (place_text(self._spec.place),))
         found = [self._compared(*other) for other in others.fetchall()]
         return sorted((one for one in found if one.shared), key=lambda one: (-one.shared, not one.grows))
 
@@ -627,10 +512,9 @@ class Incoming:
         sides = "first a CROSS JOIN keys b" if self._kept <= theirs else "keys b CROSS JOIN first a"
         rows = f"FROM {sides} USING (k1, k2) WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
         shared = sql.number(self._connection, f"SELECT count(*) {rows}")
-        same = recipe == self._spec.recipe
-        return _Overlap(
-            num=num, id=batch, label=name or batch, grows=same and not name, same=same, shared=shared, rows=rows
-        )
+        same, label = recipe == self._spec.recipe, name or batch
+        grows = same and not name
+        return _Overlap(num=num, id=batch, label=label, grows=grows, same=same, shared=shared, rows=rows)
 
 
 def place_text(place: Place) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "counted",
     "counts",
     "firsts",
+    "has_elsewhere",
     "in_sql",
     "not_found",
     "number",
@@ -72,11 +73,8 @@ ROWS = "spans CROSS JOIN rows ON ref BETWEEN max(first, :start) AND min(last, :e
 #: The tallies of a batch.
 TALLIES = "spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = :num"
 
-#: Whether a row is in a scope, with the ref and the number of the scope to be filled in.
-WITHIN = (
-    "coalesce((SELECT last FROM spans WHERE scope = {scope} AND first <= {ref} ORDER BY first DESC LIMIT 1), -1) "
-    ">= {ref}"
-)
+#: Whether a row is in a scope, with the ref and the number of the scope to be filled in; NULL is no.
+WITHIN = "{ref} <= (SELECT last FROM spans WHERE scope = {scope} AND first <= {ref} ORDER BY first DESC LIMIT 1)"
 
 #: More than any ref, and more rows than a batch can have.
 ALL = 1 << 62
@@ -137,13 +135,10 @@ def update(connection: Connection, refs: Iterable[int], change: str, condition: 
 def adjust(connection: Connection, moved: Tally) -> None:
     """Change the tallies by how many more rows, or fewer, are in which part, in which state and why."""
     changes = [(*key, n) for key, n in moved.items() if n]
-    connection.executemany(
-        "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", changes
-    )
-    connection.executemany(
-        "DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0",
-        [key for *key, n in changes if n < 0],
-    )
+    added = "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+    connection.executemany(added, changes)
+    less = [key for *key, n in changes if n < 0]
+    connection.executemany("DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0", less)
 
 
 def counts(connection: Connection, rows: Scope) -> dict[State, int]:
@@ -199,6 +194,13 @@ def not_found(batch: str) -> BatchNotFoundError:
     return BatchNotFoundError(f'there is no batch "{batch}" in this outbox', resource=batch, hint=hint)
 
 
+def has_elsewhere(connection: Connection, num: int) -> bool:
+    """Return whether only another home has rendered some rows of a batch."""
+    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY elsewhere ON ref BETWEEN first AND last
+               WHERE scope = ? AND elsewhere)"""
+    return bool(number(connection, query, (num,)))
+
+
 def touch(connection: Connection, num: int) -> None:
     """Note that the batch has changed now."""
     connection.execute("UPDATE batches SET changed = ? WHERE num = ?", (time.time(), num))
@@ -206,8 +208,7 @@ def touch(connection: Connection, num: int) -> None:
 
 def number(connection: Connection, query: str, given: Given = ()) -> int:
     """Return the one number that a query gives."""
-    found: int = connection.execute(query, given).fetchone()[0]
-    return found
+    return int(connection.execute(query, given).fetchone()[0])
 
 
 def firsts(connection: Connection, query: str, given: Given = ()) -> list[Any]:
@@ -232,9 +233,8 @@ def store_input(connection: Connection, batch: str, digest: bytes, spans: Iterab
     values = (number_of(connection, batch), digest)
     added = connection.execute("INSERT OR IGNORE INTO inputs (num, digest, n) VALUES (?, ?, 0)", values)
     if added.rowcount:
-        connection.executemany(
-            "INSERT INTO spans VALUES (?, ?, ?, ?)", ((-(added.lastrowid or 0), *span) for span in spans)
-        )
+        scope = -(added.lastrowid or 0)
+        connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", ((scope, *span) for span in spans))
         rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
         connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ?", (added.lastrowid,))
     found = connection.execute("SELECT input, n FROM inputs WHERE num = ? AND digest = ?", values).fetchone()
