@@ -24,10 +24,10 @@ from cloudtasks_nb.errors import BatchExistsError, OutboxError
 from cloudtasks_nb.fanout.outbox import database, records, sql
 from cloudtasks_nb.fanout.outbox.database import Database, Repository, guard, hold, reading, transact, transaction
 from cloudtasks_nb.fanout.outbox.outcomes import Causes, Outcomes
-from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, BatchSpec, Change, Scope
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Change, Scope
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue, Requests
 from cloudtasks_nb.fanout.outbox.rows import Results, Rows
-from cloudtasks_nb.fanout.outbox.spool import Incoming, Spool
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec, Incoming, Spool
 from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
 from cloudtasks_nb.fanout.refusals import plain_reason
@@ -366,7 +366,7 @@ def _record(row: Sequence[Any], place: Mapping[str, str]) -> BatchRecord:
         counts={**counts, State.SENT: counts[State.SENT] + doubtful},
         round=round_,
         doubtful=doubtful,
-        facts=records.facts_from(orjson.loads(facts)),
+        facts=BatchFacts.of(orjson.loads(facts)),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from sqlite3 import Connection
@@ -20,7 +19,6 @@ __all__ = [
     "Ack",
     "BatchFacts",
     "BatchRecord",
-    "BatchSpec",
     "Cancel",
     "Choice",
     "LastingOptions",
@@ -33,7 +31,6 @@ __all__ = [
     "Spooled",
     "StoredGate",
     "change_facts",
-    "facts_from",
     "stored_facts",
     "whole",
 ]
@@ -172,6 +169,12 @@ class BatchFacts:
     has_results: bool = False  #: a task has a stored result
     keeps_objects: bool = False  #: the results stay in many objects, as they could not be packed
 
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> BatchFacts:
+        """Return the facts that are stored, from their JSON values; the others are those of a new batch."""
+        found = {name: _frozen(value) for name, value in stored.items()}
+        return cls(**found | {name: kind(**found[name]) for name, kind in _KINDS.items() if found.get(name)})
+
     @property
     def cancels_all(self) -> bool:
         """Whether all rows are to be cancelled."""
@@ -224,27 +227,6 @@ class BatchRecord:
     def done(self) -> bool:
         """Whether every row is final."""
         return not any(n for state, n in self.counts.items() if state not in FINAL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSpec:
-    """A request for a batch, without its rows."""
-
-    place: Place
-    recipe: bytes  #: digest of the templates; all rows of a batch have the same one
-    name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
-    description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
-    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
-    skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
-    clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
-    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
-    #: Called with the id of the batch before rows are added; what it returns refuses them by their number.
-    check: Callable[[str], Callable[[int], None]] = lambda _batch: lambda _added: None
-
-    @property
-    def by_rows(self) -> bool:
-        """Whether the rows identify the batch."""
-        return self.name is None and self.origin is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +288,7 @@ _KINDS: dict[str, type[Any]] = {"cancel": Cancel, "gate": StoredGate, "reached":
 def stored_facts(connection: Connection, num: int, name: str | None = None) -> BatchFacts:
     """Return the facts of the batch with a number, or one of them only."""
     query = "SELECT name, value FROM facts WHERE num = ? AND name = coalesce(?, name)"
-    return facts_from({name: orjson.loads(value) for name, value in connection.execute(query, (num, name))})
-
-
-def facts_from(stored: Mapping[str, Any]) -> BatchFacts:
-    """Return the facts that are stored, from their JSON values; the others are those of a new batch."""
-    found = {name: _frozen(value) for name, value in stored.items()}
-    return BatchFacts(**found | {name: kind(**found[name]) for name, kind in _KINDS.items() if found.get(name)})
+    return BatchFacts.of({name: orjson.loads(value) for name, value in connection.execute(query, (num, name))})
 
 
 def change_facts(connection: Connection, num: int, change: Change) -> tuple[BatchFacts, BatchFacts]:

@@ -11,16 +11,17 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from sqlite3 import Connection
 from struct import pack, unpack
+from typing import Any
 
 import orjson
 
@@ -28,14 +29,14 @@ from cloudtasks_nb._loop import hold_interrupts
 from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.outbox import database, sql
 from cloudtasks_nb.fanout.outbox.database import Hold, guard, hold, put_tasks, snapshot, transact
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchSpec, Scope, Spooled, change_facts
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, Scope, Spooled, change_facts
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["FoundBatch", "Incoming", "Spool", "place_text"]
+__all__ = ["BatchSpec", "FoundBatch", "Incoming", "Spool", "place_text"]
 
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
@@ -293,6 +294,27 @@ class Spool:
         with sql.counted(connection, sql.AMONG, (refs,)):
             connection.execute(f"DELETE FROM rows WHERE {sql.AMONG}", (refs,))
         return left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """A request for a batch, without its rows."""
+
+    place: Place
+    recipe: bytes  #: digest of the templates; all rows of a batch have the same one
+    name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
+    description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
+    skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
+    clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
+    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    #: Called with the id of the batch before rows are added; what it returns refuses them by their number.
+    check: Callable[[str], Callable[[int], None]] = lambda _batch: lambda _added: None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows identify the batch."""
+        return self.name is None and self.origin is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,9 @@ from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import LAST, Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import Ack, BatchSpec, Request, Scope, Spooled, whole
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.rows import Page
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.outbox.sql import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id

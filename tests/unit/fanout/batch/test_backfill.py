@@ -20,7 +20,8 @@ from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.table import ReadRows
 from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, BatchSpec, Spooled, whole
+from cloudtasks_nb.fanout.outbox.records import BatchRecord, Spooled, whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan

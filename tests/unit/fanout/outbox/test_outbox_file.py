@@ -29,7 +29,6 @@ from cloudtasks_nb.fanout.outbox.database import Hold, hold
 from cloudtasks_nb.fanout.outbox.outbox import KEPT_DAYS, Outbox, sweep
 from cloudtasks_nb.fanout.outbox.records import (
     BatchFacts,
-    BatchSpec,
     Cancel,
     Published,
     Reached,
@@ -38,6 +37,7 @@ from cloudtasks_nb.fanout.outbox.records import (
     StoredGate,
     whole,
 )
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases

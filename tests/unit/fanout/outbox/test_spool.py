@@ -18,7 +18,8 @@ import pytest
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import spool as spool_module
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchSpec, whole
+from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
@@ -164,7 +165,7 @@ PLANNER = """
     import sys, time
     from pathlib import Path
     from tests.unit.fanout.conftest import PLACE, chunk
-    from cloudtasks_nb.fanout.outbox.records import BatchSpec
+    from cloudtasks_nb.fanout.outbox.spool import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     outbox = Outbox(sys.argv[1])
     stop = int(sys.argv[2])
