@@ -57,7 +57,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
 T = TypeVar("T")
-Work = Callable[Concatenate[Connection, P], T]
+_Work = Callable[Concatenate[Connection, P], T]
 
 # Every table that grows with the rows is written in ascending order. The index on the random keys of rows is filled by
 # a sort when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so
@@ -171,7 +171,7 @@ def sqlite_error(code: int, text: str) -> sqlite3.Error:
     return error
 
 
-def transact(connection: Connection, function: Work[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def transact(connection: Connection, function: _Work[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one transaction that holds the write lock from its start.
 
     An interrupt leaves no open transaction: `with connection` is entered before the transaction begins, and rolls it
@@ -257,11 +257,11 @@ class Database:
         kind = "DELETE" if on_network(self.path) else "WAL"
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
-    def read(self, function: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, function: _Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`."""
         return self._use(self._readers, function, *args, **kwargs)
 
-    def write(self, function: Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def write(self, function: _Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
         with self._lock:
             return self._use(self._writers, transact, function, *args, **kwargs)

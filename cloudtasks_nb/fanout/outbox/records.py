@@ -20,6 +20,7 @@ __all__ = [
     "BatchFacts",
     "BatchRecord",
     "Cancel",
+    "Change",
     "Choice",
     "LastingOptions",
     "Published",
@@ -281,6 +282,7 @@ class Ack:
     gone: Sequence[int] = ()  #: whether they were created cannot be known
 
 
+#: What `Batches.change` takes: it makes other facts of those that are stored.
 Change = Callable[[BatchFacts], BatchFacts]
 _KINDS: dict[str, type[Any]] = {"cancel": Cancel, "gate": StoredGate, "reached": Reached, "published": Published}
 
