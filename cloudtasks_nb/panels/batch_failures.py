@@ -16,7 +16,7 @@ from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
-from cloudtasks_nb.fanout.outbox.causes import Cause, Span
+from cloudtasks_nb.fanout.outbox.outcomes import Cause, Span
 from cloudtasks_nb.panels.cards.row import error_of
 from cloudtasks_nb.panels.pacing import Pacing
 from cloudtasks_nb.panels.panel import Panel

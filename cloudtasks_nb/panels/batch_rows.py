@@ -22,7 +22,7 @@ from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.stored_results import Answers
-from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.owner import Owner

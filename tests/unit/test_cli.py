@@ -26,8 +26,8 @@ from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.display import notify
 from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.outbox.facts import Reached
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Reached
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store

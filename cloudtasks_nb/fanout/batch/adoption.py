@@ -19,7 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, EndpointError, OutboxError, Pe
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
+from cloudtasks_nb.fanout.outbox.records import BatchFacts
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 

@@ -16,8 +16,8 @@ from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.fanout.batch.report import isolated
 from cloudtasks_nb.fanout.batch.table import ReadRows
-from cloudtasks_nb.fanout.outbox.causes import Cause
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.outbox.records import Scope
 
 __all__ = ["alike"]

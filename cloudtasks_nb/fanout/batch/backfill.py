@@ -18,8 +18,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.request import BatchOptions, make_request
 from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS, Partitions, combinations, one_zone, parse_freq, period_rows
 from cloudtasks_nb.fanout.plan.plan import Plan
 

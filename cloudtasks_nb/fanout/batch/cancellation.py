@@ -17,8 +17,7 @@ from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNo
 from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.sending import Reading
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, Scope, whole
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State

@@ -43,10 +43,9 @@ from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import give_function
 from cloudtasks_nb.fanout.disk import temporary_kind
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Reached
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled, whole
+from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchFacts, BatchRecord, Reached, Scope, Spooled, whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
 from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of

@@ -24,9 +24,8 @@ from cloudtasks_nb.errors import (
     UnavailableError,
 )
 from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
 from cloudtasks_nb.fanout.plan.recipe import TaskOptions, token_options
 from cloudtasks_nb.fanout.plan.render import literal_task

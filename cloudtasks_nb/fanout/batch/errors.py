@@ -34,8 +34,8 @@ from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.witnesses import Queue, pending_evidence
 from cloudtasks_nb.fanout.causes import exception_line, told
 from cloudtasks_nb.fanout.evidence import RAISED
-from cloudtasks_nb.fanout.outbox.causes import LIKE_IT, Cause, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import LIKE_IT, Cause, stored_key
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of

@@ -30,9 +30,8 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.request import share_of
 from cloudtasks_nb.fanout.batch.sharing import Sharing
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, StoredGate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope, whole
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, Scope, StoredGate, whole
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, SUCCESSES, State
 from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled

@@ -28,10 +28,9 @@ from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses, unread_since
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
-from cloudtasks_nb.fanout.outbox.records import BatchRecord, Retrying
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Retrying
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State

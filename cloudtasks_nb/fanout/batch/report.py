@@ -14,7 +14,7 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
-from cloudtasks_nb.fanout.outbox.causes import LIKE_IT
+from cloudtasks_nb.fanout.outbox.outcomes import LIKE_IT
 from cloudtasks_nb.fanout.states import State
 
 __all__ = ["RENDER", "RESUME", "Report", "causes_text", "endings", "isolated", "retries_text", "segments"]

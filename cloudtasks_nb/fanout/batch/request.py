@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict, TypeVar, cast
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.outbox.facts import LastingOptions
+from cloudtasks_nb.fanout.outbox.records import LastingOptions
 from cloudtasks_nb.fanout.plan.inputs import length, read_input
 from cloudtasks_nb.fanout.plan.recipe import Recipe, TaskKeywords, compile_recipe
 

@@ -18,8 +18,8 @@ from cloudtasks_nb.fanout.batch.alike import alike
 from cloudtasks_nb.fanout.batch.results import join_results
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import InputOrder, places, rows_frame
-from cloudtasks_nb.fanout.outbox.causes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outcomes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.states import FINAL, RETRYING, WORDS, State

@@ -27,11 +27,10 @@ from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
 from cloudtasks_nb.fanout.batch.ownership import Look, Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
 from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions, Published, facts_from
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, LastingOptions, Published
 from cloudtasks_nb.fanout.outbox.rows import Rows
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, first_id, named_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
@@ -132,7 +131,7 @@ def unpack_record(data: bytes) -> BatchRecord:
             changed=created,
             counts={State.UNSENT: int(found["rows"])},
             round=1,
-            facts=facts_from({"options": options}),
+            facts=BatchFacts.of({"options": options}),
         )
     except _DAMAGE as error:
         raise OutboxError(f"the stored record of a batch is damaged: {error!r}") from error

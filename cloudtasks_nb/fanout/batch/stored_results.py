@@ -19,10 +19,9 @@ import orjson
 from cloudtasks_nb._settings import parse_json
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.causes import message_of
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchRecord
-from cloudtasks_nb.fanout.outbox.results import Line, ReadPart
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord
+from cloudtasks_nb.fanout.outbox.rows import Line, ReadPart
 from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.results import FAILURES, StoredResult, result_objects, result_of, tag_of

@@ -7,7 +7,6 @@ that the system frees when their process ends: for the one sender of a batch, an
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property, partial, wraps
 from itertools import accumulate
 from pathlib import Path
+from sqlite3 import Connection
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakSet
 
@@ -28,18 +28,16 @@ from cloudtasks_nb._settings import if_files_open, make_folder
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.disk import on_network
 from cloudtasks_nb.fanout.outbox import sql
+from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE
 from cloudtasks_nb.fanout.states import State
 
 __all__ = [
-    "BLOCK_ROWS",
     "VERSION",
     "Database",
     "Hold",
     "Repository",
     "StoredBlock",
-    "announce",
-    "announced",
     "guard",
     "hold",
     "inflate",
@@ -47,6 +45,7 @@ __all__ = [
     "pack_block",
     "pack_keys",
     "pack_tasks",
+    "put_tasks",
     "read_block",
     "reading",
     "snapshot",
@@ -58,19 +57,17 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R", bound="Repository")
 T = TypeVar("T")
+_Work = Callable[Concatenate[Connection, P], T]
 
 # Every table that grows with the rows is written in ascending order. The index on the random keys of rows is filled by
 # a sort when a spool ends. A row's ref is its part's number (upper half) and its place in the part (lower half), so
 # that a part is one range in each table. A batch is visible once `batches` has it, a part once it is a span of it.
 _TABLES = (
+    # `num` is the number of its first part, `place` is JSON, `begun` whether there ever was a request.
     """CREATE TABLE batches (
-        num INTEGER PRIMARY KEY,  -- number of its first part
-        id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE,
-        place TEXT NOT NULL,  -- as JSON
-        name TEXT, recipe BLOB NOT NULL, description TEXT NOT NULL,
-        created REAL NOT NULL, changed REAL NOT NULL,
-        begun INTEGER NOT NULL DEFAULT 0,  -- whether there ever was a request
-        round INTEGER NOT NULL DEFAULT 1)""",
+        num INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, identity BLOB NOT NULL UNIQUE, place TEXT NOT NULL, name TEXT,
+        recipe BLOB NOT NULL, description TEXT NOT NULL, created REAL NOT NULL, changed REAL NOT NULL,
+        begun INTEGER NOT NULL DEFAULT 0, round INTEGER NOT NULL DEFAULT 1)""",
     # Parts that are invisible: they are spooled, or to be removed.
     "CREATE TABLE hidden (part INTEGER PRIMARY KEY AUTOINCREMENT, touched REAL NOT NULL)",
     # Rows that are read together: those of a batch by its number, those of an input by its negative number. A span is
@@ -86,53 +83,45 @@ _TABLES = (
     # keys, tasks and shown: see `StoredBlock`
     """CREATE TABLE blocks (
         first INTEGER PRIMARY KEY, n INTEGER NOT NULL, keys BLOB NOT NULL, tasks BLOB NOT NULL, shown BLOB NOT NULL)""",
-    # All that is known of a row. Times are microseconds.
+    # All that is known of a row. Times are microseconds. `pos` is its position in the input, `deleting` the try whose
+    # task the batch has asked to delete. `reason` says why it was rejected, or how its task left the queue. `elsewhere`
+    # is 1 if only another home has rendered it, so that its task is not known here. The others: see `evidence.Row`.
     """CREATE TABLE rows (
-        ref INTEGER PRIMARY KEY, pos INTEGER NOT NULL,  -- position in the input
-        try INTEGER NOT NULL, state INTEGER NOT NULL,
-        deleting INTEGER,  -- the try whose task the batch has asked to delete
-        fact INTEGER, seen INTEGER,  -- what ended the task, and when the queue was looked at: see `evidence.Row`
-        reason TEXT,  -- why it was rejected, or how its task left the queue
-        attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,  -- of the last attempt
-        due INTEGER, began INTEGER, duration INTEGER,
-        message TEXT, said INTEGER, code INTEGER, cause TEXT, current INTEGER,  -- what an attempt tells of its failure
-        elsewhere INTEGER)  -- 1: only another home has rendered it, so its task is not known here""",
+        ref INTEGER PRIMARY KEY, pos INTEGER NOT NULL, try INTEGER NOT NULL, state INTEGER NOT NULL, deleting INTEGER,
+        fact INTEGER, seen INTEGER, reason TEXT, attempts INTEGER, heard INTEGER, status INTEGER, http INTEGER,
+        due INTEGER, began INTEGER, duration INTEGER, message TEXT, said INTEGER, code INTEGER, cause TEXT,
+        current INTEGER, elsewhere INTEGER)""",
     "CREATE INDEX elsewhere ON rows (ref) WHERE elsewhere",
     "CREATE INDEX repeated ON rows (ref) WHERE try > 1",
     f"CREATE INDEX retrying ON rows (ref >> 32, attempts, due) WHERE state = {State.SENT:d} AND status > 0",
     f"CREATE INDEX causes ON rows ({sql.CAUSE}) WHERE cause IS NOT NULL",
     """CREATE TABLE tallies (
         part INTEGER, state INTEGER, cause, n INTEGER NOT NULL, PRIMARY KEY (part, state, cause)) WITHOUT ROWID""",
+    # `k1` and `k2` are the key's halves, `digest` is that of the request; 0: the row is no request.
     """CREATE TABLE keys (
-        num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL,  -- the key's halves
-        digest INTEGER NOT NULL,  -- of the request; 0: the row is no request
-        ref INTEGER NOT NULL, PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
-    # Requests that may have been sent and are not answered.
+        num INTEGER NOT NULL, k1 INTEGER NOT NULL, k2 INTEGER NOT NULL, digest INTEGER NOT NULL, ref INTEGER NOT NULL,
+        PRIMARY KEY (num, k1, k2)) WITHOUT ROWID""",
+    # Requests that may have been sent and are not answered: their rows, as JSON, the try that all are in, and whether
+    # they are cancelled.
     """CREATE TABLE flights (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL,
-        refs TEXT NOT NULL, try INTEGER NOT NULL,  -- rows, as JSON, and the try that all are in
-        started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)  -- whether they are cancelled""",
-    # What was read of the store: see `results.py`.
+        seq INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, refs TEXT NOT NULL, try INTEGER NOT NULL,
+        started REAL NOT NULL, void INTEGER NOT NULL DEFAULT 0)""",
+    # What was read of the store, see `Results`: of an object its bytes, and how many of its lines do not count; of a
+    # task what its handler told (`fields`) and what its function returned (`value`), as JSON.
     """CREATE TABLE objects (
-        num INTEGER, name TEXT, size INTEGER NOT NULL,  -- bytes that were read
-        bad INTEGER NOT NULL,  -- lines that do not count
-        PRIMARY KEY (num, name)) WITHOUT ROWID""",
+        num INTEGER, name TEXT, size INTEGER NOT NULL, bad INTEGER NOT NULL, PRIMARY KEY (num, name)) WITHOUT ROWID""",
     """CREATE TABLE results (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, task TEXT NOT NULL,
-        ok INTEGER NOT NULL, gave_up INTEGER NOT NULL, attempt INTEGER NOT NULL,
-        fields TEXT NOT NULL, value TEXT NOT NULL,  -- what the handler told, and what its function returned, as JSON
+        id INTEGER PRIMARY KEY AUTOINCREMENT, num INTEGER NOT NULL, task TEXT NOT NULL, ok INTEGER NOT NULL,
+        gave_up INTEGER NOT NULL, attempt INTEGER NOT NULL, fields TEXT NOT NULL, value TEXT NOT NULL,
         UNIQUE (num, task))""",
     "CREATE INDEX given_up ON results (num, id) WHERE gave_up",
     "CREATE INDEX versions ON results (num, coalesce(json_extract(fields, '$.version'), ''))",
-    # What is known of a batch as a whole, as JSON: see `facts.py`.
+    # What is known of a batch as a whole, as JSON: see `BatchFacts`.
     "CREATE TABLE facts (num INTEGER, name TEXT, value TEXT, PRIMARY KEY (num, name)) WITHOUT ROWID",
 )
 
 #: `PRAGMA user_version` of a file with these tables.
 VERSION = 23
-
-#: Most rows in a block: those of a chunk.
-BLOCK_ROWS = 2_000
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4
@@ -182,13 +171,7 @@ def sqlite_error(code: int, text: str) -> sqlite3.Error:
     return error
 
 
-def transact(
-    connection: sqlite3.Connection,
-    function: Callable[Concatenate[sqlite3.Connection, P], T],
-    /,
-    *args: P.args,
-    **kwargs: P.kwargs,
-) -> T:
+def transact(connection: Connection, function: _Work[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one transaction that holds the write lock from its start.
 
     An interrupt leaves no open transaction: `with connection` is entered before the transaction begins, and rolls it
@@ -199,14 +182,14 @@ def transact(
         return function(connection, *args, **kwargs)
 
 
-def snapshot(connection: sqlite3.Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def snapshot(connection: Connection, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in one transaction that sees one moment of the file, and writes temporary tables only."""
     with connection:
         connection.execute("BEGIN")
         return function(*args, **kwargs)
 
 
-def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+def transaction(method: Callable[Concatenate[R, Connection, P], T]) -> Callable[Concatenate[R, P], T]:
     """Make a method of a repository one transaction that may write: it is called with the connection."""
 
     @wraps(method)
@@ -216,7 +199,7 @@ def transaction(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> C
     return run
 
 
-def reading(method: Callable[Concatenate[R, sqlite3.Connection, P], T]) -> Callable[Concatenate[R, P], T]:
+def reading(method: Callable[Concatenate[R, Connection, P], T]) -> Callable[Concatenate[R, P], T]:
     """Make a method of a repository one that reads: it is called with a connection."""
 
     @wraps(method)
@@ -244,8 +227,8 @@ class Database:
         self._name = str(path)
         self._timeout = timeout
         # The connections that nobody uses now: a new one reads the schema.
-        self._writers: list[sqlite3.Connection] = []
-        self._readers: list[sqlite3.Connection] = []
+        self._writers: list[Connection] = []
+        self._readers: list[Connection] = []
         self._lock = threading.RLock()  # of the writer; entered and left in C, where no interrupt is raised
         self._closed = False
         self._file: tuple[int, int] | None = None  # device and inode of the file that has the tables
@@ -268,22 +251,22 @@ class Database:
         self._file = self._found()
         return new and mode != "wal"
 
-    def _set_up(self, connection: sqlite3.Connection) -> str:
+    def _set_up(self, connection: Connection) -> str:
         if _version(connection, self.path) == 0:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         kind = "DELETE" if on_network(self.path) else "WAL"
         return _set_journal(connection, kind, time.monotonic() + self._timeout)
 
-    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def read(self, function: _Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function with a connection that nobody else uses meanwhile; errors of SQLite become `OutboxError`."""
         return self._use(self._readers, function, *args, **kwargs)
 
-    def write(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def write(self, function: _Work[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in a transaction of the connection for writing; errors of SQLite become `OutboxError`."""
         with self._lock:
             return self._use(self._writers, transact, function, *args, **kwargs)
 
-    def _use(self, idle: list[sqlite3.Connection], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    def _use(self, idle: list[Connection], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function with an idle connection, or a new one.
 
         After an error, and after `close`, it is closed: one that was opened while the file could not be written would
@@ -306,14 +289,13 @@ class Database:
                 else:
                     idle.append(connection)
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> Connection:
         """Open another connection, which the caller closes."""
         self._check()
         connection = sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA secure_delete = OFF")
-            connection.execute("PRAGMA journal_size_limit = 67108864")
+            for setting in ("synchronous = FULL", "secure_delete = OFF", "journal_size_limit = 67108864"):
+                connection.execute(f"PRAGMA {setting}")
         except BaseException:
             connection.close()
             raise
@@ -350,8 +332,20 @@ class Repository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def _select(self, query: str, rows: Scope | str, **others: Any) -> list[tuple[Any, ...]]:
+        """Return what a query finds, with the values of `sql.values`."""
+        return self._database.read(lambda connection: sql.select(connection, query, rows, **others).fetchall())
 
-def _version(connection: sqlite3.Connection, path: Path) -> int:
+    def _firsts(self, query: str, rows: Scope | str, **others: Any) -> list[Any]:
+        """Return the first column of what a query finds."""
+        return self._database.read(lambda found: [one for one, *_ in sql.select(found, query, rows, **others)])
+
+    def _number(self, query: str, rows: Scope | str, **others: Any) -> int:
+        """Return the one number that a query finds."""
+        return int(self._firsts(query, rows, **others)[0])
+
+
+def _version(connection: Connection, path: Path) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, VERSION):
         raise OutboxError(
@@ -363,17 +357,16 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-def _make_tables(connection: sqlite3.Connection, path: Path) -> bool:
+def _make_tables(connection: Connection, path: Path) -> bool:
     """Make the tables of a new file; return whether it is new."""
     new = _version(connection, path) == 0
     if new:
-        for statement in _TABLES:
+        for statement in (*_TABLES, f"PRAGMA user_version = {VERSION}"):
             connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {VERSION}")
     return new
 
 
-def _set_journal(connection: sqlite3.Connection, mode: str, deadline: float) -> str:
+def _set_journal(connection: Connection, mode: str, deadline: float) -> str:
     """Set the journal mode. SQLite does not wait here when another process opens the file at the same time."""
     while True:
         try:
@@ -423,16 +416,10 @@ class StoredBlock:
     def __init__(self, first: int, keys: bytes, tasks: bytes = b"", shown: bytes = b"") -> None:
         self.first = first
         self.n = len(keys) // KEY_SIZE
+        self.last = first + self.n - 1  #: ref of its last row
         if zlib.crc32(keys[:-_WORD]) != int.from_bytes(keys[-_WORD:], "big"):
             raise _damaged("the checksum of its keys does not fit")
-        self.packed_keys = keys
-        self.packed_tasks = tasks
-        self.packed_shown = shown
-
-    @property
-    def last(self) -> int:
-        """Ref of the last row."""
-        return self.first + self.n - 1
+        self.packed_keys, self.packed_tasks, self.packed_shown = keys, tasks, shown
 
     def key(self, ref: int) -> bytes:
         """Return the key of a row."""
@@ -447,8 +434,7 @@ class StoredBlock:
 
     def tasks(self, refs: Sequence[int]) -> list[bytes]:
         """Return the tasks of some rows, without their names."""
-        raw, ends = self._unpacked
-        first = self.first
+        (raw, ends), first = self._unpacked, self.first
         return [raw[ends[ref - first] : ends[ref - first + 1]] for ref in refs]
 
     @cached_property
@@ -460,23 +446,51 @@ class StoredBlock:
     def _unpacked(self) -> tuple[bytes, list[int]]:
         raw = inflate(self.packed_tasks)
         head = self.n * _WORD
-        lengths = array("I", raw[:head])
-        return raw, list(accumulate(lengths, initial=head))
+        return raw, list(accumulate(array("I", raw[:head]), initial=head))
 
 
-def read_block(connection: sqlite3.Connection, ref: int, columns: str) -> StoredBlock:
+def read_block(connection: Connection, ref: int, columns: str) -> StoredBlock:
     """Return the block that has a row, with some of its columns: `keys`, or more."""
     query = f"SELECT first, {columns} FROM blocks WHERE first <= ? ORDER BY first DESC LIMIT 1"
     return StoredBlock(*connection.execute(query, (ref,)).fetchone())
 
 
-def keys_of(connection: sqlite3.Connection, refs: Iterable[int]) -> Iterator[bytes]:
-    """Yield the keys of rows, which are given by their refs in ascending order."""
-    block = StoredBlock(0, b"")
+def keys_of(connection: Connection, refs: Iterable[int]) -> bytes:
+    """Return the keys of rows, one behind the other, which are given by their refs in ascending order."""
+    block, keys = StoredBlock(0, b""), list[bytes]()
     for ref in refs:
         if ref > block.last:
             block = read_block(connection, ref, "keys")
-        yield block.key(ref)
+        keys.append(block.key(ref))
+    return b"".join(keys)
+
+
+def put_tasks(connection: Connection, pairs: Sequence[tuple[int, int]]) -> None:
+    """Give rows that only another home had rendered the tasks of others, which this home has rendered.
+
+    Parameters
+    ----------
+    pairs : sequence of (ref, ref)
+        Rows, ascending, and those whose tasks they get. These may be invisible.
+    """
+    query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND elsewhere"
+    # One that another kernel has rendered meanwhile may have been sent with its task.
+    left = {*sql.firsts(connection, query, (sql.as_json(ref for ref, _ in pairs),))}
+    mine, block = dict[int, bytes](), StoredBlock(0, b"")
+    for source, ref in sorted((source, ref) for ref, source in pairs if ref in left):
+        if not block.first <= source <= block.last:
+            block = read_block(connection, source, "keys, tasks")
+        (mine[ref],) = block.tasks([source])
+    end = 0
+    for ref in sorted(mine):
+        if ref < end:  # its block was written before
+            continue
+        block = read_block(connection, ref, "keys, tasks")
+        end = block.last + 1
+        places = range(block.first, end)
+        tasks = [mine.get(place, task) for place, task in zip(places, block.tasks(places), strict=True)]
+        connection.execute("UPDATE blocks SET tasks = ? WHERE first = ?", (pack_tasks(tasks), block.first))
+    connection.execute(f"UPDATE rows SET elsewhere = NULL WHERE {sql.AMONG}", (sql.as_json(mine),))
 
 
 def inflate(packed: bytes) -> bytes:
@@ -543,23 +557,6 @@ def hold(outbox: Path, name: str) -> Hold | None:
     except (OSError, NotImplementedError):
         return Hold(None)
     return Hold(lock)
-
-
-def announce(outbox: Path, name: str) -> Hold:
-    """Take a lock of this caller's own, by which `announced` sees it until it is released."""
-    while (held := hold(outbox, f"{name}-{secrets.token_hex(4)}")) is None:
-        pass  # somebody has looked at it between its creation and its locking
-    return held
-
-
-def announced(outbox: Path, name: str) -> bool:
-    """Return whether any live process has announced itself; remove what killed ones have left."""
-    for path in (outbox.parent / "locks").glob(f"{name}-*.lock"):
-        held = hold(outbox, path.stem)
-        if held is None:
-            return True
-        held.release()
-    return False
 
 
 def _forget_locks() -> None:

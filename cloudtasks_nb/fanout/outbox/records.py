@@ -1,13 +1,15 @@
-"""Values that the outbox takes and returns: states, outcomes, batches, requests and answers."""
+"""Values that the outbox takes and returns: batches and what is known of each as a whole, requests and answers."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from sqlite3 import Connection
+from typing import Any, TypedDict
 
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
+import orjson
+
 from cloudtasks_nb.fanout.plan.identity import Place, named_identity
 from cloudtasks_nb.fanout.states import FINAL, State
 
@@ -15,13 +17,22 @@ __all__ = [
     "IMPORTED",
     "MADE_BY",
     "Ack",
+    "BatchFacts",
     "BatchRecord",
+    "Cancel",
+    "Change",
     "Choice",
+    "LastingOptions",
+    "Published",
+    "Reached",
     "Request",
     "Retrying",
     "RowFilter",
     "Scope",
     "Spooled",
+    "StoredGate",
+    "change_facts",
+    "stored_facts",
     "whole",
 ]
 
@@ -64,6 +75,112 @@ class Spooled:
     left: Mapping[State, int] = field(default_factory=dict)  #: of the known rows, how many are in which state
     by_id: bool = False  #: without a name: the batch has other rows too, and another disk finds it only by its id
     scope: Scope | None = field(default=None, compare=False)  #: the rows of this input; None for those of another home
+
+
+class LastingOptions(TypedDict, total=False):
+    """The options of a `fan_out` that hold in every round of its batch, also after a restart."""
+
+    send_rate: float | None  #: tasks created a second
+    canary: float | str | None  #: rows that are sent first, or a share of all rows, also as "1%"
+    pause_at: float | str | None  #: failed rows that pause the sending, or a share, also as "5%"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """A cancel that is not carried out yet."""
+
+    at: int  #: when it was wished, microseconds since 1970
+    by: str  #: the connection that wished it
+    #: The inputs whose rows are to be cancelled: of each its number, how many rows it has, and the name by which the
+    #: store knows the cancel (None: another home has cancelled it, and deletes the tasks). Empty: all rows.
+    parts: tuple[tuple[int, int, str | None], ...] = ()
+    remote: bool = False  #: another home has cancelled all rows, and deletes the tasks
+
+    @property
+    def has_remote(self) -> bool:
+        """Whether rows are to be cancelled that another home has cancelled."""
+        return self.remote or any(name is None for *_, name in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredGate:
+    """What was decided by `canary` and `pause_at`."""
+
+    canary: float | str | None = None  #: the option by which `last` was found
+    last: int = 0  #: ref of the last row of the canary; 0: the other rows may be sent
+    round: int = 1  #: in which failures count
+    failed: int = 0  #: rows that had failed before failures began to count
+    ended: int = 0  #: rows that had succeeded or failed before that
+    paused: tuple[int, int] | None = None  #: how many rows had failed, and ended, when the sending paused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How a batch was reached last."""
+
+    target: str = ""  #: address of the endpoint; empty: it was never reached
+    folder: str | None = None  #: of a local emulator that has one
+    store: str | None = None  #: the place of the results
+    machine: str | None = None  #: that a temporary emulator runs on; None: the endpoint is not temporary
+    ended: bool = False  #: it was reported that the temporary emulator has ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What of a batch is in a store that homes share."""
+
+    store: str = ""  #: its URL
+    parts: int | None = None  #: how many parts of the batch are there; None: not known
+    blocks: tuple[str, ...] = ()  #: names of the blocks there that this home has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFacts:
+    """What is known of a batch as a whole; `Batches.change` changes it."""
+
+    options: LastingOptions = field(default_factory=LastingOptions)  #: of the newest `fan_out`
+    function: tuple[str, str | None] | None = None  #: name and version of the function that `fan_out` was given last
+    periods: tuple[str, str] | None = None  #: first and last moment that backfills were asked for, as ISO text
+    reached: Reached = field(default_factory=Reached)
+    progress: Mapping[str, Any] | None = None  #: as the process saw it that watched the batch last, as JSON
+    notifications: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: of the end, by URL
+    gate: StoredGate = field(default_factory=StoredGate)
+    #: Who may have sent the unsent rows, which are held for that; None: nobody was named, "": the user has confirmed.
+    held_for: str | None = None
+
+    sender: Mapping[str, Any] | None = None  #: process and address of the last sender
+    cancel: Cancel | None = None
+    cancels_known: tuple[str, ...] = ()  #: names of the cancels in the store that this home knows
+    cancelled_by: str | None = None  #: who wished the last cancel of all rows
+    cancelled_in: int | None = None  #: the round of the batch then, if it was another home
+
+    keys: tuple[str, ...] = ()  #: in hex; new tasks are sent with the first one
+    claimed_in: str | None = None  #: URL of the store in which the batch has a claim
+    published: Published = field(default_factory=Published)
+    owner_tokens: tuple[str, ...] = ()  #: what this home may have written last as the owner in a shared store
+    #: Who owned the batch before this home, and when that wrote last; None: what it has sent was found out.
+    owned_before: tuple[str, float] | None = None
+    foreign_rows: int = 0  #: rows that other homes have made
+    log_read: float | None = None  #: when the log was read for what other homes have sent, seconds since 1970
+    log_error: str | None = None  #: why it could not be read; "": results have told instead
+    sent_by_others: bool = False  #: other homes have sent rows
+    existing: int = 0  #: tasks that existed before this home sent any
+
+    log_sampled: bool = False  #: tasks may have left the queue without an entry in the log
+    corrected: int = 0  #: rows that had another outcome until the log told
+    has_results: bool = False  #: a task has a stored result
+    keeps_objects: bool = False  #: the results stay in many objects, as they could not be packed
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> BatchFacts:
+        """Return the facts that are stored, from their JSON values; the others are those of a new batch."""
+        found = {name: _frozen(value) for name, value in stored.items()}
+        return cls(**found | {name: kind(**found[name]) for name, kind in _KINDS.items() if found.get(name)})
+
+    @property
+    def cancels_all(self) -> bool:
+        """Whether all rows are to be cancelled."""
+        return self.cancel is not None and not self.cancel.parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,3 +281,34 @@ class Ack:
     rejected: Mapping[int, str] = field(default_factory=dict)  #: row -> the service's reason
     again: Sequence[int] = ()  #: surely not created: to be sent with another request, unless the request is cancelled
     gone: Sequence[int] = ()  #: whether they were created cannot be known
+
+
+#: What `Batches.change` takes: it makes other facts of those that are stored.
+Change = Callable[[BatchFacts], BatchFacts]
+_KINDS: dict[str, type[Any]] = {"cancel": Cancel, "gate": StoredGate, "reached": Reached, "published": Published}
+
+
+def stored_facts(connection: Connection, num: int, name: str | None = None) -> BatchFacts:
+    """Return the facts of the batch with a number, or one of them only."""
+    query = "SELECT name, value FROM facts WHERE num = ? AND name = coalesce(?, name)"
+    return BatchFacts.of({name: orjson.loads(value) for name, value in connection.execute(query, (num, name))})
+
+
+def change_facts(connection: Connection, num: int, change: Change) -> tuple[BatchFacts, BatchFacts]:
+    """Store what a function makes of the facts of a batch, in an open transaction; return them before and after.
+
+    Each is stored apart, so that one that changes often, as the progress does, has none of the others written.
+    """
+    before = stored_facts(connection, num)
+    after = change(before)
+    values = ((one.name, getattr(before, one.name), getattr(after, one.name)) for one in fields(BatchFacts))
+    changed = [(num, name, orjson.dumps(value).decode()) for name, old, value in values if value != old]
+    connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", changed)
+    return before, after
+
+
+def _frozen(value: Any) -> Any:
+    """Return a JSON value with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -7,33 +7,21 @@ same way, so that a killed process loses none.
 
 from __future__ import annotations
 
-import sqlite3
+import secrets
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from sqlite3 import Connection
 from typing import NamedTuple
 
 import orjson
 
 from cloudtasks_nb.fanout.evidence import Fact
 from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    Database,
-    Hold,
-    Repository,
-    StoredBlock,
-    announce,
-    announced,
-    hold,
-    read_block,
-    reading,
-    transaction,
-)
-from cloudtasks_nb.fanout.outbox.facts import stored_facts
-from cloudtasks_nb.fanout.outbox.outcomes import has_elsewhere
-from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope
+from cloudtasks_nb.fanout.outbox.database import Database, Hold, Repository, StoredBlock, hold, read_block, transaction
+from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, stored_facts
 from cloudtasks_nb.fanout.outbox.rows import tasks_of
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, task_ids
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
@@ -45,13 +33,12 @@ MAX_TASKS = 100
 
 _BYTES = 3 << 20  # of tasks in a request, so that names and envelopes stay below the 4 MiB that servers take
 _CANCELLED = 10_000  # unsent rows in a transaction: so many take about a tenth of a second
-#: Refs, and refs and tries, of the rows in requests of a batch.
-_REFS = "SELECT value FROM flights JOIN json_each(refs) WHERE num = ?"
-_FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = ?"
+#: Refs and tries of the rows in requests of a batch.
+_FLYING = "SELECT value, try FROM flights JOIN json_each(refs) WHERE num = :batch"
 _Flight = tuple[int, list[int], int, float]  # number of a request, its rows (ascending), their try, when it started
 _Contents = tuple[Sequence[int], bytes, list[bytes]]  # refs of rows, their keys, and their tasks without names
 #: Whether a row is in one of some scopes, which are given as JSON.
-_IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(?) j WHERE {sql.WITHIN.format(scope='j.value', ref='ref')})"
+_IN_SCOPES = f"EXISTS (SELECT 1 FROM json_each(:scopes) j WHERE {sql.WITHIN.format(scope='j.value', ref='ref')})"
 _WAITING = f"state IN ({State.UNSENT:d}, {IN_DOUBT})"
 
 
@@ -72,29 +59,33 @@ class Requests(Repository):
 
         The lock on sending is free at times, such as while a sender waits for the service to answer.
         """
-        return announce(self._database.path, f"{batch}-sender")
+        while (held := self.lock(batch, f"sender-{secrets.token_hex(4)}")) is None:
+            pass  # somebody has looked at it between its creation and its locking
+        return held
 
     def has_sender(self, batch: str) -> bool:
-        """Return whether a process sends the batch, or waits to send it."""
-        return announced(self._database.path, f"{batch}-sender")
+        """Return whether a process sends the batch, or waits to send it; remove what killed ones have left."""
+        for path in (self._database.path.parent / "locks").glob(f"{batch}-sender-*.lock"):
+            held = hold(self._database.path, path.stem)
+            if held is None:
+                return True
+            held.release()
+        return False
 
-    @reading
-    def waiting(self, connection: sqlite3.Connection, rows: Scope) -> bool:
+    def waiting(self, rows: Scope) -> bool:
         """Return whether rows are to be sent, or may have been sent by a sender that has ended."""
-        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in sql.tallied(connection, rows))
+        return any(state in {State.UNSENT, IN_DOUBT} for state, _, _ in self._database.read(sql.tallied, rows))
 
-    @reading
-    def repeats(self, connection: sqlite3.Connection, batch: str) -> bool:
+    def repeats(self, batch: str) -> bool:
         """Return whether rows are to be sent that had another try before."""
         query = f"""SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY repeated
-                    ON ref BETWEEN first AND last WHERE scope = ? AND try > 1 AND {_WAITING})"""
-        return sql.number(connection, query, sql.number_of(connection, batch)) > 0
+                    ON ref BETWEEN first AND last WHERE scope = :num AND try > 1 AND {_WAITING})"""
+        return self._number(query, batch) > 0
 
-    @reading
-    def untried(self, connection: sqlite3.Connection, batch: str) -> bool:
+    def untried(self, batch: str) -> bool:
         """Return whether rows are to be sent that had no other try before."""
         query = f"SELECT EXISTS (SELECT 1 FROM {sql.ROWS} AND try = 1 AND state = {State.UNSENT:d})"
-        return sql.number(connection, query, 0, sql.ALL, sql.number_of(connection, batch)) > 0
+        return self._number(query, batch) > 0
 
     def queue(self, batch: str) -> RequestQueue:
         """Return the requests of a batch, for one sender."""
@@ -102,8 +93,8 @@ class Requests(Repository):
 
     def find_doubtful(self, batch: str) -> None:
         """Put the unsent rows of requests in doubt whose sender has ended."""
-        held = self.lock(batch) if self._database.read(_flights, batch) else None
-        if held is not None:
+        flies = self._number("SELECT EXISTS (SELECT 1 FROM flights WHERE num = :num)", batch)
+        if flies and (held := self.lock(batch)) is not None:
             try:
                 self._database.write(_find_doubtful, batch)
             finally:
@@ -123,17 +114,16 @@ class Requests(Repository):
             if cancelled:
                 yield cancelled
 
-    @reading
-    def void(self, connection: sqlite3.Connection, batch: str) -> Collection[int]:
+    def void(self, batch: str) -> Collection[int]:
         """Return the numbers of the requests in flight that are cancelled."""
         query = "SELECT seq FROM flights JOIN batches USING (num) WHERE id = ? AND void"
-        return {*sql.firsts(connection, query, batch)}
+        return {*self._database.read(sql.firsts, query, (batch,))}
 
 
 class _Turn(NamedTuple):
     """What is the same for all requests that are given out in one transaction."""
 
-    connection: sqlite3.Connection
+    connection: Connection
     num: int  #: of the batch
     until: int  #: the last ref whose row may be sent
     cancelled: str | None  #: the numbers of the scopes whose rows are cancelled, as JSON
@@ -159,7 +149,7 @@ class RequestQueue(Repository):
     @transaction
     def turn(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         acks: Collection[Ack],
         want: int,
         *,
@@ -183,8 +173,8 @@ class RequestQueue(Repository):
             self._left = _find_doubtful(connection, self.batch)
         if self._changing:
             self._block = StoredBlock(0, b"")
-        self._changing = has_elsewhere(connection, num)
-        round_ = sql.number(connection, "SELECT round FROM batches WHERE num = ?", num)
+        self._changing = sql.has_elsewhere(connection, num)
+        round_ = sql.number(connection, "SELECT round FROM batches WHERE num = ?", (num,))
         facts = stored_facts(connection, num, "cancel")
         parts = facts.cancel.parts if facts.cancel else ()
         cancelled = sql.as_json(-number for number, *_ in parts) if parts else None
@@ -204,7 +194,7 @@ class RequestQueue(Repository):
             requests += self._fresh(turn, want - len(requests), size, now)
         return requests
 
-    def _settle(self, connection: sqlite3.Connection, ack: Ack, moved: sql.Tally) -> None:
+    def _settle(self, connection: Connection, ack: Ack, moved: sql.Tally) -> None:
         """Store the answer to one request. A row whose outcome is known by now keeps it.
 
         What is `moved` in the usual way is added to the tallies by the caller, once for all requests.
@@ -215,17 +205,13 @@ class RequestQueue(Repository):
         attempt, void = found
         _move(connection, ack.sent, State.SENT, attempt, moved)
         _move(connection, sorted(ack.rejected), State.REJECTED, attempt, moved)
-        connection.executemany(
-            "UPDATE rows SET reason = ? WHERE ref = ? AND state = ?",
-            [(reason, ref, State.REJECTED) for ref, reason in ack.rejected.items()],
-        )
+        reasons = [(reason, ref) for ref, reason in ack.rejected.items()]
+        connection.executemany(f"UPDATE rows SET reason = ? WHERE ref = ? AND state = {State.REJECTED:d}", reasons)
         # Those of a cancelled request stay in question, as tasks to be deleted: the log may have their outcome.
         _move(connection, ack.gone, State.SENT if void else State.GONE, attempt, moved)
         if void:
-            connection.execute(
-                f"UPDATE rows SET deleting = try WHERE {sql.AMONG} AND try = ? AND state = ?",
-                (sql.as_json(ack.gone), attempt, State.SENT),
-            )
+            deleting = f"UPDATE rows SET deleting = try WHERE {sql.AMONG} AND try = ? AND state = {State.SENT:d}"
+            connection.execute(deleting, (sql.as_json(ack.gone), attempt))
         if ack.again:
             _move(connection, ack.again, State.CANCELLED if void else State.UNSENT, attempt, moved)
             self._after = min(self._after, ack.again[0] - 1)
@@ -239,15 +225,14 @@ class RequestQueue(Repository):
         left = connection.execute("DELETE FROM flights WHERE seq = ? RETURNING void", (number,)).fetchone()
         if left is None:
             return  # another sender of this batch has stored its answer
-        query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND try = ? AND state = ? ORDER BY ref"
-        refs = sql.firsts(connection, query, sql.as_json(rows), attempt, IN_DOUBT)
+        query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND try = ? AND state = {IN_DOUBT} ORDER BY ref"
+        refs = sql.firsts(connection, query, (sql.as_json(rows), attempt))
         void = set(refs if left[0] else ())
         if turn.cancelled:
-            query = f"SELECT ref FROM rows WHERE {sql.AMONG} AND {_IN_SCOPES}"
-            void.update(sql.firsts(connection, query, sql.as_json(refs), turn.cancelled))
-        borders = (
-            (some, bisect_right(some, turn.until)) for some in ([r for r in refs if r not in void], sorted(void))
-        )
+            query = f"SELECT ref FROM (SELECT value AS ref FROM json_each(:refs)) WHERE {_IN_SCOPES}"
+            void.update(sql.firsts(connection, query, {"refs": sql.as_json(refs), "scopes": turn.cancelled}))
+        groups = [ref for ref in refs if ref not in void], sorted(void)
+        borders = ((some, bisect_right(some, turn.until)) for some in groups)
         for part in filter(None, (half for some, at in borders for half in (some[:at], some[at:]))):
             contents = part, *self._contents(connection, part)
             yield self._depart(turn, contents, flight, void=part[0] in void)
@@ -274,10 +259,11 @@ class RequestQueue(Repository):
         Rows in the scopes that are cancelled, and rows that only another home has rendered, are none of them.
         """
         connection, num, until, cancelled = turn
-        others, scopes = (f"AND NOT {_IN_SCOPES}", [cancelled]) if cancelled else ("", [])
-        unsent = f"""SELECT ref, try FROM {sql.ROWS} AND state = ? AND (ref > ? OR (ref, try) NOT IN ({_FLYING}))
-                     {others} AND elsewhere IS NULL ORDER BY first, ref LIMIT ?"""
-        values = (self._after + 1, until, num, State.UNSENT, self._last, num, *scopes, most)
+        others = f"AND NOT {_IN_SCOPES}" if cancelled else ""
+        unsent = f"""SELECT ref, try FROM {sql.ROWS} AND state = {State.UNSENT:d} AND elsewhere IS NULL {others}
+                     AND (ref > :last OR (ref, try) NOT IN ({_FLYING})) ORDER BY first, ref LIMIT :most"""
+        values = {"num": num, "batch": num, "start": self._after + 1, "end": until, "scopes": cancelled}
+        values |= {"last": self._last, "most": most}
         query = f"SELECT min(try), max(try), json_group_array(ref) FROM ({unsent})"
         found = connection.execute(query, values).fetchall()
         if found[0][0] != found[0][1]:  # only then, because GROUP BY sorts
@@ -286,7 +272,7 @@ class RequestQueue(Repository):
         self._after = max([self._after, *(refs[-1] for refs, _ in rows)])
         return rows
 
-    def _contents(self, connection: sqlite3.Connection, refs: Sequence[int]) -> tuple[bytes, list[bytes]]:
+    def _contents(self, connection: Connection, refs: Sequence[int]) -> tuple[bytes, list[bytes]]:
         """Return the keys of rows, one behind the other, and their tasks."""
         keys, tasks, at = b"", list[bytes](), 0
         while at < len(refs):
@@ -306,10 +292,8 @@ class RequestQueue(Repository):
         (number, earlier, attempt, started), (refs, keys, wire) = flight, contents
         values = (number or None, turn.num, sql.as_json(refs), attempt, started, void)
         seq = turn.connection.execute("INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?)", values).lastrowid or 0
-        tasks = task_ids(self.batch, keys, attempt)
-        return Request(
-            seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=bool(earlier)
-        )
+        tasks, tried = task_ids(self.batch, keys, attempt), bool(earlier)
+        return Request(seq=seq, refs=refs, attempt=attempt, tasks=tasks, wire=wire, started=started, tried=tried)
 
 
 def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_Contents]:
@@ -322,60 +306,43 @@ def _halved(refs: Sequence[int], keys: bytes, tasks: list[bytes]) -> Iterator[_C
         yield from _halved(refs[half:], keys[half * KEY_SIZE :], tasks[half:])
 
 
-def _flights(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
-    """Return the requests of a batch that may have been sent and are not answered."""
-    found = connection.execute(
-        "SELECT seq, refs, try, started FROM flights WHERE num = ? ORDER BY seq", (sql.number_of(connection, batch),)
-    )
-    return [(seq, orjson.loads(refs), attempt, started) for seq, refs, attempt, started in found]
-
-
-def _find_doubtful(connection: sqlite3.Connection, batch: str) -> list[_Flight]:
+def _find_doubtful(connection: Connection, batch: str) -> list[_Flight]:
     """Put the unsent rows of all requests of a batch in doubt, and return these."""
-    num = sql.number_of(connection, batch)
-    with sql.counted(connection, f"ref IN ({_REFS})", num):
-        connection.execute(
-            f"UPDATE rows SET state = ? WHERE ref IN ({_REFS}) AND (ref, try) IN ({_FLYING}) AND state = ?",
-            (IN_DOUBT, num, num, State.UNSENT),
-        )
-    return _flights(connection, batch)
+    found = sql.select(connection, "SELECT seq, refs, try, started FROM flights WHERE num = :num ORDER BY seq", batch)
+    flights = [(seq, orjson.loads(refs), attempt, started) for seq, refs, attempt, started in found]
+    for _, refs, attempt, _ in flights:
+        sql.update(connection, refs, f"state = {IN_DOUBT}", f"state = {State.UNSENT:d} AND try = ?", attempt)
+    return flights
 
 
-def _move(connection: sqlite3.Connection, refs: Sequence[int], to: State, attempt: int, moved: sql.Tally) -> None:
+def _move(connection: Connection, refs: Sequence[int], to: State, attempt: int, moved: sql.Tally) -> None:
     """Bring rows from unsent, or from doubt, into another state, if they are in this try."""
     if not refs:
         return
     part = refs[0] >> 32
     if refs[-1] - refs[0] + 1 == len(refs) and refs[-1] >> 32 == part:  # usually, and none has failed before
-        n = connection.execute(
-            "UPDATE rows SET state = ? WHERE ref BETWEEN ? AND ? AND try = ? AND state = ? AND status IS NULL",
-            (to, refs[0], refs[-1], attempt, State.UNSENT),
-        ).rowcount
+        unsent = f"ref BETWEEN ? AND ? AND try = ? AND state = {State.UNSENT:d} AND status IS NULL"
+        values = (to, refs[0], refs[-1], attempt)
+        n = connection.execute(f"UPDATE rows SET state = ? WHERE {unsent}", values).rowcount
         moved[part, State.UNSENT, ""] -= n
         moved[part, to, ""] += n
         if n == len(refs):
             return
-    among = sql.as_json(refs)
-    with sql.counted(connection, sql.AMONG, among):
-        connection.execute(
-            f"UPDATE rows SET state = ? WHERE {sql.AMONG} AND try = ? AND {_WAITING}", (to, among, attempt)
-        )
+    sql.update(connection, refs, f"state = {to:d}", f"try = ? AND {_WAITING}", attempt)
 
 
-def _cancel(connection: sqlite3.Connection, rows: Scope, after: int, most: int) -> tuple[int, int]:
+def _cancel(connection: Connection, rows: Scope, after: int, most: int) -> tuple[int, int]:
     """Cancel unsent rows behind a ref, and the requests in flight; return how many rows, and the last one's ref."""
-    num, scope = sql.number_of(connection, rows.batch), sql.scope_of(connection, rows)
-    if scope > 0:  # else the rows of requests that are sent are deleted when they have come back
+    num = sql.number_of(connection, rows.batch)
+    given = sql.values(connection, rows, start=after + 1, batch=num, most=most)
+    if given["num"] > 0:  # else the rows of requests that are sent are deleted when they have come back
         connection.execute("UPDATE flights SET void = 1 WHERE num = ? AND NOT void", (num,))
-    free = f"{sql.ROWS} AND state = ? AND (ref, try) NOT IN ({_FLYING}) ORDER BY first, ref LIMIT ?"
-    refs, n, last = connection.execute(
-        f"SELECT json_group_array(ref), count(*), max(ref) FROM (SELECT ref FROM {free})",
-        (after + 1, sql.ALL, scope, State.UNSENT, num, most),
-    ).fetchone()
-    with sql.counted(connection, sql.AMONG, refs):
-        connection.execute(f"UPDATE rows SET state = ? WHERE {sql.AMONG}", (State.CANCELLED, refs))
+    query = f"""SELECT ref FROM {sql.ROWS} AND state = {State.UNSENT:d} AND (ref, try) NOT IN ({_FLYING})
+                ORDER BY first, ref LIMIT :most"""
+    refs = sql.firsts(connection, query, given)
+    sql.update(connection, refs, f"state = {State.CANCELLED:d}", "TRUE")
     sql.touch(connection, num)
-    return n, last or after
+    return len(refs), refs[-1] if refs else after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,12 +374,7 @@ class DeletionQueue(Repository):
 
     @transaction
     def turn(
-        self,
-        connection: sqlite3.Connection,
-        page: DeletionPage | None,
-        results: Iterable[bool | None],
-        *,
-        size: int,
+        self, connection: Connection, page: DeletionPage | None, results: Iterable[bool | None], *, size: int
     ) -> DeletionPage | None:
         """Store the results of one page and give out the next, in one transaction; None when there is none.
 
@@ -428,55 +390,42 @@ class DeletionQueue(Repository):
         if page is not None:
             _finish(connection, page, results)
             sql.touch(connection, num)
-        found = connection.execute(
-            f"SELECT ref, try, deleting FROM {sql.ROWS} AND state = ? ORDER BY first, ref LIMIT ?",
-            (self._after + 1, sql.ALL, sql.scope_of(connection, self._rows), State.SENT, size),
-        ).fetchall()
+        query = f"""SELECT ref, try, deleting FROM {sql.ROWS} AND state = {State.SENT:d}
+                    ORDER BY first, ref LIMIT :size"""
+        found = sql.select(connection, query, self._rows, start=self._after + 1, size=size).fetchall()
         if not found:
             return None
         refs = [ref for ref, _, _ in found]
         self._after = refs[-1]
         connection.execute(f"UPDATE rows SET deleting = try WHERE {sql.AMONG}", (sql.as_json(refs),))
-        return DeletionPage(
-            refs=refs,
-            tasks=tasks_of(connection, self._rows.batch, [row[:2] for row in found]),
-            earlier={ref for ref, attempt, deleting in found if deleting == attempt},
-        )
+        tasks = tasks_of(connection, self._rows.batch, [row[:2] for row in found])
+        earlier = {ref for ref, attempt, deleting in found if deleting == attempt}
+        return DeletionPage(refs=refs, tasks=tasks, earlier=earlier)
 
     @transaction
-    def leave(self, connection: sqlite3.Connection, *, deleted: bool = False) -> None:
+    def leave(self, connection: Connection, *, deleted: bool = False) -> None:
         """Leave the deletion to another home: rows whose tasks leave the queue, or have left it so, are cancelled.
 
         With `deleted` only those whose tasks were deleted.
         """
-        rows, values = f"ref IN (SELECT ref FROM {sql.ROWS})", (0, sql.ALL, sql.scope_of(connection, self._rows))
-        with sql.counted(connection, rows, *values):
-            connection.execute(
-                f"UPDATE rows SET deleting = try WHERE {rows} AND (state = ? AND fact = ? OR ? AND state IN (?, ?))",
-                (*values, State.GONE, Fact.DELETED, not deleted, State.SENT, State.GONE),
-            )
-            connection.execute(
-                f"UPDATE rows SET state = ?, reason = NULL WHERE {rows} AND state = ? AND deleting = try",
-                (State.CANCELLED, *values, State.GONE),
-            )
+        rows, values = f"ref IN (SELECT ref FROM {sql.ROWS})", sql.values(connection, self._rows)
+        gone = f"state = {State.GONE:d} AND fact = {Fact.DELETED:d}"
+        left = gone if deleted else f"state IN ({State.SENT:d}, {State.GONE:d})"
+        with sql.counted(connection, rows, values):
+            connection.execute(f"UPDATE rows SET deleting = try WHERE {rows} AND {left}", values)
+            change, gone = f"state = {State.CANCELLED:d}, reason = NULL", f"state = {State.GONE:d} AND deleting = try"
+            connection.execute(f"UPDATE rows SET {change} WHERE {rows} AND {gone}", values)
         sql.touch(connection, sql.number_of(connection, self._rows.batch))
 
 
-def _finish(connection: sqlite3.Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
+def _finish(connection: Connection, page: DeletionPage, results: Iterable[bool | None]) -> None:
     by_result: dict[bool | None, list[int]] = {True: [], False: [], None: []}
     for ref, result in zip(page.refs, results, strict=True):
         by_result[result].append(ref)
     # A row that another process has recorded meanwhile, or that has a newer try, stays as it is.
-    deleted = sql.as_json(by_result[True])
-    with sql.counted(connection, sql.AMONG, deleted):
-        connection.execute(
-            f"UPDATE rows SET state = ?, fact = ?, reason = NULL WHERE {sql.AMONG} AND state = ? AND deleting = try",
-            (State.CANCELLED, Fact.DELETED, deleted, State.SENT),
-        )
+    change = f"state = {State.CANCELLED:d}, fact = {Fact.DELETED:d}, reason = NULL"
+    sql.update(connection, by_result[True], change, f"state = {State.SENT:d} AND deleting = try")
     # Those that were seen to have left meanwhile count as cancelled: what became of them is found out anew.
-    others = sql.as_json(ref for ref in by_result[False] if ref not in page.earlier)
-    with sql.counted(connection, sql.AMONG, others):
-        connection.execute(
-            f"UPDATE rows SET deleting = NULL, state = iif(state = ?, ?, state) WHERE {sql.AMONG} AND deleting = try",
-            (State.CANCELLED, State.SENT, others),
-        )
+    others = [ref for ref in by_result[False] if ref not in page.earlier]
+    change = f"deleting = NULL, state = iif(state = {State.CANCELLED:d}, {State.SENT:d}, state)"
+    sql.update(connection, others, change, "deleting = try")

@@ -1,7 +1,8 @@
 """Store planned rows in the outbox: written in blocks during planning, made visible together at the end.
 
 A spool holds a lock that the system releases when its process ends. So the next process that opens the outbox can
-remove the rows of a killed one. A dry run decides the same, and writes temporary tables only.
+remove the rows of a killed one. Which batch the rows belong to, and which of them it has already, is decided in
+temporary tables (`Incoming`), so that a dry run can decide the same.
 """
 
 from __future__ import annotations
@@ -10,48 +11,51 @@ import shutil
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
+from sqlite3 import Connection
+from struct import pack, unpack
+from typing import Any
 
 import orjson
 
 from cloudtasks_nb._loop import hold_interrupts
-from cloudtasks_nb.errors import BatchExistsError
-from cloudtasks_nb.fanout.outbox import sql
-from cloudtasks_nb.fanout.outbox.database import (
-    Hold,
-    guard,
-    hold,
-    pack_block,
-    pack_keys,
-    snapshot,
-    sqlite_error,
-    transact,
-)
-from cloudtasks_nb.fanout.outbox.facts import change_facts
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text
-from cloudtasks_nb.fanout.outbox.outcomes import put_tasks
-from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
+from cloudtasks_nb.fanout.outbox import database, sql
+from cloudtasks_nb.fanout.outbox.database import Hold, guard, hold, put_tasks, snapshot, transact
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, Scope, Spooled, change_facts
+from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
-from cloudtasks_nb.fanout.refusals import plain_reason
+from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["DryRun", "Spool"]
+__all__ = ["BatchSpec", "FoundBatch", "Incoming", "Spool", "place_text"]
 
-_LABELLED = "CREATE TEMP TABLE labelled (place INTEGER PRIMARY KEY, labels BLOB)"  # the labels of the rows
 _WAITING = 3  # most blocks that wait for their compression
 _ROW_BYTES = 200  # about what a row takes besides its task: in the log of the file, and then in the file
 _ROOM = 1 << 20  # bytes that are left free
-
 _REPLACED = 20_000  # rows of another home that get their tasks in a transaction
-# The rows, as `i`, with what the batch has of them, as `r`.
-_COMPARED = "FROM incoming i LEFT JOIN rows r ON r.ref = i.theirs"
+_NAMED = 5  # most rows that a message lists
+_NOT_STORED = 1 << 62  # from here on are the refs of rows that the batch has already: they are not stored again
+
+# On a connection of its own.
+_TABLES = (
+    # `digest` is 0 for a row that is not a valid task. `reason` says why a row would not be sent. `theirs` and `stored`
+    # are ref and digest of the row with the same key in the batch; NULL: it has none.
+    """CREATE TEMP TABLE incoming (ref INTEGER PRIMARY KEY, pos INTEGER, k1 INTEGER, k2 INTEGER, digest INTEGER,
+        reason TEXT, theirs INTEGER, stored INTEGER)""",
+    # The first row of each key among those that the batch does not have.
+    """CREATE TEMP TABLE first (k1 INTEGER, k2 INTEGER, digest INTEGER, ref INTEGER, PRIMARY KEY (k1, k2))
+        WITHOUT ROWID""",
+    "CREATE TEMP TABLE labelled (place INTEGER PRIMARY KEY, labels BLOB)",  # the labels of the rows
+)
 
 
 class Spool:
@@ -59,16 +63,15 @@ class Spool:
 
     Parameters
     ----------
-    connection : sqlite3.Connection
+    connection : Connection
         Used only by this object.
     path : Path
         The outbox's file.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
+    def __init__(self, connection: Connection, path: Path, spec: BatchSpec) -> None:
         # Rows need not survive a power cut before `commit`.
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(_LABELLED)
         self._connection, self._path, self._spec = connection, path, spec
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cloudtasks-spool")
         self._waiting: deque[tuple[Sequence[bytes], Future[tuple[bytes, bytes]]]] = deque()  # keys, and the rest
@@ -85,11 +88,11 @@ class Spool:
             self._connection.execute("INSERT INTO labelled VALUES (?, ?)", (chunk.rows[0], chunk.labels))
         return self._incoming.take(chunk)
 
-    def _make_part(self, connection: sqlite3.Connection) -> None:
+    def _make_part(self, connection: Connection) -> None:
         """Make an invisible part, and hold its lock until the end."""
         self._part = connection.execute("INSERT INTO hidden (touched) VALUES (?)", (time.time(),)).lastrowid or 0
         self._first = self._part << 32  # ref of the next block that is written
-        self._incoming.begin(self._first)
+        self._incoming.first = self._incoming.next = self._first
         self._lock = hold(self._path, f"spool-{self._part}")
 
     def close(self) -> None:
@@ -114,7 +117,7 @@ class Spool:
             if len(new) < len(keys):
                 keys, tasks, shown = [keys[at] for at in new], [tasks[at] for at in new], shown_rows(shown, new)
             with hold_interrupts():  # here and below: the pool's thread needs the same locks
-                self._waiting.append((keys, self._pool.submit(pack_block, tasks, shown)))
+                self._waiting.append((keys, self._pool.submit(database.pack_block, tasks, shown)))
             self._store(_WAITING)
 
     def commit(self) -> Spooled:
@@ -158,21 +161,20 @@ class Spool:
         with suppress(OSError):
             size += log.stat().st_size  # all of it is copied to the file
         if shutil.disk_usage(self._path.parent).free < size + _ROOM:
-            raise sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
+            raise database.sqlite_error(sqlite3.SQLITE_FULL, "the disk is nearly full")
 
-    def _write(self, connection: sqlite3.Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
-        block = (self._first, len(keys), pack_keys(keys), tasks, shown)
+    def _write(self, connection: Connection, keys: Sequence[bytes], tasks: bytes, shown: bytes) -> None:
+        block = (self._first, len(keys), database.pack_keys(keys), tasks, shown)
         connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", block)
         connection.execute("UPDATE hidden SET touched = ? WHERE part = ?", (time.time(), self._part))
 
     def _attach(self) -> Spooled | None:
         """Attach to the batch that was given this input before, without comparing each row; None if there is none."""
         spec = self._spec
-        found = self._connection.execute(
-            """SELECT num, id, input, n FROM inputs JOIN batches USING (num)
-               WHERE digest = ? AND place = ? AND recipe = ? AND name IS NULL""",
-            (self._digest.digest(), place_text(spec.place), spec.recipe),
-        ).fetchall()
+        query = """SELECT num, id, input, n FROM inputs JOIN batches USING (num)
+                   WHERE digest = ? AND place = ? AND recipe = ? AND name IS NULL"""
+        given = (self._digest.digest(), place_text(spec.place), spec.recipe)
+        found = self._connection.execute(query, given).fetchall()
         if not spec.by_rows or len(found) != 1:
             return None
         [(num, batch, *given)] = found
@@ -183,7 +185,7 @@ class Spool:
         known, by_id = sum(left.values()), self._needs_id(num, scope)
         return Spooled(batch=batch, created=False, known=known, left=left, scope=scope, by_id=by_id)
 
-    def _commit(self, connection: sqlite3.Connection, refuse: Callable[[int], None]) -> Spooled:
+    def _commit(self, connection: Connection, refuse: Callable[[int], None]) -> Spooled:
         self._incoming.decide()
         if self._incoming.errors:
             raise self._incoming.errors[0]
@@ -191,21 +193,18 @@ class Spool:
         refuse(spooled.added)
         return spooled
 
-    def _apply(self, connection: sqlite3.Connection) -> Spooled:
+    def _apply(self, connection: Connection) -> Spooled:
         """Add the rows to their batch, which is created if it is new."""
         part, created = self._part, self._incoming.target is None
         target = self._incoming.target or self._create(connection)
         left = {} if created else self._leave_known(connection, target)
-        connection.execute(
-            "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2", (target.num,)
-        )
-        with sql.counted(connection, "ref BETWEEN ? AND ?", part << 32, (part + 1 << 32) - 1):
-            connection.execute(
-                """INSERT INTO rows (ref, pos, try, state, reason, elsewhere)
-                   SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, ?, NULL)
-                   FROM incoming WHERE theirs IS NULL ORDER BY ref""",
-                (State.UNSENT, State.REJECTED, self._spec.origin and 1),
-            )
+        keys = "INSERT OR REPLACE INTO keys SELECT ?, k1, k2, digest, ref FROM first ORDER BY k1, k2"
+        connection.execute(keys, (target.num,))
+        statement = """INSERT INTO rows (ref, pos, try, state, reason, elsewhere)
+            SELECT ref, pos, reason IS NULL, iif(reason IS NULL, ?, ?), reason, iif(reason IS NULL, ?, NULL)
+            FROM incoming WHERE theirs IS NULL ORDER BY ref"""
+        with sql.counted(connection, "ref BETWEEN ? AND ?", (part << 32, (part + 1 << 32) - 1)):
+            connection.execute(statement, (State.UNSENT, State.REJECTED, self._spec.origin and 1))
         grouped = connection.execute("SELECT state, sum(n) FROM tallies WHERE part = ? GROUP BY state", (part,))
         added = {State(state): n for state, n in grouped}
         if added or created:
@@ -236,9 +235,9 @@ class Spool:
             return False
         query = """SELECT identity <> ? AND (SELECT min(input) FROM inputs WHERE num = batches.num) < ?
                    FROM batches WHERE num = ?"""
-        return sql.number(self._connection, query, self._incoming.identity(), scope.input, num) > 0
+        return sql.number(self._connection, query, (self._incoming.identity(), scope.input, num)) > 0
 
-    def _store_input(self, connection: sqlite3.Connection, target: FoundBatch, *, known: bool) -> Scope:
+    def _store_input(self, connection: Connection, target: FoundBatch, *, known: bool) -> Scope:
         """Store which rows of the batch are in this input, unless it was given before; `known`: it had some of them."""
         spans: Iterable[sql.Span] = [(self._part << 32, self._incoming.next - 1, 0)]
         if known or not self._from_0:
@@ -257,36 +256,29 @@ class Spool:
         if self._spec.origin is not None or not sql.number(self._connection, elsewhere):
             return
         connection.execute("CREATE TEMP TABLE rendered (ref INTEGER PRIMARY KEY, mine INTEGER)")
-        connection.execute(
-            """INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM incoming i
-               CROSS JOIN rows r ON r.ref = i.theirs AND r.elsewhere
-               WHERE i.digest = i.stored AND i.digest <> 0"""
-        )
+        both = "incoming i CROSS JOIN rows r ON r.ref = i.theirs AND r.elsewhere"
+        same = "i.digest = i.stored AND i.digest <> 0"
+        connection.execute(f"INSERT OR IGNORE INTO rendered SELECT r.ref, i.ref FROM {both} WHERE {same}")
         query = "SELECT ref, mine FROM rendered WHERE ref > ? ORDER BY ref LIMIT ?"
         while pairs := connection.execute(query, (after, _REPLACED)).fetchall():
             transact(connection, put_tasks, pairs)
             after = pairs[-1][0]
 
-    def _create(self, connection: sqlite3.Connection) -> FoundBatch:
+    def _create(self, connection: Connection) -> FoundBatch:
         """Make a new batch."""
-        spec, now = self._spec, time.time()
+        spec = self._spec
         batch = spec.origin.id if spec.origin else self._incoming.new_id()
-        values = {
-            "num": self._part,
-            "id": batch,
-            "identity": self._incoming.identity(),
-            "place": place_text(spec.place),
-            "name": None if spec.name == batch else spec.name,
-            "recipe": spec.recipe,
-            "description": orjson.dumps(dict(spec.description), default=str).decode(),
-            "created": spec.origin.created.timestamp() if spec.origin else spec.clock(),
-            "changed": now,
-        }
-        connection.execute(f"INSERT INTO batches ({', '.join(values)}) VALUES (:{', :'.join(values)})", values)
+        created = spec.origin.created.timestamp() if spec.origin else spec.clock()
+        description = orjson.dumps(dict(spec.description), default=str).decode()
+        name = None if spec.name == batch else spec.name
+        found = self._part, batch, self._incoming.identity(), place_text(spec.place)
+        statement = """INSERT INTO batches (num, id, identity, place, name, recipe, description, created, changed)
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        connection.execute(statement, (*found, name, spec.recipe, description, created, time.time()))
         change_facts(connection, self._part, lambda _: spec.facts)
         return FoundBatch(num=self._part, id=batch, label=spec.name or batch)
 
-    def _leave_known(self, connection: sqlite3.Connection, target: FoundBatch) -> dict[State, int]:
+    def _leave_known(self, connection: Connection, target: FoundBatch) -> dict[State, int]:
         """Leave out the rows that the batch has, and return how many of them are in which state.
 
         Rows of the batch that were not valid tasks, and are now added as valid ones, are removed from it.
@@ -296,88 +288,257 @@ class Spool:
         connection.execute("DELETE FROM first WHERE ref IN (SELECT ref FROM incoming WHERE theirs IS NOT NULL)")
         # CROSS JOIN fixes the order: the batch may have a million keys.
         query = "SELECT k.ref FROM first f CROSS JOIN keys k ON k.num = ? AND k.k1 = f.k1 AND k.k2 = f.k2"
-        refs = sql.as_json(sql.firsts(connection, query, target.num))
+        refs = sql.as_json(sql.firsts(connection, query, (target.num,)))
         # An input that had one of them has it no longer: the same one is compared anew.
         connection.execute("UPDATE inputs SET digest = randomblob(16) WHERE num = ? AND ? <> '[]'", (target.num, refs))
-        with sql.counted(connection, sql.AMONG, refs):
+        with sql.counted(connection, sql.AMONG, (refs,)):
             connection.execute(f"DELETE FROM rows WHERE {sql.AMONG}", (refs,))
         return left
 
 
-class DryRun:
-    """Takes the chunks of a plan as a `Spool` does, and reports what would happen to their rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    """A request for a batch, without its rows."""
 
-    It neither changes the outbox nor waits for those that do.
+    place: Place
+    recipe: bytes  #: digest of the templates; all rows of a batch have the same one
+    name: str | None = None  #: name of a batch, or id of an existing one; None: the rows identify the batch
+    description: Mapping[str, Any] = field(default_factory=dict)  #: stored with a new batch, as JSON
+    facts: BatchFacts = field(default_factory=BatchFacts)  #: stored with a new batch
+    skip: bool = False  #: send the first of the rows with the same key, instead of raising an error
+    clock: Callable[[], float] = time.time  #: the service's, by which a new batch is created: seconds since 1970
+    origin: BatchRecord | None = None  #: of a batch that comes from another home; its rows may be in other batches too
+    #: Called with the id of the batch before rows are added; what it returns refuses them by their number.
+    check: Callable[[str], Callable[[int], None]] = lambda _batch: lambda _added: None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows identify the batch."""
+        return self.name is None and self.origin is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundBatch:
+    """An existing batch, found by its name or by the rows."""
+
+    num: int
+    id: str
+    label: str  #: its name and id, or its id alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Overlap(FoundBatch):
+    """A batch that has some of the rows."""
+
+    grows: bool  #: whether rows may be added to it without its name: it has the same templates, and no name
+    same: bool  #: whether it has the same templates
+    shared: int  #: number of these rows
+    rows: str  #: SQL that selects them from `first`, as `a`
+
+
+class Incoming:
+    """The planned rows of one `fan_out`, compared with the batches of the outbox.
 
     Parameters
     ----------
-    connection, path, spec
-        As for `Spool`.
+    connection : Connection
+        Used only by this object and its owner.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, spec: BatchSpec) -> None:
-        self._connection, self._path, self._spec = connection, path, spec
-        self._incoming = Incoming(connection, spec)
+    def __init__(self, connection: Connection, spec: BatchSpec) -> None:
+        self._connection = connection
+        self._spec = spec
+        self.first = self.next = 0  #: rows that the batch does not have get refs from the first one on
+        self.rows = 0  #: number of planned rows
+        self._total = 0  # `row_sum` of the rows, if they identify the batch
+        self._started: FoundBatch | None = None  # the batch of this name, if it existed before the first row
+        self._compared = cache(self._compare)
+        self._kept = 0  # number of keys of rows that the batch of this name does not have
+        self.repeated = 0  #: number of rows with the key of an earlier row
+        self.target: FoundBatch | None = None  #: the batch that the rows are added to; None: a new one
+        self.overlaps: Sequence[_Overlap] = ()
+        self.errors: list[CloudTasksError] = []  #: why the rows may not be sent; a spool raises the first of them
+        for table in _TABLES:
+            connection.execute(table)
+        if not spec.by_rows:
+            self._started = self._find()
 
-    def add(self, chunk: Chunk) -> None:
-        """Take a chunk."""
-        with guard(self._path):
-            snapshot(self._connection, self._incoming.take, chunk)
+    def prepare(self) -> str:
+        """Find duplicates, and compare with other batches: all of `decide` that grows with the rows of others.
 
-    def forecast(self, keys: Sequence[bytes]) -> Forecast:
-        """Return what would become of all rows, and of the first ones one by one; `keys` are those of the first rows.
+        It needs no lock: `decide` compares again only with batches that have changed since. Return the id of the batch
+        that the rows are for, by what is known now.
+        """
+        self.repeated, found = self._find_duplicates(), self._find()
+        if found is None and self._spec.by_rows and (found := self._find_grown()):
+            self._find_known(found)
+        return self.new_id() if found is None else found.id
+
+    def decide(self) -> None:
+        """Find the batch, the rows that it has, and the errors that prevent sending the others, after `prepare`.
 
         Raises
         ------
         BatchExistsError
             If the batch of this name was made of other templates.
+        OutboxError
+            If the batch that the rows were compared with was deleted meanwhile.
         """
-        with guard(self._path):
-            self._incoming.prepare()
-            return snapshot(self._connection, self._forecast, keys)
-
-    def _forecast(self, keys: Sequence[bytes]) -> Forecast:
-        self._incoming.decide()
-        connection, spec, n = self._connection, self._spec, len(keys)
-        refusals = [plain_reason(error) for error in self._incoming.errors if isinstance(error, BatchExistsError)]
-        overlaps = self._incoming.overlaps
-        # Without a name, the rows that are left over would be another batch than the one that the user means.
-        partial = spec.by_rows and not spec.skip and sql.number(connection, "SELECT count(reason) FROM incoming") > 0
-        if partial:
-            overlaps, refusals = (), []
-        for one in overlaps:
-            connection.execute(
-                f"UPDATE incoming SET reason = ? WHERE reason IS NULL AND ref IN (SELECT a.ref {one.rows})",
-                (f"the batch {one.label} has this row",),
+        self.target, started = self._find(), self._started
+        if started is not None and self.target != started:
+            raise OutboxError(
+                f"the batch {started.label} was deleted while its rows were planned",
+                resource=started.id,
+                hint="run the cell again",
             )
-        first = connection.execute(f"SELECT i.pos, i.reason, {sql.SHOWN_STATE}, try {_COMPARED} WHERE i.pos < ?", (n,))
-        rows = {row: about for row, *about in first}
-        query = f"SELECT {sql.SHOWN_STATE}, count(*) {_COMPARED} WHERE i.reason IS NULL GROUP BY 1"
-        numbers: dict[int | None, int] = dict(connection.execute(query).fetchall())
-        new, unsent = numbers.pop(None, 0), numbers.pop(State.UNSENT, 0)
-        found = Forecast(
-            tasks=[None] * n,
-            known={f"in {one.label}": one.shared for one in overlaps},
-            problems={row: reason for row, (reason, _, _) in rows.items() if reason is not None},
-            sendable=new,
-            duplicates=self._incoming.repeated,
-            refusal="".join(refusals[:1]),
-        )
-        if partial or overlaps:
-            return found
-        batch = self._incoming.target.id if self._incoming.target else self._incoming.new_id()
-        return replace(
-            found,
-            new=None if self._incoming.target else batch,
-            tasks=[task_id(batch, key, rows[row][2] or 1) for row, key in enumerate(keys)],
-            states=[_word(rows[row][1]) for row in range(n)],
-            known={_word(state): count for state, count in numbers.items()},
-            sendable=new + unsent,  # the sending goes on with these
-        )
+        if self.target is None and self._spec.by_rows:
+            self.target = self._find_grown()
+        if self.target is not None:
+            self._find_known(self.target)
+            self._find_conflicts(self.target)
+        elif self._spec.by_rows and (overlaps := self._find_overlaps()):
+            self.overlaps = overlaps
+            shared = [(one.label, one.shared) for one in overlaps]
+            self.errors.append(overlap_error(shared, self._valid, same=overlaps[0].same))
+
+    def take(self, chunk: Chunk) -> Sequence[int]:
+        """Take a chunk; return the places of those of its rows that are to be stored.
+
+        The batch of this name does not have them, or only as rows of another home, without their tasks. A row of the
+        batch that was not a valid task is replaced by one that is.
+        """
+        connection, started, n = self._connection, self._started, len(chunk.rows)
+        halves, heads = unpack(f">{2 * n}q", b"".join(chunk.keys)), b"".join(digest[:8] for digest in chunk.digests)
+        first = self.next if started is None else _NOT_STORED + self.rows
+        refs, reasons = range(first, first + n), map(chunk.rejected.get, range(n))
+        rows = zip(refs, chunk.rows, halves[::2], halves[1::2], unpack(f">{n}q", heads), reasons, strict=True)
+        statement = "INSERT INTO incoming (ref, pos, k1, k2, digest, reason) VALUES (?, ?, ?, ?, ?, ?)"
+        connection.executemany(statement, rows)
+        self.rows += n
+        if self._spec.by_rows:
+            self._total += row_sum(chunk.keys, unpack(f">{n}Q", heads))
+        if started is None:
+            self.next += n
+            return range(n)
+        self._find_known(started, first)
+        query = """SELECT i.ref FROM incoming i LEFT JOIN rows r ON r.ref = theirs
+                   WHERE i.ref >= ? AND (theirs IS NULL OR r.elsewhere) ORDER BY i.ref"""
+        new = sql.firsts(connection, query, (first,))
+        connection.executemany("UPDATE incoming SET ref = ? WHERE ref = ?", zip(count(self.next), new, strict=False))
+        self.next += len(new)
+        return [ref - first for ref in new]
+
+    def identity(self) -> bytes:
+        """Return what identifies the batch: its name, or all rows."""
+        spec = self._spec
+        if spec.origin is not None:
+            return spec.origin.identity
+        if spec.name is not None:
+            return named_identity(spec.place, spec.name)
+        return rows_identity(spec.place, spec.recipe, self._total)
+
+    def new_id(self) -> str:
+        """Return the id for a new batch: the first of its identity that no other batch has."""
+        taken, ids = "SELECT count(*) FROM batches WHERE id = ?", batch_ids(self.identity(), self._spec.name)
+        return next(i for i in ids if not sql.number(self._connection, taken, (i,)))
+
+    def _find(self) -> FoundBatch | None:
+        """Find the batch by its name or id if one is given, else by its rows."""
+        spec = self._spec
+        query = """SELECT num, id, name, recipe, description FROM batches
+            WHERE identity = :identity OR (id = :name AND place = :place) ORDER BY identity <> :identity LIMIT 1"""
+        name, place = None if spec.origin else spec.name, place_text(spec.place)
+        given = {"identity": self.identity(), "name": name, "place": place}
+        found = self._connection.execute(query, given).fetchone()
+        if found is None:
+            return None
+        num, batch, name, recipe, description = found
+        target = FoundBatch(num=num, id=batch, label=f"{name} ({batch})" if name else batch)
+        if recipe != spec.recipe:
+            before = orjson.loads(description)
+            raise templates_error(target.label, batch, {} if before.get(IMPORTED) else before, spec.description)
+        return target
+
+    def _find_duplicates(self) -> int:
+        """Sort the rows by key, reject those with the key of an earlier row, and return their number."""
+        connection = self._connection
+        statement = """INSERT OR IGNORE INTO first SELECT k1, k2, digest, ref FROM incoming WHERE theirs IS NULL
+                       ORDER BY k1, k2, digest = 0, ref"""
+        self._kept = connection.execute(statement).rowcount
+        if self._kept == self.next - self.first:
+            return 0
+        # CROSS JOIN fixes the order: look up each row in the index; the other order reads all rows for each key.
+        pairs = """FROM incoming i CROSS JOIN first k
+            ON i.theirs IS NULL AND k.k1 = i.k1 AND k.k2 = i.k2 AND k.ref <> i.ref"""
+        if self._spec.origin is not None:  # two homes have written the same row
+            connection.execute(f"DELETE FROM incoming WHERE ref IN (SELECT i.ref {pairs})")
+            return 0
+        extras = f"{pairs} CROSS JOIN incoming f ON f.ref = k.ref WHERE i.digest <> 0"
+        many = connection.execute(
+            f"""UPDATE incoming SET reason = found.reason
+                FROM (SELECT i.ref, printf('duplicate of row %d', f.pos) AS reason {extras}) AS found
+                WHERE incoming.ref = found.ref"""
+        ).rowcount
+        if many and not self._spec.skip:
+            rows = connection.execute(f"SELECT i.pos, f.pos {extras} ORDER BY i.ref LIMIT {_NAMED}")
+            self.errors.append(duplicates_error(rows.fetchall(), many, self.rows))
+        for k1, k2, digest in connection.execute(f"SELECT i.k1, i.k2, i.digest {pairs}"):
+            self._total -= row_sum([pack(">qq", k1, k2)], [digest % (1 << 64)])
+        return many
+
+    def _find_known(self, target: FoundBatch, first: int = 0) -> None:
+        """Find the rows, from a ref on, that the batch has."""
+        statement = """UPDATE incoming SET theirs = k.ref, stored = k.digest FROM keys k
+            WHERE incoming.ref >= ? AND theirs IS NULL AND k.num = ? AND k.k1 = incoming.k1 AND k.k2 = incoming.k2
+            AND (incoming.digest = 0 OR k.digest <> 0)"""
+        self._connection.execute(statement, (first, target.num))
+
+    def _find_conflicts(self, target: FoundBatch) -> None:
+        """Reject the rows that the batch has with another request."""
+        connection, reason = self._connection, f"the batch {target.label} has its key with another request"
+        # Without duplicates, which were not sent the first time either.
+        conflicts = "theirs IS NOT NULL AND digest NOT IN (0, stored) AND reason IS NULL"
+        if self._spec.skip:  # a row behind one that the batch has is a duplicate
+            conflicts += """ AND ref NOT IN (
+                SELECT c.ref FROM incoming c JOIN incoming e
+                ON e.theirs = c.theirs AND e.digest = c.stored AND e.ref < c.ref WHERE c.digest NOT IN (0, c.stored))"""
+        many = connection.execute(f"UPDATE incoming SET reason = ? WHERE {conflicts}", (reason,)).rowcount
+        if many:
+            query = "SELECT pos FROM incoming WHERE reason = ? ORDER BY ref LIMIT ?"
+            rows = sql.firsts(connection, query, (reason, _NAMED))
+            self.errors.append(conflict_error(rows, many, self.rows, target.label, target.id))
+
+    @property
+    def _valid(self) -> int:
+        """The number of rows to be sent, without duplicates."""
+        return sql.number(self._connection, "SELECT count(*) FROM first WHERE digest <> 0")
+
+    def _find_grown(self) -> FoundBatch | None:
+        """Return the batch without a name that has all of the rows, or the only batch that has some of them."""
+        overlaps = self._find_overlaps()
+        if not overlaps or not overlaps[0].grows or (len(overlaps) > 1 and overlaps[0].shared < self._valid):
+            return None
+        return overlaps[0]
+
+    def _find_overlaps(self) -> list[_Overlap]:
+        """Return the batches of the queue that have some of the rows, the one with the most first."""
+        total = "SELECT total(n) FROM spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = num"
+        query = f"SELECT num, round, ({total}), id, name, recipe FROM batches WHERE place = ? ORDER BY num DESC"
+        others = self._connection.execute(query, (place_text(self._spec.place),))
+        found = [self._compared(*other) for other in others.fetchall()]
+        return sorted((one for one in found if one.shared), key=lambda one: (-one.shared, not one.grows))
+
+    def _compare(self, num: int, _round: int, theirs: int, batch: str, name: str | None, recipe: bytes) -> _Overlap:
+        """Compare with a batch. One to which rows were added has another round and size: it is compared again."""
+        # One search in the larger batch for each row of the smaller.
+        sides = "first a CROSS JOIN keys b" if self._kept <= theirs else "keys b CROSS JOIN first a"
+        rows = f"FROM {sides} USING (k1, k2) WHERE b.num = {num} AND a.digest <> 0 AND a.digest = b.digest"
+        shared = sql.number(self._connection, f"SELECT count(*) {rows}")
+        same, label = recipe == self._spec.recipe, name or batch
+        grows = same and not name
+        return _Overlap(num=num, id=batch, label=label, grows=grows, same=same, shared=shared, rows=rows)
 
 
-def _word(state: int | None) -> str:
-    """Return the word for the state of a row that the batch has; None: it does not have it."""
-    if state is None:
-        return "new"
-    return "in the queue" if state == State.SENT else State(state).word
+def place_text(place: Place) -> str:
+    """Return a place as it is stored."""
+    return orjson.dumps(place).decode()

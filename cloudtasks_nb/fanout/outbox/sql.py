@@ -8,9 +8,10 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from sqlite3 import Connection
 from typing import Any, TypeVar
 
 import orjson
@@ -29,6 +30,7 @@ __all__ = [
     "SHOWN_STATE",
     "TALLIES",
     "WITHIN",
+    "Given",
     "Span",
     "Tally",
     "adjust",
@@ -36,21 +38,27 @@ __all__ = [
     "counted",
     "counts",
     "firsts",
+    "has_elsewhere",
     "in_sql",
     "not_found",
     "number",
     "number_of",
     "paged",
-    "scope_of",
+    "select",
     "spans_of",
     "store_input",
     "tallied",
     "touch",
+    "update",
+    "values",
 ]
 
 T = TypeVar("T")
 #: Part, state and what a row counts as -> how many rows.
 Tally = Counter[tuple[int, int, int | str]]
+
+#: The values in a query.
+Given = Sequence[Any] | Mapping[str, Any]
 
 #: The refs of the first and the last of rows that follow each other, and the place of the first in the input.
 Span = tuple[int, int, int]
@@ -58,18 +66,15 @@ Span = tuple[int, int, int]
 #: Selects rows by their refs, which `as_json` writes.
 AMONG = "ref IN (SELECT value FROM json_each(?))"
 
-#: The rows of a batch or of an input from one ref to another, with what `scope_of` returns as the third value.
+#: The rows of a batch or of an input from one ref to another, for `values` and `select`.
 #: `ORDER BY first, ref` costs nothing.
-ROWS = "spans CROSS JOIN rows ON ref BETWEEN max(first, ?) AND min(last, ?) WHERE scope = ?"
+ROWS = "spans CROSS JOIN rows ON ref BETWEEN max(first, :start) AND min(last, :end) WHERE scope = :num"
 
-#: The tallies of a batch, whose number is the value.
-TALLIES = "spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = ?"
+#: The tallies of a batch.
+TALLIES = "spans CROSS JOIN tallies ON part = first >> 32 WHERE scope = :num"
 
-#: Whether a row is in a scope, with the ref and the number of the scope to be filled in.
-WITHIN = (
-    "coalesce((SELECT last FROM spans WHERE scope = {scope} AND first <= {ref} ORDER BY first DESC LIMIT 1), -1) "
-    ">= {ref}"
-)
+#: Whether a row is in a scope, with the ref and the number of the scope to be filled in; NULL is no.
+WITHIN = "{ref} <= (SELECT last FROM spans WHERE scope = {scope} AND first <= {ref} ORDER BY first DESC LIMIT 1)"
 
 #: More than any ref, and more rows than a batch can have.
 ALL = 1 << 62
@@ -98,18 +103,20 @@ _COUNTED = f"CASE WHEN state = {State.GONE:d} THEN coalesce(reason, '') WHEN {FA
 
 
 @contextmanager
-def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterator[None]:
+def counted(connection: Connection, where: str, given: Given) -> Iterator[None]:
     """Bring the tallies up to date with what the block changes in the rows for which a condition is true.
 
     Parameters
     ----------
     where : str
         A condition in SQL on `ref` alone, so that it selects the same rows before and after.
+    given : sequence or mapping
+        The values in it.
     """
     query = f"SELECT ref >> 32, state, {_COUNTED}, count(*) FROM rows WHERE {where} GROUP BY 1, 2, 3"
 
     def tally() -> Tally:
-        return Counter({(part, state, cause): n for part, state, cause, n in connection.execute(query, values)})
+        return Counter({(part, state, cause): n for part, state, cause, n in connection.execute(query, given)})
 
     before = tally()
     yield
@@ -118,19 +125,23 @@ def counted(connection: sqlite3.Connection, where: str, *values: Any) -> Iterato
     adjust(connection, moved)
 
 
-def adjust(connection: sqlite3.Connection, moved: Tally) -> None:
+def update(connection: Connection, refs: Iterable[int], change: str, condition: str, *given: Any) -> int:
+    """Change those of some rows for which a condition is true, and the tallies; return how many that were."""
+    among = as_json(refs)
+    with counted(connection, AMONG, (among,)):
+        return connection.execute(f"UPDATE rows SET {change} WHERE {AMONG} AND {condition}", (among, *given)).rowcount
+
+
+def adjust(connection: Connection, moved: Tally) -> None:
     """Change the tallies by how many more rows, or fewer, are in which part, in which state and why."""
     changes = [(*key, n) for key, n in moved.items() if n]
-    connection.executemany(
-        "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", changes
-    )
-    connection.executemany(
-        "DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0",
-        [key for *key, n in changes if n < 0],
-    )
+    added = "INSERT INTO tallies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET n = n + excluded.n"
+    connection.executemany(added, changes)
+    less = [key for *key, n in changes if n < 0]
+    connection.executemany("DELETE FROM tallies WHERE part = ? AND state = ? AND cause = ? AND n = 0", less)
 
 
-def counts(connection: sqlite3.Connection, rows: Scope) -> dict[State, int]:
+def counts(connection: Connection, rows: Scope) -> dict[State, int]:
     """Return how many rows are in each state."""
     found = dict.fromkeys(State, 0)
     for state, _, n in tallied(connection, rows):
@@ -138,25 +149,42 @@ def counts(connection: sqlite3.Connection, rows: Scope) -> dict[State, int]:
     return found
 
 
-def tallied(connection: sqlite3.Connection, rows: Scope) -> list[tuple[int, Any, int]]:
+def tallied(connection: Connection, rows: Scope) -> list[tuple[int, Any, int]]:
     """Return how many rows are in which state and why: the tallies of a batch, or those of an input counted anew."""
-    scope = scope_of(connection, rows)
-    if scope < 0:
-        query = f"SELECT state, {_COUNTED}, count(*) FROM {ROWS} GROUP BY 1, 2"
-        return connection.execute(query, (0, ALL, scope)).fetchall()
-    return connection.execute(f"SELECT state, cause, sum(n) FROM {TALLIES} GROUP BY 1, 2", (scope,)).fetchall()
+    given = values(connection, rows)
+    some = f"state, {_COUNTED}, count(*) FROM {ROWS}" if given["num"] < 0 else f"state, cause, sum(n) FROM {TALLIES}"
+    return connection.execute(f"SELECT {some} GROUP BY 1, 2", given).fetchall()
 
 
-def number_of(connection: sqlite3.Connection, batch: str) -> int:
-    """Return the number under which the tables know a batch.
+def values(connection: Connection, /, rows: Scope | str, **others: Any) -> dict[str, Any]:
+    """Return the values of a query: `:num` is what `number_of` returns, and others.
+
+    `ROWS` are all rows unless `start` or `end` is among the others.
+    """
+    return {"num": number_of(connection, rows), "start": 0, "end": ALL, **others}
+
+
+def select(connection: Connection, query: str, rows: Scope | str, **others: Any) -> sqlite3.Cursor:
+    """Begin a query with these `values`."""
+    return connection.execute(query, values(connection, rows, **others))
+
+
+def number_of(connection: Connection, rows: Scope | str) -> int:
+    """Return the number by which the tables know a batch, given by its id, or the rows of a scope.
+
+    That is the number of the batch, or a negative one of an input that has not all rows of it.
 
     Raises
     ------
     BatchNotFoundError
-        If the outbox does not have it.
+        If the outbox does not have the batch.
     """
-    for num in firsts(connection, "SELECT num FROM batches WHERE id = ?", batch):
-        return int(num)
+    batch = rows if isinstance(rows, str) else rows.batch
+    for num in firsts(connection, "SELECT num FROM batches WHERE id = ?", (batch,)):
+        if isinstance(rows, str) or not rows.input:
+            return int(num)
+        total = number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", {"num": num})
+        return int(num) if rows.covers(total) else -rows.input
     raise not_found(batch)
 
 
@@ -166,34 +194,26 @@ def not_found(batch: str) -> BatchNotFoundError:
     return BatchNotFoundError(f'there is no batch "{batch}" in this outbox', resource=batch, hint=hint)
 
 
-def scope_of(connection: sqlite3.Connection, rows: Scope) -> int:
-    """Return the number by which `ROWS` selects rows: that of the batch, or of an input that has not all of them.
-
-    Raises
-    ------
-    BatchNotFoundError
-        If the outbox does not have the batch.
-    """
-    num = number_of(connection, rows.batch)
-    if not rows.input or rows.covers(number(connection, f"SELECT coalesce(sum(n), 0) FROM {TALLIES}", num)):
-        return num
-    return -rows.input
+def has_elsewhere(connection: Connection, num: int) -> bool:
+    """Return whether only another home has rendered some rows of a batch."""
+    query = """SELECT EXISTS (SELECT 1 FROM spans CROSS JOIN rows INDEXED BY elsewhere ON ref BETWEEN first AND last
+               WHERE scope = ? AND elsewhere)"""
+    return bool(number(connection, query, (num,)))
 
 
-def touch(connection: sqlite3.Connection, num: int) -> None:
+def touch(connection: Connection, num: int) -> None:
     """Note that the batch has changed now."""
     connection.execute("UPDATE batches SET changed = ? WHERE num = ?", (time.time(), num))
 
 
-def number(connection: sqlite3.Connection, query: str, *values: Any) -> int:
+def number(connection: Connection, query: str, given: Given = ()) -> int:
     """Return the one number that a query gives."""
-    found: int = connection.execute(query, values).fetchone()[0]
-    return found
+    return int(connection.execute(query, given).fetchone()[0])
 
 
-def firsts(connection: sqlite3.Connection, query: str, *values: Any) -> list[Any]:
+def firsts(connection: Connection, query: str, given: Given = ()) -> list[Any]:
     """Return the first column of what a query gives."""
-    return [value for value, *_ in connection.execute(query, values)]
+    return [value for value, *_ in connection.execute(query, given)]
 
 
 def as_json(values: Iterable[int | str]) -> str:
@@ -208,14 +228,13 @@ def paged(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield page
 
 
-def store_input(connection: sqlite3.Connection, batch: str, digest: bytes, spans: Iterable[Span]) -> tuple[Scope, bool]:
+def store_input(connection: Connection, batch: str, digest: bytes, spans: Iterable[Span]) -> tuple[Scope, bool]:
     """Store which rows of a batch are in the input with a digest; return these, and whether the input is new to it."""
     values = (number_of(connection, batch), digest)
     added = connection.execute("INSERT OR IGNORE INTO inputs (num, digest, n) VALUES (?, ?, 0)", values)
     if added.rowcount:
-        connection.executemany(
-            "INSERT INTO spans VALUES (?, ?, ?, ?)", ((-(added.lastrowid or 0), *span) for span in spans)
-        )
+        scope = -(added.lastrowid or 0)
+        connection.executemany("INSERT INTO spans VALUES (?, ?, ?, ?)", ((scope, *span) for span in spans))
         rows = "coalesce((SELECT sum(last - first + 1) FROM spans WHERE scope = -input), 0)"
         connection.execute(f"UPDATE inputs SET n = {rows} WHERE input = ?", (added.lastrowid,))
     found = connection.execute("SELECT input, n FROM inputs WHERE num = ? AND digest = ?", values).fetchone()

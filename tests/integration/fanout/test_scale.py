@@ -18,7 +18,7 @@ CHILD = """
     from google.cloud.tasks_v2 import types
     from google.longrunning import operations_pb2
     from cloudtasks_nb.fanout.plan.identity import Place
-    from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
+    from cloudtasks_nb.fanout.outbox.spool import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     from cloudtasks_nb.fanout.outbox.records import whole
     from cloudtasks_nb.fanout.plan.recipe import TaskOptions

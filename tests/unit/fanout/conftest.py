@@ -22,11 +22,11 @@ from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, Service
 from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import LAST, Evidence, Fact, Source
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.rows import Page
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.outbox.sql import counted
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
@@ -230,7 +230,7 @@ def put(outbox: Outbox, batch: str, rows: int | Iterable[int], state: State) -> 
         with closing(sqlite3.connect(outbox.path)) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")  # from the first reading on: others record what they see meanwhile
             fact, last = _FACTS.get(state), LAST if state is State.FAILED else None
-            with counted(connection, "ref = ?", ref):
+            with counted(connection, "ref = ?", (ref,)):
                 values = state, fact, last, ref
                 connection.execute("UPDATE rows SET state = ?, fact = ?, heard = ? WHERE ref = ?", values)
 

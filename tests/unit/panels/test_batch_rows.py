@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.stored_results import own_key
 from cloudtasks_nb.fanout.causes import Fault
-from cloudtasks_nb.fanout.outbox.causes import Cause
+from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
 from cloudtasks_nb.panels.widgets import paged_table

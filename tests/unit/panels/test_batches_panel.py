@@ -10,7 +10,7 @@ import pytest
 from cloudtasks_nb.display.browser_tab import browser_tab
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.outbox.batches import Batches
+from cloudtasks_nb.fanout.outbox.outbox import Batches
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task

@@ -6,9 +6,8 @@ import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
-from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.records import Cancel, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked

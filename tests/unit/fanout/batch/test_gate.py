@@ -10,9 +10,8 @@ import pytest
 from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.gate import Gate, lift_gate, read_batch
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, LastingOptions
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, LastingOptions, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises

@@ -16,9 +16,8 @@ from cloudtasks_nb.errors import EndpointError, PreconditionError, QueueNotFound
 from cloudtasks_nb.fanout.batch import sending as sending_module
 from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of

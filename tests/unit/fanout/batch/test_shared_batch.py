@@ -8,9 +8,8 @@ import pytest
 
 from cloudtasks_nb.errors import OutboxError
 from cloudtasks_nb.fanout.batch.sharing import pack_blocks, pack_record, shared_spec, unpack_block, unpack_record
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Spooled
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, Spooled
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import all_rows, chunks, request_digest, spool

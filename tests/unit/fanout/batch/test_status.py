@@ -28,9 +28,8 @@ from cloudtasks_nb.fanout.batch.status import (
     status_of,
     stored_progress,
 )
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, Cancel
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked

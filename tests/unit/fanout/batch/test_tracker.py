@@ -13,8 +13,8 @@ from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.batch.witnesses import unread_since
-from cloudtasks_nb.fanout.outbox.facts import Cancel
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Cancel
 from cloudtasks_nb.fanout.sender.sender import Sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, Incoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec, Incoming
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises

@@ -25,12 +25,19 @@ import pytest
 from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.evidence import Fact, Source
 from cloudtasks_nb.fanout.outbox import database
-from cloudtasks_nb.fanout.outbox.batches import KEPT_DAYS, sweep
 from cloudtasks_nb.fanout.outbox.database import Hold, hold
-from cloudtasks_nb.fanout.outbox.facts import BatchFacts, Cancel, Published, Reached, StoredGate
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import RowFilter, Spooled, whole
+from cloudtasks_nb.fanout.outbox.outbox import KEPT_DAYS, Outbox, sweep
+from cloudtasks_nb.fanout.outbox.records import (
+    BatchFacts,
+    Cancel,
+    Published,
+    Reached,
+    RowFilter,
+    Spooled,
+    StoredGate,
+    whole,
+)
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
@@ -47,7 +54,7 @@ def test_a_batch_goes_90_days_after_its_last_change(
     """What nobody touched for three months goes whole; what was touched stays whole."""
     old, used = (spool(outbox, chunks(range(at, at + 3_000))).batch for at in (0, 10_000))
     put_facts(outbox, old, corrected=1)
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.batches._SLICE", slice_)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.outbox._SLICE", slice_)
     day = 86_400.0
     born = outbox.batches.get(old).created.timestamp()
     monkeypatch.setattr("time.time", lambda: born + (KEPT_DAYS - 1) * day)
@@ -116,7 +123,7 @@ def test_a_spool_that_ends_meanwhile_is_not_swept(outbox: Outbox, monkeypatch: p
     manager = outbox.spool(BatchSpec(place=PLACE, recipe=b"r"))
     spooling = manager.__enter__()
     spooling.add(chunk(range(100)))
-    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.batches.hold", slow_hold)
+    monkeypatch.setattr("cloudtasks_nb.fanout.outbox.outbox.hold", slow_hold)
     outbox.sweep()
     assert len(refs(outbox, found[0].batch)) == 100
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice, whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import PLACE, all_rows, chunks, put, refs, spool, take, task, tell

@@ -16,10 +16,10 @@ from typing import Literal
 import pytest
 
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
-from cloudtasks_nb.fanout.outbox import incoming
-from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
+from cloudtasks_nb.fanout.outbox import spool as spool_module
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
@@ -98,7 +98,7 @@ def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pyt
         yield "00000000"
         yield identity.hex()[:8]
 
-    monkeypatch.setattr(incoming, "batch_ids", ids)
+    monkeypatch.setattr(spool_module, "batch_ids", ids)
     one, two = spool(outbox, chunks(range(10))), spool(outbox, chunks(range(10, 20)))
     assert one.batch == "00000000" != two.batch
     assert spool(outbox, chunks(range(10, 20))).batch == two.batch
@@ -165,7 +165,7 @@ PLANNER = """
     import sys, time
     from pathlib import Path
     from tests.unit.fanout.conftest import PLACE, chunk
-    from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
+    from cloudtasks_nb.fanout.outbox.spool import BatchSpec
     from cloudtasks_nb.fanout.outbox.outbox import Outbox
     outbox = Outbox(sys.argv[1])
     stop = int(sys.argv[2])
