@@ -48,12 +48,11 @@ from cloudtasks_nb.fanout.outbox.incoming import BatchSpec
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchRecord, Scope, Spooled, whole
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
-from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
-from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.plan.render import Forecast, plan_chunks
 from cloudtasks_nb.fanout.plan.schedule import check_drain
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import has_ended

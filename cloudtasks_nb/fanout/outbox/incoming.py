@@ -20,8 +20,8 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.facts import BatchFacts
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchRecord
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
+from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 
 __all__ = ["BatchSpec", "FoundBatch", "Incoming", "place_text"]

@@ -36,9 +36,9 @@ from cloudtasks_nb.fanout.outbox.facts import change_facts
 from cloudtasks_nb.fanout.outbox.incoming import BatchSpec, FoundBatch, Incoming, place_text
 from cloudtasks_nb.fanout.outbox.outcomes import put_tasks
 from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
 

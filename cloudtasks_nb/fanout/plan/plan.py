@@ -24,10 +24,9 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, log_bytes, operations
 from cloudtasks_nb.fanout.plan.recipe import Recipe
-from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast, plan_chunks, plan_row, read_task
 from cloudtasks_nb.fanout.plan.simulation import Floats, Simulation, simulate
 from cloudtasks_nb.service.convert import default_audience
 
@@ -489,7 +488,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     limits: Mapping[str, Any],
     submit: Callable[[], Any],
     send: Callable[[Any], Trial],
-    errors: Errors = "raise",
+    errors: str = "raise",
     send_rate: float | None = None,
     check: Callable[[int], None] = lambda _tasks: None,
     priced: bool = True,

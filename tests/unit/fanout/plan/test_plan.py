@@ -13,9 +13,9 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from tests.cases import cases
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
