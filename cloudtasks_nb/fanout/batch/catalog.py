@@ -53,7 +53,7 @@ from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Forecast, plan_chunks
-from cloudtasks_nb.fanout.plan.schedule import check_drain
+from cloudtasks_nb.fanout.plan.simulation import check_drain
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.service.connection import Connection

@@ -21,13 +21,16 @@ from cloudtasks_nb.fanout.plan.body import canonical, suggest_body
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.inputs import frames
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
-from cloudtasks_nb.fanout.plan.recipe import HEADER_BREAK, LARGEST_TASK, Recipe, Row, compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import BREAK, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import http_requests, split_task, tasks
+from cloudtasks_nb.fanout.wire import TAG_BYTES, http_requests, split_task, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
 __all__ = ["Chunk", "Forecast", "literal_task", "plan_chunks", "plan_row", "read_message", "read_target", "read_task"]
 
+#: Bytes of a stored task that the service accepts, less what it adds itself (the name, times and its User-Agent header)
+#: and the header with the tag of a row's task.
+_LARGEST_TASK = 1_048_569 - 700 - TAG_BYTES
 _BYTES = 1 << 20  # of the tasks in a chunk; one of a single row may have more
 _REQUEST = 100  # tasks of a call; a slice of a block has a multiple of them if its tasks are small enough
 _NAMED = 5  # rows that an error names
@@ -109,7 +112,7 @@ class _Renderer:
         ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
-            if len(task) > LARGEST_TASK:
+            if len(task) > _LARGEST_TASK:
                 problems.add(index, f"{len(task):,} bytes are too many for a task; the service takes up to 1 MiB")
         for index in problems.reasons:  # without a key, the position of a row that is no task identifies it
             digests[index], ready[index] = bytes(16), b""
@@ -170,7 +173,7 @@ class _Renderer:
         for name, text in texts:
             columns.append(text.render(block, problems))
             for index, value in enumerate(columns[-1]):
-                if HEADER_BREAK.search(value):
+                if BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
         return list(map(self._head, zip(*columns, strict=True)))
 
@@ -183,10 +186,10 @@ class _Renderer:
         key = self._recipe.key
         if key is None:
             return list(digests)
-        if isinstance(key, Row):
-            return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
-        values = [problems.cells(block.columns[name]) for name in key]
-        return [_digest(canonical(orjson.dumps(row))) for row in zip(*values, strict=True)]
+        if isinstance(key, tuple):
+            values = [problems.cells(block.columns[name]) for name in key]
+            return [_digest(canonical(orjson.dumps(row))) for row in zip(*values, strict=True)]
+        return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
 
 
 @lru_cache(maxsize=4_096)

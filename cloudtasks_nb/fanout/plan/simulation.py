@@ -1,7 +1,11 @@
-"""When a plan would end on its queue, computed without a run: from rate, places, retries and due times."""
+"""When a plan would end on its queue, computed without a run: from rate, places, retries and due times.
+
+Tasks that would not be dispatched before the service deletes them are refused.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,11 +16,15 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_duration, wrong_argument
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Floats", "Simulation", "simulate"]
+__all__ = ["Floats", "Simulation", "check_drain", "simulate"]
 
 Floats = npt.NDArray[np.float64]
 
+#: The service deletes a task that is 31 days old (https://cloud.google.com/tasks/docs/quotas); a day is for retries.
+_DRAINED_WITHIN = 30 * 86_400  # seconds
+_FASTEST = 500  # dispatches a second that a queue may have
 _MOST_ATTEMPTS = 1_000  # of a row
 _BINDS = 1.25  # a limit binds if with half of it the end is so many times as late
 
@@ -127,3 +135,33 @@ def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float)
         waits.append(min(least * 2.0 ** min(failed - 1, doublings) * max(1, failed - doublings), longest))
         since += waits[-1] + seconds
     return np.array(waits)
+
+
+def check_drain(tasks: int, queue: str, rate: float | None, send_rate: float | None) -> None:
+    """Refuse tasks that a queue would delete, as too old, before it has dispatched them.
+
+    Parameters
+    ----------
+    queue : str
+        Its id.
+    rate : float or None
+        Dispatches a second that it allows; None: not known.
+    send_rate : float or None
+        Tasks created a second. If they are not more than are dispatched, none grows old in the queue.
+
+    Raises
+    ------
+    InvalidInputError
+        With the settings that would do.
+    """
+    if not rate or tasks <= rate * _DRAINED_WITHIN or (send_rate is not None and send_rate <= rate):
+        return
+    enough = math.ceil(tasks / _DRAINED_WITHIN * 1000) / 1000
+    paced = math.floor(rate * 1e6) / 1e6
+    wider = f'tasks.queue("{queue}").update(rate={enough:g}), ' if enough <= _FASTEST else ""
+    raise InvalidInputError(
+        f"{tasks:,} tasks at {rate:g} a second take {duration_text(tasks / rate)}, and Cloud Tasks deletes tasks that "
+        "are 31 days old, so many would never be dispatched",
+        resource=queue,
+        hint=f"{wider}or send_rate={paced:g}: rows wait here then, and are sent as fast as the queue dispatches them",
+    )

@@ -14,13 +14,13 @@ from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, Templa
 from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.store.encode import json_text
 
-__all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
+__all__ = ["HOST", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
 
 T = TypeVar("T")
 
 _LISTED = 30  # columns that an error lists
 
-#: `Field.safe` of a cell that is a host and perhaps a port.
+#: `_Field.safe` of a cell that is a host and perhaps a port.
 HOST = ":[]"
 
 
@@ -49,7 +49,7 @@ class Problems:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class _Field:
     """A column in braces."""
 
     column: str
@@ -64,7 +64,7 @@ class Text:
     source: str
     what: str  #: the argument it was given as, for messages
     literals: tuple[str, ...]  #: one more than there are fields
-    fields: tuple[Field, ...]
+    fields: tuple[_Field, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class Text:
         pattern = "%s".join(literal.replace("%", "%%") for literal in self.literals)
         return [pattern % row for row in zip(*cells, strict=True)]
 
-    def _cells(self, field: Field, column: Column, problems: Problems) -> list[str]:
+    def _cells(self, field: _Field, column: Column, problems: Problems) -> list[str]:
         texts = []
         for index, value in enumerate(column.raw if field.spec else problems.cells(column)):
             text = ""
@@ -182,12 +182,12 @@ def constant(source: str, what: str) -> Text:
     return Text(source=source, what=what, literals=(source,), fields=())
 
 
-def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> Field:
+def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> _Field:
     if not name:
         raise _wrong(source, what, "the braces name no column")
     if conversion is not None or "{" in spec:
         raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
-    return Field(column=name, spec=spec)
+    return _Field(column=name, spec=spec)
 
 
 def _wrong(source: str, what: str, why: str) -> TemplateError:
