@@ -19,7 +19,6 @@ __all__ = [
     "batch_ids",
     "batch_of",
     "completion_id",
-    "first_id",
     "key_head",
     "named_identity",
     "request_id",
@@ -82,11 +81,6 @@ def batch_ids(identity: bytes, name: str | None = None) -> Iterator[str]:
     """
     ids = (blake2b(identity, digest_size=4, salt=attempt.to_bytes(4, "big")).hexdigest() for attempt in count())
     return filter(_BATCH_ID.fullmatch, chain([name or ""], ids))
-
-
-def first_id(place: Place, name: str) -> str:
-    """Return the id that a new batch with a name gets, if no other batch has it."""
-    return next(batch_ids(named_identity(place, name), name))
 
 
 def task_ids(batch: str, keys: bytes, attempt: int) -> list[str]:

@@ -97,8 +97,7 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
     frame.attrs[LACKING] = {str(name): found for name, found in lacking.items() if found}
     for name in frame:
-        lossy = frame[name].dtype == np.float64 and any(type(cell) is int and abs(cell) > EXACT for cell in given[name])
-        if lossy:
+        if frame[name].dtype == np.float64 and any(type(cell) is int and abs(cell) > EXACT for cell in given[name]):
             frame[name] = given[name]
     return frame
 

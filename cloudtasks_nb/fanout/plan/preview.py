@@ -80,7 +80,7 @@ class Preview(NamedTuple):
         shown, labels = shown_names(block, chosen), block.labels or []
         levels = {level.source for _, level in labels}
         names = [name for name in shown if block.columns[name].source not in levels]
-        tagged = [_labels(level) for _, level in labels] + [_cells(block.columns[name]) for name in names]
+        tagged = [_cells(level, label=True) for _, level in labels] + [_cells(block.columns[name]) for name in names]
         return cls(
             length=block.length,
             names=[None if name is None else shown[name] for name in (*(level for level, _ in labels), *names)],
@@ -120,7 +120,8 @@ class Preview(NamedTuple):
         return self.levels, self.names[: self.levels or 0], self.tags[: self.levels or 0]
 
 
-def _cells(column: Column) -> tuple[str, list[Any]]:
+def _cells(column: Column, *, label: bool = False) -> tuple[str, list[Any]]:
+    """Return the cells of a column, and a tag by which they come back: equal, if they are labels of the index."""
     kind, dtype = column.source.kind, column.series.dtype
     if isinstance(dtype, pd.PeriodDtype):
         return _ticks(pd.PeriodIndex(column.series))
@@ -136,17 +137,11 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
     if kind == "object" and not isinstance(dtype, pd.StringDtype):
         types = {type(cell) for cell in column.raw} - {type(None)}
         return next((tag for tag, (one, _) in _OBJECTS.items() if types == {one} and not column.bad), kind), values
-    return "Int64" if column.source.whole else str(dtype), values
+    return "Int64" if column.source.whole and not label else str(dtype), values
 
 
 def _ticks(index: Any) -> tuple[str, list[Any]]:
     return str(index.dtype), [None if tick == _NAT else tick for tick in index.asi8.tolist()]
-
-
-def _labels(column: Column) -> tuple[str, list[Any]]:
-    """Return the cells of a level, and a tag by which they come back equal."""
-    tag, cells = _cells(column)
-    return (str(column.series.dtype) if column.source.whole else tag), cells
 
 
 class StoredPreview:

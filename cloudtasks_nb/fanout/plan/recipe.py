@@ -320,7 +320,7 @@ def compile_recipe(options: Mapping[str, Any], *, literal: bool = False) -> Reci
     account, audience = check_token(options)
     method = _method(options.get("method"))
     url = compile_url(options["url"], literal=literal)
-    body = compile_body(options.get("body"), method, literal=literal, function=url.function)
+    body = compile_body(options.get("body"), method, literal=literal, function=getattr(url.handler, "function", None))
     headers = _headers(options.get("headers"), json=body.json)
     read = constant if literal else parse
     return Recipe(
@@ -350,11 +350,8 @@ def _key(key: Any) -> tuple[str, ...] | _Row | None:
 def _method(given: str | None) -> str:
     method = "POST" if given is None else str(given).upper()
     if method not in HTTP_METHODS[1:]:
-        raise InvalidInputError(
-            f'method="{given}" is not an HTTP method{did_you_mean(method, HTTP_METHODS[1:])}',
-            resource="method",
-            hint="there are " + ", ".join(HTTP_METHODS[1:]),
-        )
+        why = f"is not an HTTP method{did_you_mean(method, HTTP_METHODS[1:])}"
+        raise wrong_argument("method", given, why, "there are " + ", ".join(HTTP_METHODS[1:]))
     return method
 
 
@@ -379,11 +376,8 @@ def _retry(given: Mapping[str, Any] | None) -> Mapping[str, float] | None:
         raise wrong_argument("max_doublings", given["max_doublings"], "is negative", "16 is the service's default")
     # The service reads 0 as "not given".
     if settings.get("max_attempts", 1) < -1 or settings.get("max_attempts") == 0:
-        raise InvalidInputError(
-            f"retry: max_attempts={given['max_attempts']!r} is no number of attempts",
-            resource="max_attempts",
-            hint="1 means no retry, -1 means without end",
-        )
+        hint = "1 means no retry, -1 means without end"
+        raise wrong_argument("max_attempts", given["max_attempts"], "is no number of attempts", hint)
     return settings
 
 

@@ -138,7 +138,8 @@ class _Renderer:
 
         Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ.
         """
-        mismatch = self._recipe.url.mismatch
+        handler = self._recipe.url.handler
+        mismatch = getattr(handler, "mismatch", None)  # of a function that is served here: why it takes no body
         if mismatch is None:
             return
         uniform = self._recipe.body.uniform and not any(column.lacking for column in block.columns.values())
@@ -148,7 +149,7 @@ class _Renderer:
                 self._reasons[names] = mismatch(body)
             reason = self._reasons[names]
             if reason is not None and uniform:
-                function = self._recipe.url.function
+                function = getattr(handler, "function", None)
                 meant, hint = suggest_body(function, [*block.columns]) if function else ("", None)
                 reason = f"the function cannot be called with these bodies: {reason}{meant}"
                 raise InvalidInputError(reason, resource="body", hint=hint)

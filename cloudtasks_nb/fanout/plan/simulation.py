@@ -18,9 +18,9 @@ from cloudtasks_nb._settings import parse_duration, wrong_argument
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Floats", "Simulation", "check_drain", "simulate"]
+__all__ = ["Simulation", "check_drain", "simulate"]
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
 #: The service deletes a task that is 31 days old (https://cloud.google.com/tasks/docs/quotas); a day is for retries.
 _DRAINED_WITHIN = 30 * 86_400  # seconds
@@ -52,13 +52,13 @@ class Simulation:
 
 
 class _Run(NamedTuple):
-    arrivals: Floats  #: when each row is created and due, seconds from the start, ascending
+    arrivals: _Floats  #: when each row is created and due, seconds from the start, ascending
     rate: float  #: dispatches a second
     burst: float
     places: float  #: attempts at once
     seconds: float  #: of an attempt
     attempts: float  #: of a row, on average
-    waits: Floats  #: before each further attempt on the row that has most
+    waits: _Floats  #: before each further attempt on the row that has most
 
     def end(self) -> float:
         """Return when the last attempt ends.
@@ -79,7 +79,7 @@ class _Run(NamedTuple):
 
 
 def simulate(
-    settings: Mapping[str, Any], *, deadline: float, arrivals: Floats, duration: Any, failures: Any
+    settings: Mapping[str, Any], *, deadline: float, arrivals: _Floats, duration: Any, failures: Any
 ) -> Simulation:
     """Compute when a plan would end.
 
@@ -116,7 +116,7 @@ def simulate(
     return Simulation(duration=pd.Timedelta(seconds=round(end, 3)), limit=limit)
 
 
-def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float) -> Floats:
+def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float) -> _Floats:
     """Return the waits of the row with the most attempts: as many as it may have, while a row is left that fails.
 
     The wait doubles `max_doublings` times, then it grows by the last doubling. With two limits of the retries, both
