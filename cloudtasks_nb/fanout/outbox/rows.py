@@ -27,7 +27,7 @@ from cloudtasks_nb.fanout.outbox.database import (
     transaction,
 )
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
-from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, OPEN, RETRYING, State
 
 __all__ = ["Order", "Page", "Rows", "TimingsPage", "located", "tasks_of"]
@@ -383,7 +383,7 @@ def located(
                 by_head[unpack(">qH", head)].append(task)
         for row in connection.execute(query, (sql.as_json(dict.fromkeys(half for half, _ in by_head)), num)):
             for task in by_head.get(row[-2:], ()):
-                if any_try or try_of(task) == row[-3]:
+                if any_try or task.endswith(f"-{row[-3]}"):
                     yield task, row[:-3]
 
 

@@ -27,7 +27,6 @@ __all__ = [
     "rows_identity",
     "task_id",
     "task_ids",
-    "try_of",
 ]
 
 #: Bytes of a row's key.
@@ -114,12 +113,6 @@ def batch_of(task: str) -> str | None:
     """Return the batch that a task id names; None if it is not the id of a batch's row."""
     match = ROW_TASK.fullmatch(task)
     return match["batch"] if match else None
-
-
-def try_of(task: str) -> int | None:
-    """Return the try that a task id names; None if it is not the id of a batch's row."""
-    match = ROW_TASK.fullmatch(task)
-    return int(match["try"]) if match else None
 
 
 def completion_id(batch: str, url: str, round_: int) -> str:

@@ -114,25 +114,20 @@ def _headers(headers: Any, *, json: bool) -> dict[str, str]:
     check_mapping(headers, "headers", 'headers={"X-Shop": "north"}')
     found: dict[str, str] = {}
     for name, given in ((str(name), given) for name, given in (headers or {}).items()):
-        if given is None:
-            raise InvalidInputError(
-                f'the header "{name}" has no value', resource=name, hint='leave it out, or use "" for an empty one'
-            )
-        if not _HEADER_NAME.fullmatch(name):
-            raise InvalidInputError(f'"{name}" is not the name of a header', resource=name, hint="for example X-Shop")
-        if name.lower() == TAG_HEADER.lower():
-            raise InvalidInputError(
-                f'the header "{name}" is set by this package: by it a stored result shows of which task it is',
-                resource=name,
-                hint="give yours another name",
-            )
         found[name] = str(given)
-        if BREAK.search(found[name]):
-            raise InvalidInputError(
-                f'the value of the header "{name}" has several lines',
-                resource=name,
-                hint="a header is one line; put longer text into the body",
-            )
+        why, hint = "", ""
+        if given is None:
+            why, hint = f'the header "{name}" has no value', 'leave it out, or use "" for an empty one'
+        elif not _HEADER_NAME.fullmatch(name):
+            why, hint = f'"{name}" is not the name of a header', "for example X-Shop"
+        elif name.lower() == TAG_HEADER.lower():
+            told = "set by this package: by it a stored result shows of which task it is"
+            why, hint = f'the header "{name}" is {told}', "give yours another name"
+        elif BREAK.search(found[name]):
+            hint = "a header is one line; put longer text into the body"
+            why = f'the value of the header "{name}" has several lines'
+        if why:
+            raise InvalidInputError(why, resource=name, hint=hint)
     if sum(len(name) + len(value.encode(errors="replace")) for name, value in found.items()) >= _HEADER_BYTES:
         raise InvalidInputError("the headers have more than 80 KB", resource="headers", hint="put it into the body")
     if json and "content-type" not in {name.lower() for name in found}:
