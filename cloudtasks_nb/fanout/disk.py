@@ -9,13 +9,9 @@ __all__ = ["MOUNTS", "on_network", "temporary_kind"]
 
 #: The file systems of this machine, on Linux.
 MOUNTS = Path("/proc/self/mounts")
+_LAYER = "the layer of a container"
 _NETWORK = {"9p", "afs", "ceph", "cifs", "fuse", "lustre", "nfs", "nfs4", "smb3", "virtiofs"}  # and all of fuse.*
-_TEMPORARY = {
-    "aufs": "the layer of a container",
-    "overlay": "the layer of a container",
-    "ramfs": "in memory",
-    "tmpfs": "in memory",
-}
+_TEMPORARY = dict.fromkeys(("ramfs", "tmpfs"), "in memory") | dict.fromkeys(("aufs", "overlay"), _LAYER)
 
 
 def on_network(path: Path, mounts: Path | None = None) -> bool:

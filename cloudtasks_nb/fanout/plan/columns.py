@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -303,10 +303,5 @@ def _objects(column: Column) -> list[Any]:
     return values
 
 
-_JSON: dict[str, Callable[[Column], list[Any]]] = {
-    "bool": _scalars,
-    "int": _scalars,
-    "float": _floats,
-    "text": _scalars,
-    "datetime": _datetimes,
-}
+#: What makes JSON values of the cells of a kind; of all others it is `_objects`.
+_JSON = {"bool": _scalars, "int": _scalars, "text": _scalars, "float": _floats, "datetime": _datetimes}

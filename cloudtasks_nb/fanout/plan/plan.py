@@ -329,13 +329,13 @@ class Plan:
         return lines
 
     def __repr__(self) -> str:
-        width = max(len(name) for name in self.facts())
-        lines = [f"Plan for queue {self.queue} (nothing was sent)"]
-        lines += [f"  {name:<{width}}  {text}" for name, text in self.facts().items()]
-        lines += [
-            f"  {'first tasks' if not number else '':<{width}}  {text}" for number, text in enumerate(self._examples())
-        ]
-        return escape_controls("\n".join([*lines, f"→ {self._next}"]))
+        facts, examples = self.facts(), self._examples()
+        width = max(map(len, facts))
+        shown = [*facts.items(), *zip(("first tasks", *[""] * _SHOWN), examples, strict=False)]
+        lines = [f"  {name:<{width}}  {text}" for name, text in shown]
+        return escape_controls(
+            "\n".join([f"Plan for queue {self.queue} (nothing was sent)", *lines, f"→ {self._next}"])
+        )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
         facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
@@ -433,14 +433,13 @@ class _Summary:
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
         """Return the kept rows."""
         problems = [forecast.problems.get(row) for row in range(len(self._kept))]
+        tasks = [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)]
         frame = pd.DataFrame(
             {
                 "url": column([url for url, _, _ in self._kept], "text"),
                 "body": column([body.decode() or None for _, body, _ in self._kept], "text"),
                 "schedule_time": column([due for _, _, due in self._kept], "time"),
-                "task": column(
-                    [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)], "text"
-                ),
+                "task": column(tasks, "text"),
                 "problem": column(problems, "text"),
             },
             index=pd.RangeIndex(len(self._kept), name="row").astype("int64"),

@@ -32,6 +32,8 @@ RESERVED = frozenset({"row", "error", *BATCH_TASKS})
 
 _TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
 _NUMBERS = {"int64", "Int64", "float64"}
+#: What a column holds whose tag begins like this.
+_WORDS = {"datetime64": "times", "timedelta64": "durations", "bool": "booleans", "date": "dates", "period": "periods"}
 _NAT = np.iinfo(np.int64).min
 #: Tag of a column of Python objects -> their type, and what makes one of its text.
 _OBJECTS: dict[str, tuple[type, Callable[[str], Any]]] = {
@@ -236,14 +238,7 @@ def _kind(tag: str) -> str:
     """Return what the cells of a column are, in a word."""
     if tag in _NUMBERS:
         return "numbers"
-    words = {
-        "datetime64": "times",
-        "timedelta64": "durations",
-        "bool": "booleans",
-        "date": "dates",
-        "period": "periods",
-    }
-    return next((word for start, word in words.items() if tag.startswith(start)), "text")
+    return next((word for start, word in _WORDS.items() if tag.startswith(start)), "text")
 
 
 def shown_rows(shown: bytes, places: Sequence[int]) -> bytes:
