@@ -79,13 +79,10 @@ class Table:
             frame = frame.copy(deep=False)
             frame.attrs = {}
         self.length = len(frame)
-        self.columns: dict[str, Source] = {}
         levels = [] if _counts(frame.index) and not labelled else _levels(frame.index, part=part)
         named = [name for name, _ in levels if name is not None]
         _check_unique(named, "levels of the index", 'rename them: df.index.names = ["first", "second"]')
-        for name, level in levels:
-            if name is not None and name not in names:
-                self.columns[name] = level
+        self.columns = {name: level for name, level in levels if name is not None and name not in names}
         self._levels = list(self.columns)
         for position, name in enumerate(names):
             gone = lacking.get(name, frozenset())

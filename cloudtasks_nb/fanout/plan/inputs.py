@@ -208,11 +208,8 @@ def _file(path: str) -> Stream:
     """Return the rows of a file, of which the names of the columns have been read."""
     name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
     if not name.endswith((".csv", ".parquet", ".pq")) and not Path(path).is_dir():
-        raise InvalidInputError(
-            f"data={path!r} is not a path to a CSV or Parquet file",
-            resource=path,
-            hint='a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame',
-        )
+        hint = 'a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame'
+        raise InvalidInputError(f"data={path!r} is not a path to a CSV or Parquet file", resource=path, hint=hint)
     near = "://" not in path
     if near and not Path(path).exists():
         raise InvalidInputError(

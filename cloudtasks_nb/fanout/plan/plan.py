@@ -333,9 +333,8 @@ class Plan:
         width = max(map(len, facts))
         shown = [*facts.items(), *zip(("first tasks", *[""] * _SHOWN), examples, strict=False)]
         lines = [f"  {name:<{width}}  {text}" for name, text in shown]
-        return escape_controls(
-            "\n".join([f"Plan for queue {self.queue} (nothing was sent)", *lines, f"→ {self._next}"])
-        )
+        head = f"Plan for queue {self.queue} (nothing was sent)"
+        return escape_controls("\n".join([head, *lines, f"→ {self._next}"]))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
         facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,11 +116,6 @@ class Preview(NamedTuple):
                 found[name] = tag, cells
         return found
 
-    @property
-    def kinds(self) -> tuple[int | None, list[str | None], list[str]]:
-        """Number, names and tags of the levels."""
-        return self.levels, self.names[: self.levels or 0], self.tags[: self.levels or 0]
-
 
 def _cells(column: Column, *, label: bool = False) -> tuple[str, list[Any]]:
     """Return the cells of a column, and a tag by which they come back: equal, if they are labels of the index."""
@@ -198,7 +193,8 @@ class StoredPreview:
         """
         end = 0
         found: list[pd.Index[Any]] = []
-        for (levels, names, tags), group in groupby(self._parts, key=lambda part: part.kinds):
+        kind = attrgetter("levels", "names", "tags")
+        for (levels, names, tags), group in groupby(map(Preview.only_labels, self._parts), key=kind):
             parts = list(group)
             start, end = end, end + sum(part.length for part in parts)
             if levels is None:
