@@ -128,10 +128,9 @@ class Partitions:
         span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
         if not self.zones:
             return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
-        more = ", …" if len(self.zones) > _NAMED else ""  # the clocks of some may change: no count holds for all
-        return (
-            f"{span}, {self.freq.plural} in {counted(len(self.zones), 'zones')}: {', '.join(self.zones[:_NAMED])}{more}"
-        )
+        zones = ", ".join([*self.zones[:_NAMED], *["…"] * (len(self.zones) > _NAMED)])
+        # the clocks of some may change: no count of periods holds for all
+        return f"{span}, {self.freq.plural} in {counted(len(self.zones), 'zones')}: {zones}"
 
     def among(self, rows: pd.DataFrame) -> Partitions:
         """Return the periods with the zones that rows have."""
@@ -199,9 +198,8 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     _check_count(periods, first, last)
     local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
-    moments = (
-        pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
-    )
+    found = sorted(set(_in_utc(local_times, clock, repeated=repeated)))
+    moments = pd.DatetimeIndex(found).as_unit("us").tz_convert(clock)
     begin, stop = (int(place) for place in moments.searchsorted(pd.DatetimeIndex([first, last]), side="right"))
     return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(zone or tz), requested=(first, last))
 

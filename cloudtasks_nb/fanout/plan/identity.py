@@ -143,8 +143,6 @@ def _mask(batch: str, attempt: int) -> bytes:
 
 
 def _digest(kind: str, place: Place, *parts: bytes) -> bytes:
-    hashed = blake2b(digest_size=_SUM_SIZE)
     words = (kind, place.endpoint, place.project, place.location, place.queue)
-    for part in (*(word.encode() for word in words), *parts):
-        hashed.update(len(part).to_bytes(4, "big") + part)
-    return hashed.digest()
+    sized = (len(part).to_bytes(4, "big") + part for part in (*map(str.encode, words), *parts))
+    return blake2b(b"".join(sized), digest_size=_SUM_SIZE).digest()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,33 +52,6 @@ class Simulation:
         return f"ends after about {duration_text(self.duration.total_seconds())} (limit: {self.limit})"
 
 
-class _Run(NamedTuple):
-    arrivals: _Floats  #: when each row is created and due, seconds from the start, ascending
-    rate: float  #: dispatches a second
-    burst: float
-    places: float  #: attempts at once
-    seconds: float  #: of an attempt
-    attempts: float  #: of a row, on average
-    waits: _Floats  #: before each further attempt on the row that has most
-
-    def end(self) -> float:
-        """Return when the last attempt ends.
-
-        No row starts before those due earlier have had their tokens and places. With retries, all attempts on these
-        rows need them; or the last row that is due is the one with the most attempts.
-        """
-        every = self._last_start(self.attempts)
-        longest = self._last_start(1.0) + self.waits.sum() + len(self.waits) * self.seconds
-        return float(max(every, longest) + self.seconds)
-
-    def _last_start(self, attempts: float) -> float:
-        """Return when the last attempt starts if each row has so many, one right after the other."""
-        left = np.arange(len(self.arrivals), 0, -1) * attempts  # from each row on
-        by_rate = self.arrivals + (left - self.burst) / self.rate
-        by_places = self.arrivals + (np.ceil(np.round(left / self.places, 6)) - 1) * self.seconds
-        return float(np.max([by_rate.max(), by_places.max(), self.arrivals[-1]]))
-
-
 def simulate(
     settings: Mapping[str, Any], *, deadline: float, arrivals: _Floats, duration: Any, failures: Any
 ) -> Simulation:
@@ -103,17 +77,39 @@ def simulate(
     share, seconds = 1.0 if taken > deadline else float(failures), min(taken, deadline)
     waits = _waits(settings, seconds, len(arrivals), share)
     attempts = float((share ** np.arange(len(waits) + 1)).sum())
-    run = _Run(arrivals, settings["rate"], settings["burst"], settings["max_concurrent"], seconds, attempts, waits)
-    end = run.end()
+    rate, burst, places = (settings[name] for name in ("rate", "burst", "max_concurrent"))
+    end_if = partial(
+        _end, arrivals=arrivals, waits=waits, rate=rate, places=places, seconds=seconds, attempts=attempts, burst=burst
+    )
     halved = {
-        "rate": run._replace(rate=run.rate / 2).end(),
-        "max_concurrent": run._replace(places=run.places / 2).end(),
-        "backoff": run._replace(waits=2 * waits).end(),
-        "due times": run._replace(arrivals=2 * arrivals).end(),
+        "rate": end_if(rate=rate / 2),
+        "max_concurrent": end_if(places=places / 2),
+        "backoff": end_if(waits=2 * waits),
+        "due times": end_if(arrivals=2 * arrivals),
     }
+    end = end_if()
     limit = max(halved, key=lambda one: halved[one])
     limit = limit if halved[limit] >= _BINDS * end else "durations"
     return Simulation(duration=pd.Timedelta(seconds=round(end, 3)), limit=limit)
+
+
+def _end(
+    *, arrivals: _Floats, waits: _Floats, rate: float, burst: float, places: float, seconds: float, attempts: float
+) -> float:
+    """Return when the last attempt ends, if one takes so many seconds and a row has so many attempts on average.
+
+    No row starts before those due earlier have had their tokens and places. With retries, all attempts on these rows
+    need them; or the last row that is due is the one with the most attempts, and `waits` before each further one.
+    """
+
+    def last_start(attempts: float) -> float:  # if each row has so many, one right after the other
+        left = np.arange(len(arrivals), 0, -1) * attempts  # from each row on
+        by_rate = arrivals + (left - burst) / rate
+        by_places = arrivals + (np.ceil(np.round(left / places, 6)) - 1) * seconds
+        return float(np.max([by_rate.max(), by_places.max(), arrivals[-1]]))
+
+    longest = last_start(1.0) + waits.sum() + len(waits) * seconds
+    return float(max(last_start(attempts), longest) + seconds)
 
 
 def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float) -> _Floats:
