@@ -157,9 +157,14 @@ def parse(source: str, what: str) -> Text:
         raise _wrong(source, what, str(error)) from None
     for literal, name, spec, conversion in parts:
         literals[-1] += literal
-        if name is not None:
-            fields.append(_field(source, what, name, spec or "", conversion))
-            literals.append("")
+        if name is None:
+            continue
+        if not name:
+            raise _wrong(source, what, "the braces name no column")
+        if conversion is not None or "{" in (spec or ""):
+            raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
+        fields.append(_Field(column=name, spec=spec or ""))
+        literals.append("")
     return replace(text, literals=tuple(literals), fields=tuple(fields))
 
 
@@ -180,14 +185,6 @@ def constant(source: str, what: str) -> Text:
             hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
         ) from None
     return Text(source=source, what=what, literals=(source,), fields=())
-
-
-def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> _Field:
-    if not name:
-        raise _wrong(source, what, "the braces name no column")
-    if conversion is not None or "{" in spec:
-        raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
-    return _Field(column=name, spec=spec)
 
 
 def _wrong(source: str, what: str, why: str) -> TemplateError:
