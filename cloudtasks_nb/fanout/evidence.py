@@ -225,9 +225,7 @@ def _better(known: T | None, new: T | None, source: Source, others: int) -> T | 
     return known if new is None or (known is not None and others >= 2 * source) else new
 
 
-def _weight(
-    message: str | None, attempt: int | None, status: int | None, cause: str | None
-) -> tuple[bool, int, bool, str, int, str]:
+def _weight(message: str | None, attempt: int | None, status: int | None, cause: str | None) -> tuple[Any, ...]:
     """Return what makes one message, of an attempt that ended with a status, count instead of another one."""
     traced = Fault.parse(cause) is not None
     tells = traced or cause_of(message or "") is not None

@@ -31,11 +31,7 @@ def templates_error(label: str, batch: str, before: Mapping[str, Any], now: Mapp
         for word in words
         if before.get(word) != after.get(word)
     ]
-    return BatchExistsError(
-        f"the batch {label} was made of other templates{''.join(changes)}",
-        resource=batch,
-        hint=f"{_NOTHING_SENT}{_ANY_NAME}",
-    )
+    return _exists(f"the batch {label} was made of other templates{''.join(changes)}", batch, _ANY_NAME)
 
 
 def overlap_error(found: Sequence[tuple[str, int]], total: int, *, same: bool) -> BatchExistsError:
@@ -58,11 +54,7 @@ def overlap_error(found: Sequence[tuple[str, int]], total: int, *, same: bool) -
     else:
         ways = f"it was made of other templates; {_ANY_NAME}"
     others = "".join(f", {n:,} in {other}" for other, n in found[1:3])
-    return BatchExistsError(
-        f"{shared:,} of these {total:,} rows are in the batch {label} already{others}",
-        resource=label,
-        hint=f"{_NOTHING_SENT}{ways}",
-    )
+    return _exists(f"{shared:,} of these {total:,} rows are in the batch {label} already{others}", label, ways)
 
 
 def conflict_error(rows: Sequence[int], many: int, total: int, label: str, batch: str) -> BatchExistsError:
@@ -70,12 +62,16 @@ def conflict_error(rows: Sequence[int], many: int, total: int, label: str, batch
     have, which = ("has a key", "row") if many == 1 else ("have keys", "rows")
     shown = ", ".join(map(str, rows)) + (", ..." if many > len(rows) else "")
     found = f"data.iloc[[{shown}]]" if many == len(rows) else "the rows with a problem in plan.frame, of dry_run=True,"
-    return BatchExistsError(
+    key = "key=[...] may name more columns that distinguish rows"
+    return _exists(
         f"{many:,} of {total:,} rows {have} that the batch {label} has with another request ({which} {shown})",
-        resource=batch,
-        hint=f"{_NOTHING_SENT}{found} with a new name sends what has changed, {_ANY_NAME}, "
-        "and key=[...] may name more columns that distinguish rows",
+        batch,
+        f"{found} with a new name sends what has changed, {_ANY_NAME}, and {key}",
     )
+
+
+def _exists(message: str, resource: str, ways: str) -> BatchExistsError:
+    return BatchExistsError(message, resource=resource, hint=f"{_NOTHING_SENT}{ways}")
 
 
 def duplicates_error(rows: Sequence[tuple[int, int]], many: int, total: int) -> DuplicateRowsError:

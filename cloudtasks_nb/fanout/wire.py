@@ -41,17 +41,11 @@ def _field(tag: bytes, payload: bytes) -> bytes:
     return tag + _length(len(payload)) + payload
 
 
-def _tagged(tag: bytes) -> bytes:
-    """Return the field of a Task with the header for a tag; behind the whole Task a reader merges it into that.
-
-    https://protobuf.dev/programming-guides/encoding/#last-one-wins
-    """
-    header = _field(_FIRST, TAG_HEADER.encode()) + _field(_SECOND, tag)
-    return _field(_REQUEST, _field(_HEADERS, header))
-
-
+# The field of a Task with the header for a tag. Behind the whole Task a reader merges it into that
+# (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
 _TAG = tag_of(b"", "").encode()  # all have its length
-_BEFORE_TAG = _tagged(_TAG).removesuffix(_TAG)
+_HEADER = _field(_FIRST, TAG_HEADER.encode()) + _field(_SECOND, _TAG)
+_BEFORE_TAG = _field(_REQUEST, _field(_HEADERS, _HEADER)).removesuffix(_TAG)
 #: Bytes by which the tag makes a task larger.
 TAG_BYTES = len(_BEFORE_TAG + _TAG)
 

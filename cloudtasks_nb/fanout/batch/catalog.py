@@ -47,13 +47,12 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchFacts, BatchRecord, Reached, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
-from cloudtasks_nb.fanout.plan.chunk import Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, batch_of
 from cloudtasks_nb.fanout.plan.inputs import length
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import Recipe
-from cloudtasks_nb.fanout.plan.render import plan_chunks
-from cloudtasks_nb.fanout.plan.schedule import check_drain
+from cloudtasks_nb.fanout.plan.render import Forecast, plan_chunks
+from cloudtasks_nb.fanout.plan.simulation import check_drain
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.service.connection import Connection

@@ -31,9 +31,9 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, LastingOptions, Published
 from cloudtasks_nb.fanout.outbox.rows import Rows
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
-from cloudtasks_nb.fanout.plan.chunk import Chunk
-from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, first_id, named_identity
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import (
     block_names,
@@ -257,7 +257,7 @@ class Sharing:
             self._ask(probe_once, self._outbox, self._store)
         if not self.active or spec.name is None:
             return
-        batch = first_id(spec.place, spec.name)
+        batch = next(batch_ids(named_identity(spec.place, spec.name), spec.name))
         if not self._outbox.batches.find(batch=batch):
             with suppress(StoreError):
                 self._ask(check_recipe, self._store, batch, spec.name, spec.recipe)

@@ -28,8 +28,8 @@ from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Change,
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue, Requests
 from cloudtasks_nb.fanout.outbox.rows import Results, Rows
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec, Incoming, Spool
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import Place, task_id
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import IN_DOUBT, State
 

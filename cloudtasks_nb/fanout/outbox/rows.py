@@ -23,7 +23,7 @@ from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox import sql
 from cloudtasks_nb.fanout.outbox.database import Repository, StoredBlock, guard, keys_of, reading, transaction
 from cloudtasks_nb.fanout.outbox.records import Retrying, RowFilter, Scope
-from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids, try_of
+from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, batch_of, key_head, task_id, task_ids
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, OPEN, RETRYING, State
 
 __all__ = ["Line", "Order", "Page", "ReadPart", "Results", "Rows", "TimingsPage", "located", "tasks_of"]
@@ -362,7 +362,7 @@ def located(
                 by_head[unpack(">qH", head)].append(task)
         for row in connection.execute(query, (sql.as_json(dict.fromkeys(half for half, _ in by_head)), num)):
             for task in by_head.get(row[-2:], ()):
-                if any_try or try_of(task) == row[-3]:
+                if any_try or task.endswith(f"-{row[-3]}"):
                     yield task, row[:-3]
 
 

@@ -30,9 +30,9 @@ from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.outbox import database, sql
 from cloudtasks_nb.fanout.outbox.database import Hold, guard, hold, put_tasks, snapshot, transact
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, BatchRecord, Scope, Spooled, change_facts
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import Place, batch_ids, named_identity, row_sum, rows_identity
 from cloudtasks_nb.fanout.plan.preview import shown_rows
+from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.refusals import conflict_error, duplicates_error, overlap_error, templates_error
 from cloudtasks_nb.fanout.states import State
 

@@ -25,17 +25,7 @@ from cloudtasks_nb.display.calendar import starts_in
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = [
-    "COLUMNS",
-    "Freq",
-    "Partitions",
-    "combinations",
-    "cross",
-    "one_zone",
-    "parse_freq",
-    "partition",
-    "period_rows",
-]
+__all__ = ["COLUMNS", "Freq", "Partitions", "combinations", "one_zone", "parse_freq", "partition", "period_rows"]
 
 #: The columns that describe a row's period.
 COLUMNS = ("start", "end", "partition")
@@ -78,8 +68,7 @@ class Freq:
         unit, length = ("M", self.months) if self.step is None else ("s", self.step // _SECOND)
         low, high = np.array([first, last], "datetime64[us]").astype(f"datetime64[{unit}]").astype("int64").tolist()
         numbers = np.arange(low - (low - self.first) % length, high + length + 1, length)
-        found: list[dt.datetime] = numbers.astype(f"datetime64[{unit}]").astype("datetime64[us]").tolist()
-        return found
+        return numbers.astype(f"datetime64[{unit}]").astype("datetime64[us]").tolist()
 
     def counted(self, count: int) -> str:
         """Return this number of periods as text: ``90 days``, ``1 quarter``, ``45 periods of 2 hours``."""
@@ -139,10 +128,9 @@ class Partitions:
         span = labels[0] if len(self) == 1 else f"{labels[0]} … {labels[1]}"
         if not self.zones:
             return f"{span}, {self.freq.counted(len(self))} in {self.tz}"
-        more = ", …" if len(self.zones) > _NAMED else ""  # the clocks of some may change: no count holds for all
-        return (
-            f"{span}, {self.freq.plural} in {counted(len(self.zones), 'zones')}: {', '.join(self.zones[:_NAMED])}{more}"
-        )
+        zones = ", ".join([*self.zones[:_NAMED], *["…"] * (len(self.zones) > _NAMED)])
+        # the clocks of some may change: no count of periods holds for all
+        return f"{span}, {self.freq.plural} in {counted(len(self.zones), 'zones')}: {zones}"
 
     def among(self, rows: pd.DataFrame) -> Partitions:
         """Return the periods with the zones that rows have."""
@@ -210,9 +198,8 @@ def partition(start: Any, end: Any, *, freq: Any, tz: Any = "UTC") -> Partitions
     _check_count(periods, first, last)
     local_times = periods.boundaries(first.tz_localize(None) - _MAX_OFFSET, last.tz_localize(None) + _MAX_OFFSET)
     repeated = periods.step is not None and periods.step <= _HOUR
-    moments = (
-        pd.DatetimeIndex(sorted(set(_in_utc(local_times, clock, repeated=repeated)))).as_unit("us").tz_convert(clock)
-    )
+    found = sorted(set(_in_utc(local_times, clock, repeated=repeated)))
+    moments = pd.DatetimeIndex(found).as_unit("us").tz_convert(clock)
     begin, stop = (int(place) for place in moments.searchsorted(pd.DatetimeIndex([first, last]), side="right"))
     return Partitions(bounds=moments[begin - 1 : stop + 1], freq=periods, tz=str(zone or tz), requested=(first, last))
 
@@ -348,12 +335,13 @@ def period_rows(
     Raises
     ------
     InvalidInputError
-        As `cross`; or if `tz` names no column of `across`, or one whose values are no zones.
+        As `combinations`, or if one is there twice; if `tz` names no column of `across`, or one whose values are no
+        zones.
     """
-    named = _ZONE_COLUMN.fullmatch(partitions.tz)
+    named, table = _ZONE_COLUMN.fullmatch(partitions.tz), combinations(across)
     if named is None:
-        return cross(partitions.frame(newest_first=newest_first).iloc[:count], across).iloc[:count]
-    table, column = combinations(across), named[1]
+        return _cross(partitions.frame(newest_first=newest_first).iloc[:count], table).iloc[:count]
+    column = named[1]
     if table is None or column not in table:
         near = "" if table is None else did_you_mean(column, table.columns)
         hint = 'across=shops, a DataFrame with a row a shop: pd.DataFrame({"shop": ["bern"], "tz": ["Europe/Zurich"]})'
@@ -362,31 +350,23 @@ def period_rows(
     parts = []
     for zone, combined in table.groupby(column, sort=False, dropna=False):
         periods = partition(start, end, freq=partitions.freq.name, tz=zone).frame(newest_first=newest_first)
-        part = cross(periods.astype({"start": object, "end": object}).iloc[:count], combined)
+        part = _cross(periods.astype({"start": object, "end": object}).iloc[:count], combined)
         parts.append(part.set_index(part.index // len(combined)))
     return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True).iloc[:count]
 
 
-def cross(frame: pd.DataFrame, across: Any) -> pd.DataFrame:
-    """Return each row of a frame with each combination of other values.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        The partitions.
-    across : mapping of name to values, DataFrame or None
-        Its columns come in the order of their names, so that the order in which they were written changes nothing.
-
-    Raises
-    ------
-    InvalidInputError
-        If `across` is empty, has a combination twice, or has a column that every backfill has.
-    """
-    table = combinations(across)
+def _cross(frame: pd.DataFrame, table: pd.DataFrame | None) -> pd.DataFrame:
+    """Return each row of a frame with each combination of other values, if there are any."""
     if table is None:
         return frame
     _check_size(len(frame), len(table))
-    _check_unique(table)
+    twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
+    if len(twice):
+        raise InvalidInputError(
+            f"across has {counted(len(twice), 'combinations')} twice: {twice.iloc[0].to_dict()}",
+            resource="across",
+            hint="drop_duplicates() or unique() leaves one of each",
+        )
     return frame.merge(table, how="cross")
 
 
@@ -434,16 +414,6 @@ def _check_size(one: int, other: int) -> None:
             f"{one:,} rows crossed with {other:,} are more than {_MAX_ROWS:,}",
             resource="across",
             hint="backfill parts of the range, or of across, one after the other: they become one batch",
-        )
-
-
-def _check_unique(table: pd.DataFrame) -> None:
-    twice = table[table.astype(object).map(repr).duplicated()]  # repr: lists have no hash
-    if len(twice):
-        raise InvalidInputError(
-            f"across has {counted(len(twice), 'combinations')} twice: {twice.iloc[0].to_dict()}",
-            resource="across",
-            hint="drop_duplicates() or unique() leaves one of each",
         )
 
 

@@ -102,11 +102,8 @@ def compile_body(body: Any, method: str, *, literal: bool = False, function: Cal
         unwanted = [] if function is None or _INDEX in _parameters(function) else [_INDEX]
         return _constant(b"", json=False) if literal or method in _BODILESS else _columns(None, unwanted)
     if method in _BODILESS:
-        raise InvalidInputError(
-            f"a {method} request has no body",
-            resource="body",
-            hint='leave body= out and put the values into the URL, or use method="POST"',
-        )
+        hint = 'leave body= out and put the values into the URL, or use method="POST"'
+        raise InvalidInputError(f"a {method} request has no body", resource="body", hint=hint)
     if literal:
         content = constant(body, "body").source.encode() if isinstance(body, str) else body
         json = not isinstance(content, bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
@@ -79,13 +79,10 @@ class Table:
             frame = frame.copy(deep=False)
             frame.attrs = {}
         self.length = len(frame)
-        self.columns: dict[str, Source] = {}
         levels = [] if _counts(frame.index) and not labelled else _levels(frame.index, part=part)
         named = [name for name, _ in levels if name is not None]
         _check_unique(named, "levels of the index", 'rename them: df.index.names = ["first", "second"]')
-        for name, level in levels:
-            if name is not None and name not in names:
-                self.columns[name] = level
+        self.columns = {name: level for name, level in levels if name is not None and name not in names}
         self._levels = list(self.columns)
         for position, name in enumerate(names):
             gone = lacking.get(name, frozenset())
@@ -139,13 +136,10 @@ def _check_flat(frame: pd.DataFrame) -> None:
     names: list[Any] = list(frame.columns)
     deep = next((name for name in names if isinstance(name, tuple)), None)
     if deep is not None:
-        raise InvalidInputError(
-            f"the frame has the column {deep!r}, whose name has several levels",
-            resource=str(deep),
-            hint='join them: df.columns = ["_".join(map(str, name)) for name in df.columns]'
-            if isinstance(frame.columns, pd.MultiIndex)
-            else "rename it",
-        )
+        join = 'join them: df.columns = ["_".join(map(str, name)) for name in df.columns]'
+        hint = join if isinstance(frame.columns, pd.MultiIndex) else "rename it"
+        message = f"the frame has the column {deep!r}, whose name has several levels"
+        raise InvalidInputError(message, resource=str(deep), hint=hint)
 
 
 class Source:
@@ -263,22 +257,13 @@ def _scalars(column: Column) -> list[Any]:
 
 def _numbers(column: Column) -> list[Any]:
     numbers = _as_floats(column.series)
-    missing = np.isnan(numbers)
-    whole = column.source.whole
-    values: list[Any] = np.where(missing, 0, numbers).astype("int64").tolist() if whole else numbers.tolist()
-    for index in np.flatnonzero(missing).tolist():
-        values[index] = None
-    return values if whole or not column.source.part else _integral(column.series, values)
-
-
-def _integral(series: pd.Series[Any], values: list[Any]) -> list[Any]:
-    """Return the values with whole numbers as integers; the same list if there are none."""
-    numbers = _as_floats(series)
-    with np.errstate(invalid="ignore"):
-        integral = (np.abs(numbers) <= EXACT) & (np.trunc(numbers) == numbers)
-    if not integral.any():
-        return values
-    return [int(value) if yes else value for value, yes in zip(values, integral.tolist(), strict=True)]
+    values = numbers.astype(object)
+    if column.source.whole or column.source.part:
+        with np.errstate(invalid="ignore"):
+            integral = (np.abs(numbers) <= EXACT) & (np.trunc(numbers) == numbers)
+        values[integral] = numbers[integral].astype("int64")
+    values[np.isnan(numbers)] = None
+    return values.tolist()
 
 
 def _floats(column: Column) -> list[Any]:
@@ -315,10 +300,5 @@ def _objects(column: Column) -> list[Any]:
     return values
 
 
-_JSON: dict[str, Callable[[Column], list[Any]]] = {
-    "bool": _scalars,
-    "int": _scalars,
-    "float": _floats,
-    "text": _scalars,
-    "datetime": _datetimes,
-}
+#: What makes JSON values of the cells of a kind; of all others it is `_objects`.
+_JSON = {"bool": _scalars, "int": _scalars, "text": _scalars, "float": _floats, "datetime": _datetimes}

@@ -10,13 +10,12 @@ Prices are those of the first tier, and in us-central1 where regions differ, as 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.plural import percent_text
 
-__all__ = ["CALLS", "LOG_PRICE", "PRICING", "Costs", "Item", "log_bytes", "log_note", "operations"]
+__all__ = ["CALLS", "LOG_PRICE", "PRICING", "Item", "estimate", "log_bytes", "log_note", "operations"]
 
 #: Where the prices stand.
 PRICING = "https://cloud.google.com/tasks/pricing"
@@ -50,34 +49,34 @@ class Item(NamedTuple):
     why: str  #: how much is used, and what is free
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Costs:
-    """What tasks use in one month; nothing on an emulator."""
+def estimate(used: int, logged: float, log_ratio: float, results: int) -> Iterator[Item]:
+    """Yield a line for each thing that tasks use in one month, and that has a price.
 
-    operations: int = 0
-    log_bytes: float = 0  #: of the queue's log
-    log_ratio: float = 1  #: share of the operations that it has
-    results: int = 0  #: stored in a bucket of Cloud Storage
-
-    def items(self) -> Iterator[Item]:
-        """Yield a line for each use that has a price."""
-        if self.operations:
-            paid = max(self.operations - _FREE_OPERATIONS, 0)
-            why = f"{self.operations:,} operations of Cloud Tasks; the first {_FREE_OPERATIONS:,} a month are free"
-            yield Item("operations", paid * _DOLLARS_PER_OPERATION, why)
-        if self.log_bytes:
-            gib = self.log_bytes / _GIB
-            amount = f"about {gib:,.1f} GiB" if gib >= 0.1 else "less than 0.1 GiB"  # noqa: PLR2004 - the least shown
-            amount += f" at {percent_text(self.log_ratio)} of the operations" if self.log_ratio < 1 else ""
-            paid_bytes = max(self.log_bytes - _FREE_LOG, 0)
-            why = f"{amount}; the first 50 GiB of all logs a month are free"
-            yield Item("queue log", paid_bytes * _DOLLARS_PER_LOG_BYTE, why)
-        if self.results:
-            objects, most = -(-self.results // CALLS), self.results * _DOLLARS_PER_WRITE
-            why = f"about {objects:,} objects, each of {CALLS} calls that end together; one a call: ${most:,.2f}"
-            yield Item("writing results", objects * _DOLLARS_PER_WRITE, why)
-            reading = -(-objects // _LISTED) * _DOLLARS_PER_WRITE + objects * _DOLLARS_PER_READ
-            yield Item("reading results", reading, "once; what leaves the region of the bucket is $0.12 a GiB on top")
+    Parameters
+    ----------
+    used : int
+        Operations of Cloud Tasks.
+    logged : float
+        Bytes of the queue's log, which has the share `log_ratio` of the operations.
+    results : int
+        How many are stored in a bucket of Cloud Storage.
+    """
+    if used:
+        paid = max(used - _FREE_OPERATIONS, 0)
+        why = f"{used:,} operations of Cloud Tasks; the first {_FREE_OPERATIONS:,} a month are free"
+        yield Item("operations", paid * _DOLLARS_PER_OPERATION, why)
+    if logged:
+        gib = logged / _GIB
+        amount = f"about {gib:,.1f} GiB" if gib >= 0.1 else "less than 0.1 GiB"  # noqa: PLR2004 - the least shown
+        amount += f" at {percent_text(log_ratio)} of the operations" if log_ratio < 1 else ""
+        why = f"{amount}; the first 50 GiB of all logs a month are free"
+        yield Item("queue log", max(logged - _FREE_LOG, 0) * _DOLLARS_PER_LOG_BYTE, why)
+    if results:
+        objects, most = -(-results // CALLS), results * _DOLLARS_PER_WRITE
+        why = f"about {objects:,} objects, each of {CALLS} calls that end together; one a call: ${most:,.2f}"
+        yield Item("writing results", objects * _DOLLARS_PER_WRITE, why)
+        reading = -(-objects // _LISTED) * _DOLLARS_PER_WRITE + objects * _DOLLARS_PER_READ
+        yield Item("reading results", reading, "once; what leaves the region of the bucket is $0.12 a GiB on top")
 
 
 def operations(size: int) -> int:

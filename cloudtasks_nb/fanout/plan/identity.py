@@ -19,7 +19,6 @@ __all__ = [
     "batch_ids",
     "batch_of",
     "completion_id",
-    "first_id",
     "key_head",
     "named_identity",
     "request_id",
@@ -28,7 +27,6 @@ __all__ = [
     "rows_identity",
     "task_id",
     "task_ids",
-    "try_of",
 ]
 
 #: Bytes of a row's key.
@@ -84,11 +82,6 @@ def batch_ids(identity: bytes, name: str | None = None) -> Iterator[str]:
     return filter(_BATCH_ID.fullmatch, chain([name or ""], ids))
 
 
-def first_id(place: Place, name: str) -> str:
-    """Return the id that a new batch with a name gets, if no other batch has it."""
-    return next(batch_ids(named_identity(place, name), name))
-
-
 def task_ids(batch: str, keys: bytes, attempt: int) -> list[str]:
     """Return the ids of many rows' tasks for one try; `keys` are the rows' keys, concatenated.
 
@@ -122,12 +115,6 @@ def batch_of(task: str) -> str | None:
     return match["batch"] if match else None
 
 
-def try_of(task: str) -> int | None:
-    """Return the try that a task id names; None if it is not the id of a batch's row."""
-    match = ROW_TASK.fullmatch(task)
-    return int(match["try"]) if match else None
-
-
 def completion_id(batch: str, url: str, round_: int) -> str:
     """Return the id of the task that notifies a URL that a round of a batch is complete; the same on every machine."""
     head = blake2b(f"{batch}/complete/{url}/{round_}".encode(), digest_size=_HEAD).hexdigest()
@@ -156,8 +143,6 @@ def _mask(batch: str, attempt: int) -> bytes:
 
 
 def _digest(kind: str, place: Place, *parts: bytes) -> bytes:
-    hashed = blake2b(digest_size=_SUM_SIZE)
     words = (kind, place.endpoint, place.project, place.location, place.queue)
-    for part in (*(word.encode() for word in words), *parts):
-        hashed.update(len(part).to_bytes(4, "big") + part)
-    return hashed.digest()
+    sized = (len(part).to_bytes(4, "big") + part for part in (*map(str.encode, words), *parts))
+    return blake2b(b"".join(sized), digest_size=_SUM_SIZE).digest()

@@ -97,8 +97,7 @@ def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
     lacking = {name: frozenset(at for at, row in enumerate(rows) if name not in row) for name in frame}
     frame.attrs[LACKING] = {str(name): found for name, found in lacking.items() if found}
     for name in frame:
-        lossy = frame[name].dtype == np.float64 and any(type(cell) is int and abs(cell) > EXACT for cell in given[name])
-        if lossy:
+        if frame[name].dtype == np.float64 and any(type(cell) is int and abs(cell) > EXACT for cell in given[name]):
             frame[name] = given[name]
     return frame
 
@@ -209,11 +208,8 @@ def _file(path: str) -> Stream:
     """Return the rows of a file, of which the names of the columns have been read."""
     name = re.sub(r"\.(gz|bz2|zip|xz|zst)$", "", path.lower())
     if not name.endswith((".csv", ".parquet", ".pq")) and not Path(path).is_dir():
-        raise InvalidInputError(
-            f"data={path!r} is not a path to a CSV or Parquet file",
-            resource=path,
-            hint='a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame',
-        )
+        hint = 'a file ends with ".csv" or ".parquet"; read others first, and give the DataFrame'
+        raise InvalidInputError(f"data={path!r} is not a path to a CSV or Parquet file", resource=path, hint=hint)
     near = "://" not in path
     if near and not Path(path).exists():
         raise InvalidInputError(

@@ -9,11 +9,9 @@ import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb._frames import column
@@ -24,11 +22,10 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
-from cloudtasks_nb.fanout.plan.costs import PRICING, Costs, log_bytes, operations
+from cloudtasks_nb.fanout.plan.costs import PRICING, Item, estimate, log_bytes, operations
 from cloudtasks_nb.fanout.plan.recipe import Recipe
-from cloudtasks_nb.fanout.plan.render import Errors, plan_chunks, plan_row, read_task
-from cloudtasks_nb.fanout.plan.simulation import Floats, Simulation, simulate
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast, plan_chunks, plan_row, read_task
+from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
 from cloudtasks_nb.service.convert import default_audience
 
 __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
@@ -103,7 +100,7 @@ class Plan:
     duplicates: int  #: rows with the key of an earlier row
     sendable: int  #: tasks that are left to create
     body_bytes: Sizes
-    costs: Costs  #: of creating and delivering each task once, and of knowing what became of it
+    costs: Sequence[Item]  #: of creating and delivering each task once, and of knowing what became of it
     queue: str
     method: str
     errors: str  #: what `submit` does with bad rows and duplicates: "raise" or "skip"
@@ -112,9 +109,7 @@ class Plan:
     spent: bool  #: the input was an iterator, and is read
     action: Callable[[], Any]
     attempt: Callable[[int], Trial]
-    settings: Mapping[str, Any]  #: of the queue, with those of the tasks themselves; empty: they are not known
-    deadline: dt.timedelta  #: after which an attempt fails
-    arrivals: Callable[[], Floats]  #: computes when each task is created and due, in seconds from now
+    simulation: Callable[[Any, float], Simulation] | None  #: does `simulate`; None: the queue's settings are not known
     about: Mapping[str, str] = field(default_factory=dict)  #: further facts about the plan, by name
     refusal: str = ""  #: what `submit` would raise, whatever `errors` is, as batches have some of the rows
     first_rejected: str = ""  #: the first row that cannot become a task, and why
@@ -209,12 +204,10 @@ class Plan:
         >>> plan.simulate("2s", failures=0)
         ends after about 4 min 10 s (limit: max_concurrent)
         """
-        if not self.settings:
+        if self.simulation is None:
             hint = "it needs an account that may read the queue: roles/cloudtasks.viewer"
             raise InvalidInputError(f"the settings of queue {self.queue} are not known", resource="queue", hint=hint)
-        deadline = self.deadline.total_seconds()
-        arrivals = self.arrivals()
-        return simulate(self.settings, deadline=deadline, arrivals=arrivals, duration=duration, failures=failures)
+        return self.simulation(duration, failures)
 
     def _check_unread(self, hint: str) -> None:
         if self.spent:
@@ -269,7 +262,7 @@ class Plan:
         >>> plan.prices
         {}
         """
-        return {name: price for name, price, _ in self.costs.items()}
+        return {name: price for name, price, _ in self.costs}
 
     @property
     def cost(self) -> str:
@@ -298,7 +291,7 @@ class Plan:
             found["duplicates"] = f"{self.duplicates:,} with the key of an earlier row"
         found["bodies"] = str(self.body_bytes)
         found["time to drain"] = self._drain()
-        lines = {name: f"${price:,.2f}: {why}" for name, price, why in self.costs.items()}
+        lines = {name: f"${price:,.2f}: {why}" for name, price, why in self.costs}
         return {**found, "price": f"about ${self.price:,.2f}: {_ON_TOP}", **lines} if lines else found
 
     def _drain(self) -> str:
@@ -336,13 +329,12 @@ class Plan:
         return lines
 
     def __repr__(self) -> str:
-        width = max(len(name) for name in self.facts())
-        lines = [f"Plan for queue {self.queue} (nothing was sent)"]
-        lines += [f"  {name:<{width}}  {text}" for name, text in self.facts().items()]
-        lines += [
-            f"  {'first tasks' if not number else '':<{width}}  {text}" for number, text in enumerate(self._examples())
-        ]
-        return escape_controls("\n".join([*lines, f"→ {self._next}"]))
+        facts, examples = self.facts(), self._examples()
+        width = max(map(len, facts))
+        shown = [*facts.items(), *zip(("first tasks", *[""] * _SHOWN), examples, strict=False)]
+        lines = [f"  {name:<{width}}  {text}" for name, text in shown]
+        head = f"Plan for queue {self.queue} (nothing was sent)"
+        return escape_controls("\n".join([head, *lines, f"→ {self._next}"]))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:  # noqa: ARG002 - IPython's
         facts = [(f"<b>{html.escape(name)}</b>", html.escape(text)) for name, text in self.facts().items()]
@@ -400,16 +392,12 @@ class _Summary:
         sizes = np.frombuffer(self._sizes or array("q", [0]), dtype=np.int64)
         return Sizes(min=int(sizes.min()), median=int(np.median(sizes)), max=int(sizes.max()), total=int(sizes.sum()))
 
-    def costs(self, sendable: int, queue: QueueName, method: str, *, log_ratio: float, stored: bool) -> Costs:
+    def costs(self, sendable: int, queue: QueueName, method: str, *, log_ratio: float, stored: bool) -> list[Item]:
         """Return what `sendable` tasks cost that are, on average, as all valid rows are."""
-        share = sendable / max(len(self._sizes), 1)
-        target = len(method) + 1 + round(self._targets / max(len(self._sizes), 1))
-        return Costs(
-            operations=round(share * self._operations),
-            log_bytes=sendable * log_ratio * log_bytes(queue, target),
-            log_ratio=log_ratio,
-            results=sendable if stored else 0,
-        )
+        valid = max(len(self._sizes), 1)
+        used = round(sendable / valid * self._operations)
+        logged = sendable * log_ratio * log_bytes(queue, len(method) + 1 + round(self._targets / valid))
+        return list(estimate(used, logged, log_ratio, sendable if stored else 0))
 
     def calls(self, recipe: Recipe) -> str:
         """Return whom the tasks call, and with whose tokens; empty if the URL of the first task says it all."""
@@ -424,21 +412,33 @@ class _Summary:
         given = f" for the audience {audience}" if audience else ", each for its own URL"
         return f"{hosts}; with tokens of {account}{given}" if account else hosts
 
-    def dues(self) -> npt.NDArray[np.int64]:
-        """Return when each valid row is due, in microseconds since 1970; 0: at once."""
-        return np.frombuffer(self._dues or array("q", [0]), dtype=np.int64)
+    def simulation(
+        self, settings: Mapping[str, Any], deadline: dt.timedelta, sendable: int, now: dt.datetime, rate: float | None
+    ) -> Callable[[Any, float], Simulation]:
+        """Return what simulates the sending of `sendable` tasks, `rate` of them a second; None: at once.
+
+        Which rows are to be sent is known of the first rows only: those of a part are evenly spread over all.
+        """
+        dues = np.frombuffer(self._dues or array("q", [0]), dtype=np.int64)  # a plan does not keep the rest of it
+
+        def run(duration: Any, failures: float) -> Simulation:
+            chosen = dues[np.linspace(0, len(dues) - 1, sendable).astype(np.int64)]
+            created = np.arange(sendable) / (rate or math.inf)
+            arrivals, seconds = np.sort(np.maximum(chosen / 1e6 - now.timestamp(), created)), deadline.total_seconds()
+            return simulate(settings, deadline=seconds, arrivals=arrivals, duration=duration, failures=failures)
+
+        return run
 
     def frame(self, forecast: Forecast, *, verdicts: bool) -> pd.DataFrame:
         """Return the kept rows."""
         problems = [forecast.problems.get(row) for row in range(len(self._kept))]
+        tasks = [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)]
         frame = pd.DataFrame(
             {
                 "url": column([url for url, _, _ in self._kept], "text"),
                 "body": column([body.decode() or None for _, body, _ in self._kept], "text"),
                 "schedule_time": column([due for _, _, due in self._kept], "time"),
-                "task": column(
-                    [None if bad else task for task, bad in zip(forecast.tasks, problems, strict=True)], "text"
-                ),
+                "task": column(tasks, "text"),
                 "problem": column(problems, "text"),
             },
             index=pd.RangeIndex(len(self._kept), name="row").astype("int64"),
@@ -460,16 +460,6 @@ def _row_task(data: Any, recipe: Recipe, row: int, now: dt.datetime) -> Any:
     return task
 
 
-def _arrivals(dues: npt.NDArray[np.int64], sendable: int, now: dt.datetime, send_rate: float | None) -> Floats:
-    """Return when each task of a plan is created and due, in seconds from now, ascending.
-
-    Which rows are to be sent is known of the first rows only: those of a part are evenly spread over all.
-    """
-    chosen = dues[np.linspace(0, len(dues) - 1, sendable).astype(np.int64)]
-    created = np.arange(sendable) / (send_rate or math.inf)
-    return np.sort(np.maximum(chosen / 1e6 - now.timestamp(), created))
-
-
 def _refusal(check: Callable[[int], None], tasks: int) -> str:
     try:
         check(tasks)
@@ -489,7 +479,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     limits: Mapping[str, Any],
     submit: Callable[[], Any],
     send: Callable[[Any], Trial],
-    errors: Errors = "raise",
+    errors: str = "raise",
     send_rate: float | None = None,
     check: Callable[[int], None] = lambda _tasks: None,
     priced: bool = True,
@@ -534,6 +524,7 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
     found = forecast(summary.keys)
     log_ratio, state = limits.get("log_sampling_ratio", 1.0), limits.get("state", "RUNNING")
     costs = summary.costs(found.sendable, queue, recipe.method, log_ratio=log_ratio, stored=stored)
+    settings, deadline = {**limits, **(recipe.retry or {})}, recipe.dispatch_deadline or _DEADLINE
     about = {"calls": summary.calls(recipe), "known": ", ".join(f"{n:,} {where}" for where, n in found.known.items())}
     return Plan(
         about={name: text for name, text in about.items() if text},
@@ -546,14 +537,12 @@ def make_plan(  # noqa: PLR0913 - facts about the queue, keyword-only
         refusal=found.refusal or _refusal(check, found.sendable),
         hosts=tuple(summary.hosts),
         body_bytes=summary.sizes(),
-        costs=costs if priced else Costs(),
+        costs=costs if priced else (),
         queue=queue.queue,
         method=recipe.method,
         action=submit,
         attempt=lambda row: send(_row_task(data, recipe, row, now)),
-        settings={**limits, **(recipe.retry or {})} if limits else {},
-        deadline=recipe.dispatch_deadline or _DEADLINE,
-        arrivals=partial(_arrivals, summary.dues(), found.sendable, now, send_rate),
+        simulation=summary.simulation(settings, deadline, found.sendable, now, send_rate) if limits else None,
         spent=isinstance(data, Iterator),
         errors=errors,
         rate=limits.get("rate"),

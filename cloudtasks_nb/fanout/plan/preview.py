@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ RESERVED = frozenset({"row", "error", *BATCH_TASKS})
 
 _TICKS = ("datetime64[", "timedelta64[", "period[")  #: these are stored as numbers
 _NUMBERS = {"int64", "Int64", "float64"}
+#: What a column holds whose tag begins like this.
+_WORDS = {"datetime64": "times", "timedelta64": "durations", "bool": "booleans", "date": "dates", "period": "periods"}
 _NAT = np.iinfo(np.int64).min
 #: Tag of a column of Python objects -> their type, and what makes one of its text.
 _OBJECTS: dict[str, tuple[type, Callable[[str], Any]]] = {
@@ -80,7 +82,7 @@ class Preview(NamedTuple):
         shown, labels = shown_names(block, chosen), block.labels or []
         levels = {level.source for _, level in labels}
         names = [name for name in shown if block.columns[name].source not in levels]
-        tagged = [_labels(level) for _, level in labels] + [_cells(block.columns[name]) for name in names]
+        tagged = [_cells(level, label=True) for _, level in labels] + [_cells(block.columns[name]) for name in names]
         return cls(
             length=block.length,
             names=[None if name is None else shown[name] for name in (*(level for level, _ in labels), *names)],
@@ -114,13 +116,9 @@ class Preview(NamedTuple):
                 found[name] = tag, cells
         return found
 
-    @property
-    def kinds(self) -> tuple[int | None, list[str | None], list[str]]:
-        """Number, names and tags of the levels."""
-        return self.levels, self.names[: self.levels or 0], self.tags[: self.levels or 0]
 
-
-def _cells(column: Column) -> tuple[str, list[Any]]:
+def _cells(column: Column, *, label: bool = False) -> tuple[str, list[Any]]:
+    """Return the cells of a column, and a tag by which they come back: equal, if they are labels of the index."""
     kind, dtype = column.source.kind, column.series.dtype
     if isinstance(dtype, pd.PeriodDtype):
         return _ticks(pd.PeriodIndex(column.series))
@@ -136,17 +134,11 @@ def _cells(column: Column) -> tuple[str, list[Any]]:
     if kind == "object" and not isinstance(dtype, pd.StringDtype):
         types = {type(cell) for cell in column.raw} - {type(None)}
         return next((tag for tag, (one, _) in _OBJECTS.items() if types == {one} and not column.bad), kind), values
-    return "Int64" if column.source.whole else str(dtype), values
+    return "Int64" if column.source.whole and not label else str(dtype), values
 
 
 def _ticks(index: Any) -> tuple[str, list[Any]]:
     return str(index.dtype), [None if tick == _NAT else tick for tick in index.asi8.tolist()]
-
-
-def _labels(column: Column) -> tuple[str, list[Any]]:
-    """Return the cells of a level, and a tag by which they come back equal."""
-    tag, cells = _cells(column)
-    return (str(column.series.dtype) if column.source.whole else tag), cells
 
 
 class StoredPreview:
@@ -201,7 +193,8 @@ class StoredPreview:
         """
         end = 0
         found: list[pd.Index[Any]] = []
-        for (levels, names, tags), group in groupby(self._parts, key=lambda part: part.kinds):
+        kind = attrgetter("levels", "names", "tags")
+        for (levels, names, tags), group in groupby(map(Preview.only_labels, self._parts), key=kind):
             parts = list(group)
             start, end = end, end + sum(part.length for part in parts)
             if levels is None:
@@ -241,14 +234,7 @@ def _kind(tag: str) -> str:
     """Return what the cells of a column are, in a word."""
     if tag in _NUMBERS:
         return "numbers"
-    words = {
-        "datetime64": "times",
-        "timedelta64": "durations",
-        "bool": "booleans",
-        "date": "dates",
-        "period": "periods",
-    }
-    return next((word for start, word in words.items() if tag.startswith(start)), "text")
+    return next((word for start, word in _WORDS.items() if tag.startswith(start)), "text")
 
 
 def shown_rows(shown: bytes, places: Sequence[int]) -> bytes:

@@ -6,9 +6,10 @@ import datetime as dt
 import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, repeat
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -17,34 +18,60 @@ from google.cloud.tasks_v2 import types
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.body import canonical, suggest_body
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.columns import Block, Table
 from cloudtasks_nb.fanout.plan.inputs import frames
 from cloudtasks_nb.fanout.plan.preview import Preview, shown_names
-from cloudtasks_nb.fanout.plan.recipe import HEADER_BREAK, LARGEST_TASK, Recipe, Row, compile_recipe
+from cloudtasks_nb.fanout.plan.recipe import BREAK, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
-from cloudtasks_nb.fanout.wire import http_requests, split_task, tasks
+from cloudtasks_nb.fanout.wire import TAG_BYTES, http_requests, split_task, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
 
-__all__ = [
-    "Errors",
-    "Renderer",
-    "digest",
-    "literal_task",
-    "plan_chunks",
-    "plan_row",
-    "read_message",
-    "read_target",
-    "read_task",
-]
+__all__ = ["Chunk", "Forecast", "literal_task", "plan_chunks", "plan_row", "read_message", "read_target", "read_task"]
+
+#: Bytes of a stored task that the service accepts, less what it adds itself (the name, times and its User-Agent header)
+#: and the header with the tag of a row's task.
+_LARGEST_TASK = 1_048_569 - 700 - TAG_BYTES
+_BYTES = 1 << 20  # of the tasks in a chunk; one of a single row may have more
+_REQUEST = 100  # tasks of a call; a slice of a block has a multiple of them if its tasks are small enough
+_NAMED = 5  # rows that an error names
 
 
-def digest(data: bytes) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Up to 2,000 rows of a frame of the input, rendered; all sequences have one item a row, in input order."""
+
+    rows: Sequence[int]  #: position of each row in the whole input
+    keys: Sequence[bytes]  #: 16 bytes that identify the row in its batch (what ``key=`` names, digested)
+    #: 16 bytes over method, url, headers and body, of which 8 count: equal ones send the same request; zeros for a
+    #: rejected row
+    digests: Sequence[bytes]
+    #: `google.cloud.tasks.v2.Task` on the wire, without its name; empty for a row that is rejected, or of another home
+    tasks: Sequence[bytes]
+    shown: bytes  #: the columns of the input that `batch.tasks()` shows, encoded by `Preview`; opaque elsewhere
+    labels: bytes = b""  #: those of the index, encoded by `Preview`; opaque elsewhere, empty if they are not known
+    rejected: Mapping[int, str] = field(default_factory=dict)  #: index in this chunk -> why the row is no task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What spooling the rows of a dry run would do; sequences and indexes are about the first rows of the input."""
+
+    tasks: Sequence[str | None]  #: ids; None: it cannot be known, or there would be none
+    problems: Mapping[int, str]  #: why a row would not be sent
+    sendable: int  #: how many of all rows would be sent
+    duplicates: int  #: how many of all rows have the key of an earlier row
+    states: Sequence[str] = ()  #: "new", or the state of the row that the batch has
+    known: Mapping[str, int] = field(default_factory=dict)  #: where or in which state -> how many are there already
+    new: str | None = None  #: id of the batch, if this home does not have it
+    refusal: str = ""  #: text of the error for which no row would be sent; empty: they would be sent
+
+
+def _digest(data: bytes) -> bytes:
     """Return the 16 bytes that stand for what a row sends, or for the cells of its key."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class Renderer:
+class _Renderer:
     """Renders blocks by one recipe.
 
     Parameters
@@ -80,17 +107,17 @@ class Renderer:
         moments = self._recipe.schedule.render(block, self._now, problems)
         made = http_requests(urls, heads, bodies)
         same = urls is stand_ins and bodies is identities
-        digests = list(map(digest, made if same else http_requests(stand_ins, heads, identities)))
+        digests = list(map(_digest, made if same else http_requests(stand_ins, heads, identities)))
         times = repeat(b"") if moments is None else map(_schedule_time, moments)
         ready = tasks(made, self._tokens(urls), times, self._settings)
         keys = self._keys(block, digests, problems)
         for index, task in enumerate(ready):
-            if len(task) > LARGEST_TASK:
+            if len(task) > _LARGEST_TASK:
                 problems.add(index, f"{len(task):,} bytes are too many for a task; the service takes up to 1 MiB")
         for index in problems.reasons:  # without a key, the position of a row that is no task identifies it
             digests[index], ready[index] = bytes(16), b""
             if self._recipe.key is None:
-                keys[index] = digest(b"rejected %d" % (block.first + index))
+                keys[index] = _digest(b"rejected %d" % (block.first + index))
         self.missing |= problems.missing
         shown = Preview.of(block, self._recipe.columns_used, complete=self._complete)
         labels = shown.only_labels()
@@ -111,7 +138,8 @@ class Renderer:
 
         Raise InvalidInputError if no row fits to the function; note those that do not fit, if rows differ.
         """
-        mismatch = self._recipe.url.mismatch
+        handler = self._recipe.url.handler
+        mismatch = getattr(handler, "mismatch", None)  # of a function that is served here: why it takes no body
         if mismatch is None:
             return
         uniform = self._recipe.body.uniform and not any(column.lacking for column in block.columns.values())
@@ -121,7 +149,7 @@ class Renderer:
                 self._reasons[names] = mismatch(body)
             reason = self._reasons[names]
             if reason is not None and uniform:
-                function = self._recipe.url.function
+                function = getattr(handler, "function", None)
                 meant, hint = suggest_body(function, [*block.columns]) if function else ("", None)
                 reason = f"the function cannot be called with these bodies: {reason}{meant}"
                 raise InvalidInputError(reason, resource="body", hint=hint)
@@ -146,31 +174,29 @@ class Renderer:
         for name, text in texts:
             columns.append(text.render(block, problems))
             for index, value in enumerate(columns[-1]):
-                if HEADER_BREAK.search(value):
+                if BREAK.search(value):
                     problems.add(index, f'the header "{name}" would have several lines')
         return list(map(self._head, zip(*columns, strict=True)))
 
     def _head(self, values: Iterable[str]) -> bytes:
         for (name, _), value in zip(self._recipe.headers, values, strict=True):
             self._request.headers[name] = value
-        head: bytes = self._request.SerializeToString(deterministic=True)
-        return head
+        return self._request.SerializeToString(deterministic=True)
 
     def _keys(self, block: Block, digests: list[bytes], problems: Problems) -> list[bytes]:
         key = self._recipe.key
         if key is None:
             return list(digests)
-        if isinstance(key, Row):
-            return [digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
-        values = [problems.cells(block.columns[name]) for name in key]
-        return [digest(canonical(orjson.dumps(row))) for row in zip(*values, strict=True)]
+        if isinstance(key, tuple):
+            values = [problems.cells(block.columns[name]) for name in key]
+            return [_digest(canonical(orjson.dumps(row))) for row in zip(*values, strict=True)]
+        return [_digest(b"row %d" % position) for position in range(block.first, block.first + block.length)]
 
 
 @lru_cache(maxsize=4_096)
 def _token(account: str, audience: str) -> bytes:
     token = {"service_account_email": account, "audience": audience}
-    serialized: bytes = types.HttpRequest.pb()(oidc_token=token).SerializeToString()
-    return serialized
+    return types.HttpRequest.pb()(oidc_token=token).SerializeToString()
 
 
 @lru_cache(maxsize=4_096)
@@ -178,8 +204,7 @@ def _schedule_time(moment: int) -> bytes:
     """Return the field of a Task that schedules it for a time in microseconds since 1970."""
     task = types.Task.pb()()
     task.schedule_time.FromMicroseconds(moment)
-    serialized: bytes = task.SerializeToString()
-    return serialized
+    return task.SerializeToString()
 
 
 def _names(body: bytes) -> frozenset[str] | None:
@@ -191,21 +216,12 @@ def _names(body: bytes) -> frozenset[str] | None:
     return frozenset(value) if isinstance(value, dict) else None
 
 
-#: What to do with rows that cannot become tasks.
-Errors = Literal["raise", "skip"]
-
-_BYTES = 1 << 20  # of the tasks in a chunk; one of a single row may have more
-_REQUEST = 100  # tasks of a call; a slice of a block has a multiple of them if its tasks are small enough
-
-_NAMED = 5  # rows that an error names
-
-
 def plan_chunks(
     data: Any,
     recipe: Recipe,
     *,
     now: dt.datetime,
-    errors: Errors = "raise",
+    errors: str = "raise",
     on_progress: Callable[[int], object] = lambda _: None,
     on_note: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Chunk]:
@@ -234,7 +250,7 @@ def plan_chunks(
     if errors not in ("raise", "skip"):
         raise wrong_argument("errors", errors, 'is neither "raise" nor "skip"', 'use errors="skip"')
     whole = isinstance(data, pd.DataFrame)
-    renderer = Renderer(recipe, now, complete=whole)
+    renderer = _Renderer(recipe, now, complete=whole)
     named: list[str] = []
     bad, position, labelled = 0, 0, None
     table: Table | None = None
@@ -291,7 +307,7 @@ def literal_task(options: Mapping[str, Any], *, now: dt.datetime) -> Any:
     InvalidInputError
         Naming the argument that is wrong.
     """
-    renderer = Renderer(compile_recipe(options, literal=True), now, complete=False)
+    renderer = _Renderer(compile_recipe(options, literal=True), now, complete=False)
     (chunk,) = renderer.render(Block(first=0, length=1, columns={}))
     if chunk.rejected:
         raise InvalidInputError(
@@ -310,7 +326,7 @@ def plan_row(data: Any, recipe: Recipe, row: int, *, now: dt.datetime) -> Any:
     TemplateError, NaiveTimeError, InvalidInputError
         If the input does not have so many rows, or the arguments as a whole are wrong.
     """
-    renderer, position = Renderer(recipe, now, complete=False), 0
+    renderer, position = _Renderer(recipe, now, complete=False), 0
     for frame in frames(data, recipe.choose):
         if row < position + len(frame):
             table = Table(frame, part=not isinstance(data, pd.DataFrame))

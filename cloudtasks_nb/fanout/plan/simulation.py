@@ -1,10 +1,15 @@
-"""When a plan would end on its queue, computed without a run: from rate, places, retries and due times."""
+"""When a plan would end on its queue, computed without a run: from rate, places, retries and due times.
+
+Tasks that would not be dispatched before the service deletes them are refused.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +17,15 @@ import pandas as pd
 
 from cloudtasks_nb._settings import parse_duration, wrong_argument
 from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Floats", "Simulation", "simulate"]
+__all__ = ["Simulation", "check_drain", "simulate"]
 
-Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.float64]
 
+#: The service deletes a task that is 31 days old (https://cloud.google.com/tasks/docs/quotas); a day is for retries.
+_DRAINED_WITHIN = 30 * 86_400  # seconds
+_FASTEST = 500  # dispatches a second that a queue may have
 _MOST_ATTEMPTS = 1_000  # of a row
 _BINDS = 1.25  # a limit binds if with half of it the end is so many times as late
 
@@ -43,35 +52,8 @@ class Simulation:
         return f"ends after about {duration_text(self.duration.total_seconds())} (limit: {self.limit})"
 
 
-class _Run(NamedTuple):
-    arrivals: Floats  #: when each row is created and due, seconds from the start, ascending
-    rate: float  #: dispatches a second
-    burst: float
-    places: float  #: attempts at once
-    seconds: float  #: of an attempt
-    attempts: float  #: of a row, on average
-    waits: Floats  #: before each further attempt on the row that has most
-
-    def end(self) -> float:
-        """Return when the last attempt ends.
-
-        No row starts before those due earlier have had their tokens and places. With retries, all attempts on these
-        rows need them; or the last row that is due is the one with the most attempts.
-        """
-        every = self._last_start(self.attempts)
-        longest = self._last_start(1.0) + self.waits.sum() + len(self.waits) * self.seconds
-        return float(max(every, longest) + self.seconds)
-
-    def _last_start(self, attempts: float) -> float:
-        """Return when the last attempt starts if each row has so many, one right after the other."""
-        left = np.arange(len(self.arrivals), 0, -1) * attempts  # from each row on
-        by_rate = self.arrivals + (left - self.burst) / self.rate
-        by_places = self.arrivals + (np.ceil(np.round(left / self.places, 6)) - 1) * self.seconds
-        return float(np.max([by_rate.max(), by_places.max(), self.arrivals[-1]]))
-
-
 def simulate(
-    settings: Mapping[str, Any], *, deadline: float, arrivals: Floats, duration: Any, failures: Any
+    settings: Mapping[str, Any], *, deadline: float, arrivals: _Floats, duration: Any, failures: Any
 ) -> Simulation:
     """Compute when a plan would end.
 
@@ -95,20 +77,42 @@ def simulate(
     share, seconds = 1.0 if taken > deadline else float(failures), min(taken, deadline)
     waits = _waits(settings, seconds, len(arrivals), share)
     attempts = float((share ** np.arange(len(waits) + 1)).sum())
-    run = _Run(arrivals, settings["rate"], settings["burst"], settings["max_concurrent"], seconds, attempts, waits)
-    end = run.end()
+    rate, burst, places = (settings[name] for name in ("rate", "burst", "max_concurrent"))
+    end_if = partial(
+        _end, arrivals=arrivals, waits=waits, rate=rate, places=places, seconds=seconds, attempts=attempts, burst=burst
+    )
     halved = {
-        "rate": run._replace(rate=run.rate / 2).end(),
-        "max_concurrent": run._replace(places=run.places / 2).end(),
-        "backoff": run._replace(waits=2 * waits).end(),
-        "due times": run._replace(arrivals=2 * arrivals).end(),
+        "rate": end_if(rate=rate / 2),
+        "max_concurrent": end_if(places=places / 2),
+        "backoff": end_if(waits=2 * waits),
+        "due times": end_if(arrivals=2 * arrivals),
     }
+    end = end_if()
     limit = max(halved, key=lambda one: halved[one])
     limit = limit if halved[limit] >= _BINDS * end else "durations"
     return Simulation(duration=pd.Timedelta(seconds=round(end, 3)), limit=limit)
 
 
-def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float) -> Floats:
+def _end(
+    *, arrivals: _Floats, waits: _Floats, rate: float, burst: float, places: float, seconds: float, attempts: float
+) -> float:
+    """Return when the last attempt ends, if one takes so many seconds and a row has so many attempts on average.
+
+    No row starts before those due earlier have had their tokens and places. With retries, all attempts on these rows
+    need them; or the last row that is due is the one with the most attempts, and `waits` before each further one.
+    """
+
+    def last_start(attempts: float) -> float:  # if each row has so many, one right after the other
+        left = np.arange(len(arrivals), 0, -1) * attempts  # from each row on
+        by_rate = arrivals + (left - burst) / rate
+        by_places = arrivals + (np.ceil(np.round(left / places, 6)) - 1) * seconds
+        return float(np.max([by_rate.max(), by_places.max(), arrivals[-1]]))
+
+    longest = last_start(1.0) + waits.sum() + len(waits) * seconds
+    return float(max(last_start(attempts), longest) + seconds)
+
+
+def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float) -> _Floats:
     """Return the waits of the row with the most attempts: as many as it may have, while a row is left that fails.
 
     The wait doubles `max_doublings` times, then it grows by the last doubling. With two limits of the retries, both
@@ -127,3 +131,33 @@ def _waits(settings: Mapping[str, Any], seconds: float, rows: int, share: float)
         waits.append(min(least * 2.0 ** min(failed - 1, doublings) * max(1, failed - doublings), longest))
         since += waits[-1] + seconds
     return np.array(waits)
+
+
+def check_drain(tasks: int, queue: str, rate: float | None, send_rate: float | None) -> None:
+    """Refuse tasks that a queue would delete, as too old, before it has dispatched them.
+
+    Parameters
+    ----------
+    queue : str
+        Its id.
+    rate : float or None
+        Dispatches a second that it allows; None: not known.
+    send_rate : float or None
+        Tasks created a second. If they are not more than are dispatched, none grows old in the queue.
+
+    Raises
+    ------
+    InvalidInputError
+        With the settings that would do.
+    """
+    if not rate or tasks <= rate * _DRAINED_WITHIN or (send_rate is not None and send_rate <= rate):
+        return
+    enough = math.ceil(tasks / _DRAINED_WITHIN * 1000) / 1000
+    paced = math.floor(rate * 1e6) / 1e6
+    wider = f'tasks.queue("{queue}").update(rate={enough:g}), ' if enough <= _FASTEST else ""
+    raise InvalidInputError(
+        f"{tasks:,} tasks at {rate:g} a second take {duration_text(tasks / rate)}, and Cloud Tasks deletes tasks that "
+        "are 31 days old, so many would never be dispatched",
+        resource=queue,
+        hint=f"{wider}or send_rate={paced:g}: rows wait here then, and are sent as fast as the queue dispatches them",
+    )

@@ -14,13 +14,13 @@ from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, Templa
 from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.store.encode import json_text
 
-__all__ = ["HOST", "Field", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
+__all__ = ["HOST", "Problems", "Text", "call_by_row", "check_columns", "constant", "function_name", "parse"]
 
 T = TypeVar("T")
 
 _LISTED = 30  # columns that an error lists
 
-#: `Field.safe` of a cell that is a host and perhaps a port.
+#: `_Field.safe` of a cell that is a host and perhaps a port.
 HOST = ":[]"
 
 
@@ -49,7 +49,7 @@ class Problems:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class _Field:
     """A column in braces."""
 
     column: str
@@ -64,7 +64,7 @@ class Text:
     source: str
     what: str  #: the argument it was given as, for messages
     literals: tuple[str, ...]  #: one more than there are fields
-    fields: tuple[Field, ...]
+    fields: tuple[_Field, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class Text:
         pattern = "%s".join(literal.replace("%", "%%") for literal in self.literals)
         return [pattern % row for row in zip(*cells, strict=True)]
 
-    def _cells(self, field: Field, column: Column, problems: Problems) -> list[str]:
+    def _cells(self, field: _Field, column: Column, problems: Problems) -> list[str]:
         texts = []
         for index, value in enumerate(column.raw if field.spec else problems.cells(column)):
             text = ""
@@ -157,9 +157,14 @@ def parse(source: str, what: str) -> Text:
         raise _wrong(source, what, str(error)) from None
     for literal, name, spec, conversion in parts:
         literals[-1] += literal
-        if name is not None:
-            fields.append(_field(source, what, name, spec or "", conversion))
-            literals.append("")
+        if name is None:
+            continue
+        if not name:
+            raise _wrong(source, what, "the braces name no column")
+        if conversion is not None or "{" in (spec or ""):
+            raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
+        fields.append(_Field(column=name, spec=spec or ""))
+        literals.append("")
     return replace(text, literals=tuple(literals), fields=tuple(fields))
 
 
@@ -180,14 +185,6 @@ def constant(source: str, what: str) -> Text:
             hint='repair it: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")',
         ) from None
     return Text(source=source, what=what, literals=(source,), fields=())
-
-
-def _field(source: str, what: str, name: str, spec: str, conversion: str | None) -> Field:
-    if not name:
-        raise _wrong(source, what, "the braces name no column")
-    if conversion is not None or "{" in spec:
-        raise _wrong(source, what, f'"{name}" may have a format specification behind a colon and nothing else')
-    return Field(column=name, spec=spec)
 
 
 def _wrong(source: str, what: str, why: str) -> TemplateError:

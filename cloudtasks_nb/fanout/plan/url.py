@@ -36,9 +36,7 @@ class Url:
 
     source: Text | Callable[[dict[str, Any]], Any]  #: a template, or a function of the row
     identity: str  #: describes it; it is the same when the same cell runs again
-    handler: bool = False  #: whether the identity is in that of the rows, because the address may change
-    mismatch: Callable[[bytes], str | None] | None = None  #: of a function that is served here: why it takes no body
-    function: Callable[..., Any] | None = None  #: that of a handler
+    handler: Any = None  #: if given; then the identity is in that of the rows, because the address may change
 
     @property
     def columns(self) -> tuple[str, ...] | None:
@@ -62,7 +60,7 @@ class Url:
                 urls.append(address if isinstance(address, str) else "")
         if self.columns != ():  # one that is the same for all rows was checked before
             self._check(urls, block, problems)
-        return urls, [self.identity] * block.length if self.handler else urls
+        return urls, urls if self.handler is None else [self.identity] * block.length
 
     def _check(self, urls: list[str], block: Block, problems: Problems) -> None:
         """Encode the URLs of a block in place; those that cannot be sent are `problems`."""
@@ -145,8 +143,7 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
         return Url(source=sent, identity=given)
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        served = {one: getattr(given, one, None) for one in ("mismatch", "function")}
-        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=True, **served)
+        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=given)
     if isinstance(given, UrlFunction):
         return Url(source=given.function, identity=f"function:{function_name(given.function)}")
     raise _no_url(given, '"https://svc/run/{origin}"')

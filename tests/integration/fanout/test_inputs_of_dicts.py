@@ -7,7 +7,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.schedule import check_drain
+from cloudtasks_nb.fanout.plan.simulation import check_drain
 from tests.integration.conftest import Target
 
 MIXED: list[dict[str, Any]] = [{"day": "a"}, {"day": "b", "kind": "x"}, {"day": "c", "kind": None}]

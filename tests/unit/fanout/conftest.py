@@ -28,8 +28,8 @@ from cloudtasks_nb.fanout.outbox.records import Ack, Request, Scope, Spooled, wh
 from cloudtasks_nb.fanout.outbox.rows import Page
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.outbox.sql import counted
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, key_head, task_id
+from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.clock import now_micros

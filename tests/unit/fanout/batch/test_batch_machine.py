@@ -39,14 +39,13 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cloudtasks_nb._names import TAG_HEADER, QueueName
+from cloudtasks_nb._names import ROW_TASK, TAG_HEADER, QueueName
 from cloudtasks_nb.client.client import Client
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, QueueNotFoundError
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, pending_evidence
 from cloudtasks_nb.fanout.evidence import Evidence, Row, Source, fold
-from cloudtasks_nb.fanout.plan.identity import try_of
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from cloudtasks_nb.store.store import Store
@@ -80,6 +79,11 @@ FEW: dict[str, Any] = {
     "stateful_step_count": 10,
     "derandomize": True,
 }
+
+
+def _try_of(task: str) -> int:
+    match = ROW_TASK.fullmatch(task)
+    return int(match["try"]) if match else 0
 
 
 class Batches(RuleBasedStateMachine):
@@ -337,7 +341,7 @@ class Batches(RuleBasedStateMachine):
             row, home = int(one.url.rpartition("/")[2]), one.caller.home.name
             known = names[one.task] == 1 or row in self.risked.get(home, ())
             assert known, f"row {row} was sent twice as {one.task}"
-            assert (try_of(one.task) or 0) <= self.tries[row] or not self.tries[row], f"row {row} has too many tries"
+            assert _try_of(one.task) <= self.tries[row] or not self.tries[row], f"row {row} has too many tries"
             assert self.final is None or one.at <= self.final, f"row {row} was sent after the cancel was final"
             if self.canary and not self.lifted and row >= CANARY:
                 early = {canary for canary, at in self.succeeded.items() if at <= one.at}
@@ -427,7 +431,7 @@ class Batches(RuleBasedStateMachine):
         if not told or (state == "unsent" and {one.source for one in told} == {Source.QUEUE}):
             return  # who had opened the batch before does not see what waits in a paused queue
         assert state != "unsent", f"row {row} is no more unsent"
-        number = try_of(task) or 0
+        number = _try_of(task)
         mine = Row(ref=1, tries=number, state=State.SENT, deleting=number if self.cancelled else None)
         begun = [mine]
         if self.cancelled and task not in {one.task for one in self.cloud.creations if one.caller is process}:

@@ -10,7 +10,7 @@ import pytest
 from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
-from cloudtasks_nb.fanout.periods.partitions import combinations, cross, partition
+from cloudtasks_nb.fanout.periods.partitions import combinations, partition, period_rows
 from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
@@ -22,7 +22,7 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 def plan(outbox: Outbox, start: str, end: str, freq: str = "D", across: Any = None) -> str:
     """Spool a backfill; return its batch."""
-    data = cross(partition(start, end, freq=freq, tz="America/New_York").frame(), across)
+    data = period_rows(partition(start, end, freq=freq, tz="America/New_York"), across)
     recipe = compile_recipe(TaskOptions(url="https://svc", key=["start", *data.columns[3:]]))
     chunks = plan_chunks(data, recipe, now=NOW)
     return spool(outbox, chunks, recipe=recipe.identity, name="days").batch

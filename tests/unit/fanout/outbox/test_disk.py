@@ -22,10 +22,11 @@ tmpfs /dev/shm tmpfs rw 0 0
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Path:
-    """Give the list of mounts of a machine with many kinds of disks."""
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make this a machine with many kinds of disks."""
     made = tmp_path / "mounts"
     made.write_text(MOUNTS)
+    monkeypatch.setattr(disk, "MOUNTS", made)
     return made
 
 
@@ -42,14 +43,13 @@ def mounts(tmp_path: Path) -> Path:
     ("/mnt/share/o", True, None),
     ("/mnt/stick/o", False, None),
 )
-def test_the_mount_decides(mounts: Path, file: str, *, network: bool, temporary: str | None) -> None:
+@pytest.mark.usefixtures("mounts")
+def test_the_mount_decides(file: str, *, network: bool, temporary: str | None) -> None:
     """All of FUSE and virtiofs count as network file systems; memory and the layer of a container are temporary."""
-    assert (disk.on_network(Path(file), mounts), disk.temporary_kind(Path(file), mounts)) == (network, temporary)
+    assert (disk.on_network(Path(file)), disk.temporary_kind(Path(file))) == (network, temporary)
 
 
-def test_a_system_that_does_not_tell(tmp_path: Path) -> None:
+def test_a_system_that_does_not_tell(mounts: Path) -> None:
     """Without a list of mounts the disk counts as a lasting one of this machine."""
-    assert (disk.on_network(Path("/o"), tmp_path / "none"), disk.temporary_kind(Path("/o"), tmp_path / "none")) == (
-        False,
-        None,
-    )
+    mounts.unlink()
+    assert (disk.on_network(Path("/o")), disk.temporary_kind(Path("/o"))) == (False, None)

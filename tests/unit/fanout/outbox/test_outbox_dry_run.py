@@ -13,8 +13,8 @@ from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRow
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.identity import task_id
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, put, refs, send_all, spool, tables

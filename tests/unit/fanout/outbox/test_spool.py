@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.outbox import spool as spool_module
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
-from cloudtasks_nb.fanout.plan.chunk import Chunk
+from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables

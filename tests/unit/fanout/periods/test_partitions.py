@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.periods.partitions import cross, parse_freq, partition
+from cloudtasks_nb.fanout.periods.partitions import parse_freq, partition, period_rows
 from tests.cases import cases
 
 FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
@@ -275,13 +275,13 @@ def test_columns() -> None:
     assert [str(dtype) for dtype in frame.dtypes] == ["datetime64[us, Asia/Tokyo]"] * 2 + ["string"]
 
 
-DAYS = partition("2026-01-01", "2026-01-02", freq="D").frame()
+DAYS = partition("2026-01-01", "2026-01-02", freq="D")
 SHOPS = pd.DataFrame({"shop": ["x", "y"], "kind": [1, 2]})
 
 
 def rows(across: Any, *names: str) -> list[tuple[Any, ...]]:
     """Return partition and the named columns of each row."""
-    return list(cross(DAYS, across)[["partition", *names]].itertuples(index=False, name=None))
+    return list(period_rows(DAYS, across)[["partition", *names]].itertuples(index=False, name=None))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_values(values: Any) -> None:
 
 def test_several_names() -> None:
     """Several names give each combination, in columns ordered by name however they were written."""
-    one, other = cross(DAYS, {"shop": ["x"], "kind": [1, 2]}), cross(DAYS, {"kind": [1, 2], "shop": ["x"]})
+    one, other = period_rows(DAYS, {"shop": ["x"], "kind": [1, 2]}), period_rows(DAYS, {"kind": [1, 2], "shop": ["x"]})
     assert list(one.columns) == ["start", "end", "partition", "kind", "shop"]
     pd.testing.assert_frame_equal(one, other)
     assert len(one) == 4
@@ -313,7 +313,7 @@ def test_several_names() -> None:
 def test_combinations_of_a_frame() -> None:
     """A DataFrame gives its rows as combinations, with the dtypes that it has."""
     assert rows(SHOPS, "kind", "shop")[:2] == [("2026-01-01", 1, "x"), ("2026-01-01", 2, "y")]
-    assert cross(DAYS, SHOPS)["kind"].dtype == SHOPS["kind"].dtype
+    assert period_rows(DAYS, SHOPS)["kind"].dtype == SHOPS["kind"].dtype
 
 
 def test_index_of_a_frame() -> None:
@@ -322,15 +322,15 @@ def test_index_of_a_frame() -> None:
     assert rows(SHOPS.set_axis([5, 6]), "kind", "shop") == rows(SHOPS, "kind", "shop")
 
 
-def test_nothing_across() -> None:
+def test_nothing_aperiod_rows() -> None:
     """Without other values the partitions stay as they are."""
-    assert cross(DAYS, None) is DAYS
+    assert period_rows(DAYS, None).equals(DAYS.frame())
 
 
 @cases(["x", None], [1, "1"])
 def test_values_that_differ(values: list[Any]) -> None:
     """A missing value is a value like others, and a number and its text are two."""
-    assert len(cross(DAYS, {"shop": values})) == 4
+    assert len(period_rows(DAYS, {"shop": values})) == 4
 
 
 @cases(
@@ -354,4 +354,4 @@ def test_values_that_differ(values: list[Any]) -> None:
 def test_bad_values(across: Any, message: str) -> None:
     """What cannot be crossed is refused by name, before it takes memory."""
     with pytest.raises(InvalidInputError, match=message):
-        cross(DAYS, across)
+        period_rows(DAYS, across)

@@ -19,7 +19,6 @@ from cloudtasks_nb.fanout.plan.identity import (
     rows_identity,
     task_id,
     task_ids,
-    try_of,
 )
 from tests.cases import cases
 from tests.unit.fanout.conftest import PLACE, digest
@@ -31,7 +30,7 @@ def test_a_task_id_shows_its_batch_and_its_try() -> None:
     """A task's id contains its batch and its try, for a machine without the outbox."""
     task = task_id("a91f03c2", KEYS[0], 3)
     assert re.fullmatch(r"[0-9a-f]{20}-a91f03c2-3", task)
-    assert (batch_of(task), try_of(task)) == ("a91f03c2", 3)
+    assert batch_of(task) == "a91f03c2"
 
 
 def test_task_ids_differ_by_key_batch_and_try() -> None:
@@ -69,7 +68,6 @@ def test_a_task_id_leads_back_to_its_key() -> None:
 def test_other_ids_are_of_no_batch(task: str) -> None:
     """Ids that somebody else gave, and those of notifications, are of no row."""
     assert batch_of(task) is None
-    assert try_of(task) is None
     assert key_head(task) == b""
 
 

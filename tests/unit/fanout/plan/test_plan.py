@@ -13,9 +13,9 @@ import pytest
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.chunk import Chunk, Forecast
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
+from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from tests.cases import cases
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -293,7 +293,7 @@ def test_rows_in_the_way() -> None:
     assert plan.frame["problem"].tolist() == [pd.NA, "no URL", "taken", pd.NA]
     assert plan.frame["task"].tolist() == ["t0", pd.NA, pd.NA, "t3"]
     assert (plan.sendable, plan.price, plan.facts()["known"]) == (2, 0, "1 in 42ebfe79")
-    assert plan.costs.operations == 4
+    assert "4 operations of Cloud Tasks" in plan.facts()["operations"]
     assert repr(plan).endswith("→ plan.submit() would raise: 1 of 3 are")
     assert plan.facts()["rejected"] == '1 (row 1: url: "x" is missing)'
 

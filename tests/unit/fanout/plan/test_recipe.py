@@ -59,7 +59,7 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
 
 
 @cases(
-    ({"method": "FETCH"}, 'method="FETCH" is not an HTTP method'),
+    ({"method": "FETCH"}, "method='FETCH' is not an HTTP method"),
     ({"method": "PSOT"}, 'did you mean "POST"'),
     ({"key": []}, "names no columns"),
     ({"key": 7}, "names no columns"),

@@ -14,10 +14,9 @@ import pytest
 from google.cloud.tasks_v2 import types
 
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, RowsError, TemplateError
-from cloudtasks_nb.fanout.plan.chunk import Chunk
 from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.recipe import ROW, compile_recipe
-from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
+from cloudtasks_nb.fanout.plan.render import Chunk, plan_chunks, read_task
 from cloudtasks_nb.fanout.wire import TAG_BYTES
 from cloudtasks_nb.handlers import call
 from tests.cases import cases
