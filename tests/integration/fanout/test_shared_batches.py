@@ -308,3 +308,16 @@ def test_the_record_says_when_all_rows_are_there(
     monkeypatch.setattr(sharing, "write_batch", write)
     cell(ada, "reports", target, pd.DataFrame({"day": range(21)})).wait("240s")
     assert written == [False, True]
+
+
+def test_a_cancel_is_of_rows_that_came_before_it(connect: Connect, target: Target) -> None:
+    """A home that has not read the rows that others have added before they cancelled shows them as cancelled."""
+    more = pd.DataFrame({"day": range(25)}, index=range(100, 125))
+    cell(connect("ada"), "reports", target, send_rate=1)
+    bob = connect("bob")
+    theirs = bob.batch("march")
+    until(lambda: not theirs._tracker.reading.supervisor.running("reading what others did with"))
+    ended = cell(connect("ada"), "reports", target, more, send_rate=1).cancel().wait("240s")
+    until(lambda: theirs.progress().finished)
+    found = bob.batch("march").wait("240s")
+    assert (found.total, found.cancelled) == (25, ended.cancelled)
