@@ -14,6 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -44,6 +45,7 @@ __all__ = ["Reading", "Sending"]
 
 _LOGGER = logging.getLogger(__name__)
 _WORK = "sending"
+_FOLLOWING_OWNER = "following who sends"
 _PATIENCE = 5.0  # seconds for which the first rows wait for the store
 _STORE_POLL = 2.0  # seconds before another try to own the batch
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
@@ -85,10 +87,18 @@ class Sending:
         return self.trouble if isinstance(self.trouble, EndpointError) else None
 
     @property
+    def follows(self) -> bool:
+        """Whether another home sends the batch, as this process sees."""
+        seen = self.owner is not None and self.owner.other is not None
+        return seen and (self.active or self.supervisor.running(_FOLLOWING_OWNER))
+
+    @property
     def other_sender_note(self) -> str | None:
         """A sentence about the other sender that this one waits for."""
         if self.owner is not None and self.owner.note is not None and self.active:
             return self.owner.note
+        if self.owner is not None and self.owner.other is not None and self.follows:
+            return f"{self.owner.other.person} {self.owner.other.purpose} this batch"
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
@@ -99,6 +109,10 @@ class Sending:
         else:
             sender = f"process {pid} ({target})"
         return f"{sender} sends the remaining rows; this connection continues when that stops"
+
+    def shown(self, gate: Gate) -> Gate:
+        """Return the gate as it is shown: while another home sends the rows, they are not held back for its sake."""
+        return replace(gate, held_for="") if self.follows else gate
 
     def begin(self, *, only_doubtful: bool = False) -> None:
         """Send the unsent rows; if a sending is just ending, it begins again.
@@ -133,7 +147,7 @@ class Sending:
             If no process sends the batch.
         """
         unsent, doubtful = record.counts[State.UNSENT], record.doubtful
-        if self.active or not (unsent or doubtful):
+        if self.active or not (unsent or doubtful) or await self.follow():
             return
         if self.error is not None:
             raise self.error
@@ -149,6 +163,30 @@ class Sending:
             resource=self.record.id,
             hint="batch.resume() sends them",
         )
+
+    async def follow(self) -> bool:
+        """Follow another home that sends the batch, until that stops; return whether one does.
+
+        Raises
+        ------
+        PreconditionError
+            If the store does not answer.
+        """
+        if self.owner is None or self.active:
+            return False
+        if not self.supervisor.running(_FOLLOWING_OWNER):
+            if await self.owner.living() is None:
+                return False
+            self.supervisor.start(_FOLLOWING_OWNER, partial(self._follow_owner, self.owner), again=False)
+        return True
+
+    async def _follow_owner(self, owner: BatchOwner) -> None:
+        with suppress(StoreError):
+            await owner.until_free(lambda: self.active)
+        if not self.active:
+            owner.other = None
+            await self.find_out()  # before anybody hears that rows are unsent which it has sent
+        self.changed()
 
     def _is_idle(self) -> bool:
         """Return whether rows are unsent and no process sends them."""
@@ -220,7 +258,8 @@ class Sending:
             await owner.until_free(lambda: self._requested)
         except StoreError as silent:
             self.trouble = silent
-        await self.clock.sleep(_STORE_POLL)
+        if not owner.over:
+            await self.clock.sleep(_STORE_POLL)
         self._requested |= await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
 
     async def _wait_for_canary(self) -> None:
@@ -391,6 +430,8 @@ class Reading:
         if new or later:
             await self._find_out(later=later)
         await self._try("cancel", self._take_cancel)
+        if self.record().counts[State.UNSENT]:
+            await self._try("owner", self.sending.follow)
         self._done = True
         if first:
             self.sending.ended()
@@ -475,7 +516,7 @@ class Reading:
             await self.outbox.run(self.outbox.deletions(record.whole).leave, deleted=True)
             await self.turn()
 
-    async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, what: str, read: Callable[[], Awaitable[object]]) -> None:
         try:
             await read()
         except OutboxError:

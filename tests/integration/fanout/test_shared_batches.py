@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -97,13 +98,27 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
         with raises(PreconditionError, match="ada@.* sends this batch, seen", hint="batch.take_over()"):
             verb()
     assert listed(tasks, mine.id)["owner"] == mine.owner
-    theirs.take_over().wait("240s")
+    said = theirs.take_over().status().reason or ""
+    assert re.search("over from ada@|waits until .* for ada@", said), said
+    theirs.wait("240s")
     assert listed(tasks, mine.id)["owner"] == theirs.owner
     assert (theirs.owner or "").startswith("bob@")
     assert mine.wait("240s").succeeded == len(rows)
     assert theirs.progress().succeeded == len(rows)
     sent = [json.loads(request.body)["day"] for request in target.received]
     assert sorted(sent) == list(range(len(rows)))
+
+
+def test_a_home_that_follows_holds_nothing_back(connect: Connect, target: Target) -> None:
+    """Where no log tells what another home has sent, it says who sends the batch, and no method that is refused."""
+    ada = connect("ada")
+    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
+    mine = cell(ada, "reports", target, send_rate=1)
+    theirs = cell(connect("bob"), "reports", target)
+    until(lambda: theirs._tracker.gate.held and theirs.status().state == "running")
+    assert "ada@" in f"{theirs.status().reason}"
+    assert theirs.status().action is None
+    mine.cancel()
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -321,3 +336,12 @@ def test_a_cancel_is_of_rows_that_came_before_it(connect: Connect, target: Targe
     until(lambda: theirs.progress().finished)
     found = bob.batch("march").wait("240s")
     assert (found.total, found.cancelled) == (25, ended.cancelled)
+
+
+def test_a_home_waits_for_what_another_one_sends(connect: Connect, target: Target) -> None:
+    """A home that has only opened the batch waits for its end, without the cell, for as long as the owner lives."""
+    cell(connect("ada"), "reports", target, send_rate=3)
+    theirs = connect("bob").batch("march")
+    until(lambda: theirs.status().state == "running")
+    assert re.fullmatch("ada@.* sends this batch", theirs.status().reason or "")
+    assert theirs.wait("240s").succeeded == len(ROWS)
