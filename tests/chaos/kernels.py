@@ -335,7 +335,8 @@ def change(order: dict[str, Any], tasks: ct.Client, verb: str, number: int, rows
         batch.wait("200s")
     elif verb not in ("read", "look"):
         getattr(batch, verb)()
-    return batch.tasks()["state"].to_dict(), batch.progress().finished
+    states = batch.tasks()["state"]
+    return dict(zip(states.index.tolist(), states.tolist(), strict=True)), batch.progress().finished
 
 
 def settle(batch: ct.Batch) -> None:
