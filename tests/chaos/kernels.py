@@ -3,8 +3,8 @@
 An order is a line of JSON on standard input. A kernel runs the same cell as every other kernel of its round, then does
 what the order says, waits for the end, and writes what it sees to a file. Lines on standard output say what happened:
 ``{"kernel": pid}`` when one starts, ``{"asked": pid}`` before it asks for another try of rows, ``{"closed": pid}`` when
-so many rows have failed that the others are to be held back, or the batch was cancelled, ``{"error": text}``, and
-``{"false": text}`` for what the batch says and is not so.
+so many rows have failed that the others are to be held back, or the batch was cancelled, ``{"error": text}``,
+``{"false": text}`` for what the batch says and is not so, and ``{"verb": name, …}`` for what a home of a team did.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ from cloudtasks_nb.service.transport import Transport
 
 #: Words of a batch whose rows are not all final; None: it was not read yet.
 _OPEN = {"stopped", "cancelling", "held", "paused", "failing", "running", None}
+SIZE = 10_000  #: numbers of the rows of one batch of a team
 _KNOWN = 4.0  # seconds after which every kernel of the home shows that the batch is being cancelled
 _COLUMNS = ("state", "task")
 _CHANGING = {"BatchCreateTasks", "CreateTask", "BatchDeleteTasks", "DeleteTask", "PauseQueue", "ResumeQueue"}
@@ -290,6 +291,68 @@ def run(order: dict[str, Any]) -> None:
             return
 
 
+def be_colleague(order: dict[str, Any]) -> None:
+    """Do what an order lists with the batches of a team, and say what became of it."""
+    signal.signal(signal.SIGUSR1, describe)
+    os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
+    with ct.connect("demo", "us-central1", endpoint=order["endpoint"], store=order["store"]) as tasks:
+        for number, (pause, verb, batch, rows) in enumerate(order["verbs"]):
+            time.sleep(pause)
+            if Path(order["stop"]).exists():
+                return
+            about = {"verb": verb, "batch": batch, "rows": rows}
+            try:
+                shown, finished = change(order, tasks, verb, batch, rows)
+            except CloudTasksError as error:
+                write(**about, error=f"{type(error).__name__}: {error}")
+                continue
+            file = Path(f"{order['result']}.{number}")
+            file.write_text(json.dumps(shown), encoding="utf-8")
+            write(**about, shows=str(file), finished=finished)
+
+
+def change(order: dict[str, Any], tasks: ct.Client, verb: str, number: int, rows: int) -> tuple[dict[int, str], bool]:
+    """Do one thing with a batch of a team; return the states of rows that were read then, and whether all are final."""
+    name, first = f"team-{number}", number * SIZE
+    if verb == "cell":
+        frame = pd.DataFrame({"number": range(first, first + rows)})
+        words: dict[str, Any] = {"url": order["url"], "send_rate": order["send_rate"], "progress": False}
+        tasks.queue(order["queue"]).fan_out(frame, name=name, **words)
+        return {}, False
+    batch = tasks.batch(name)
+    _followed[:] = [batch]
+    if verb == "wait":
+        batch.wait("5s")
+    elif verb == "cancel":
+        batch.cancel().wait("200s")
+    elif verb == "delete":
+        batch.delete(others=True)
+        return {}, True
+    elif verb == "settle":
+        batch.take_over()
+        settle(batch)
+    elif verb == "end":
+        batch.wait("200s")
+    elif verb not in ("read", "look"):
+        getattr(batch, verb)()
+    states = batch.tasks()["state"]
+    return dict(zip(states.index.tolist(), states.tolist(), strict=True)), batch.progress().finished
+
+
+def settle(batch: ct.Batch) -> None:
+    """Bring a batch of a team to its end."""
+    while not batch.progress().finished or batch.progress().failed:
+        try:
+            if batch.progress().failed:
+                batch.retry_failed()
+            batch.wait("200s")
+        except PreconditionError as error:
+            sys.stderr.write(f"settling {batch.id}: {error}\n")
+            with suppress(PreconditionError):
+                batch.resume()
+            time.sleep(1)
+
+
 def set_disk(folder: str, size: str) -> None:
     """Mount a disk in a folder, or change its size; only this process and its kernels see it."""
     disk = Path(f"{folder}.disk")
@@ -325,7 +388,7 @@ def main() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         code = 1
         try:
-            run(order)
+            (be_colleague if "verbs" in order else run)(order)
             code = 0
         except BaseException:  # noqa: BLE001 - a forked child must not go on as its parent
             sys.excepthook(*sys.exc_info())

@@ -82,6 +82,7 @@ class Oracle(Target):
         self.order: list[tuple[int, str, int]] = []  #: all requests as they came: row, task, status
         self.answers: dict[int, list[tuple[str, int]]] = defaultdict(list)  #: by row: task, status
         self.answered: dict[int, float] = {}  #: by row: when it was answered last
+        self.attempts: Counter[tuple[str, int]] = Counter()  #: requests by task and attempt
         self.mended = False
         self._lock = threading.Lock()
         super().__init__()
@@ -101,6 +102,7 @@ class Oracle(Target):
             self.order.append((row, task, status))
             self.answers[row].append((task, status))
             self.answered[row] = time.monotonic()
+            self.attempts[task, attempt] += 1
         return Answer(status=status)
 
 
@@ -135,6 +137,7 @@ class Kernels:
         self.closed: list[float] = []  #: when kernels have seen that a brake is on, or have cancelled
         self.raised: Counter[str] = Counter()
         self.false: Counter[str] = Counter()  #: what kernels have seen that is not so
+        self.told: list[tuple[float, dict[str, Any]]] = []  #: what homes of a team have done, and when
         self._ready = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -161,6 +164,8 @@ class Kernels:
                     self.raised[said["error"].split(":")[0]] += 1
                 if "false" in said:
                     self.false[said["false"]] += 1
+                if "verb" in said:
+                    self.told.append((time.monotonic(), said))
                 if "kernel" in said:
                     self._started.append(said["kernel"])
                 self._changed.notify_all()
@@ -424,7 +429,7 @@ class Round:
             answers = self._oracle.answers.get(row, [])
             verdict.deliveries += len(answers)
             verdict.overtaken += state == "cancelled" and any(status == 200 for _, status in answers)
-            if not self._excused(row, state) and (problem := _problem(state, answers)):
+            if not self._excused(row, state) and (problem := problem_of(state, answers)):
                 verdict.false[problem] += 1
             if not answers and state != "cancelled" and not self._excused(row, state):
                 verdict.lost += 1
@@ -449,7 +454,7 @@ def newest(answers: Sequence[tuple[str, int]]) -> str:
     return max((task for task, _ in answers), default="", key=lambda task: task.rsplit("-", 1)[-1])
 
 
-def _problem(state: str, answers: Sequence[tuple[str, int]]) -> str:
+def problem_of(state: str, answers: Sequence[tuple[str, int]]) -> str:
     """Return what is false about the state of a row, or nothing."""
     statuses = [status for task, status in answers if task == newest(answers)]
     if state == "succeeded":

@@ -344,6 +344,7 @@ class Cancels:
                 at, who, part = int(name[:_DIGITS], 16), str(found["who"]), bool(found["part"])
             except (KeyError, TypeError, ValueError):  # it is damaged
                 continue
+            self._sharing.update(self._batch)  # rows that others have added before are cancelled too
             rows = self._rows(name) if part else whole(self._batch)
             before, _ = self._outbox.batches.change(self._batch, partial(self._with_cancel, name, at, who, rows))
             if name not in before.cancels_known and (rows.rows or not part):
@@ -353,7 +354,6 @@ class Cancels:
 
     def _rows(self, name: str) -> Scope:
         """Return the rows of a part that another home has cancelled, which may have added them."""
-        self._sharing.update(self._batch)
         refs, stored = Refs(), self._outbox.rows
         for keys in read_cancelled(self._store, self._batch, name):
             for ref in stored.with_keys(self._batch, keys):

@@ -167,6 +167,8 @@ class BatchOwner:
             return f"waits until {until:%H:%M} for {previous.person}, who may still send this batch"
         if self.other is None:
             return None
+        if self.over:
+            return f"this connection takes the batch over from {self.other.person}"
         return f"{self.other.person} {self.other.purpose} this batch; this connection continues when that stops"
 
     async def begin(self, purpose: Purpose = Purpose.SENDS) -> None:

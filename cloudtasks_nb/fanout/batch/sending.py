@@ -45,6 +45,7 @@ __all__ = ["Reading", "Sending"]
 
 _LOGGER = logging.getLogger(__name__)
 _WORK = "sending"
+_FOLLOWING_OWNER = "following who sends"
 _PATIENCE = 5.0  # seconds for which the first rows wait for the store
 _STORE_POLL = 2.0  # seconds before another try to own the batch
 _LOOKS, _LOOK_PAUSE = 3, 0.5  # looks for a process that sends, and seconds after each
@@ -87,10 +88,18 @@ class Sending:
         return self.trouble if isinstance(self.trouble, EndpointError) else None
 
     @property
+    def follows(self) -> bool:
+        """Whether another home sends the batch, as this process sees."""
+        seen = self.owner is not None and self.owner.other is not None
+        return seen and (self.active or self.supervisor.running(_FOLLOWING_OWNER))
+
+    @property
     def other_sender_note(self) -> str | None:
         """A sentence about the other sender that this one waits for."""
         if self.owner is not None and self.owner.note is not None and self.active:
             return self.owner.note
+        if self.owner is not None and self.owner.other is not None and self.follows:
+            return f"{self.owner.other.person} {self.owner.other.purpose} this batch"
         if self._other is None or not self.active:
             return None
         pid, target = self._other.get("pid"), self._other.get("target")
@@ -140,7 +149,7 @@ class Sending:
             If no process sends the batch.
         """
         unsent, doubtful = record.counts[State.UNSENT], record.doubtful
-        if self.active or not (unsent or doubtful):
+        if self.active or not (unsent or doubtful) or await self.follow():
             return
         if self.error is not None:
             raise self.error
@@ -156,6 +165,33 @@ class Sending:
             resource=self.record.id,
             hint="batch.resume() sends them",
         )
+
+    async def follow(self) -> bool:
+        """Follow another home that sends the batch, until that stops; return whether one does.
+
+        Raises
+        ------
+        StoreError
+            If the store does not answer.
+        """
+        if self.owner is None or self.active:
+            return False
+        if not self.supervisor.running(_FOLLOWING_OWNER):
+            await self.owner.look()
+            if self.owner.other is None:
+                return False
+            self.supervisor.start(_FOLLOWING_OWNER, partial(self._follow_owner, self.owner), again=False)
+        return True
+
+    async def _follow_owner(self, owner: BatchOwner) -> None:
+        with suppress(StoreError):
+            await owner.until_free(lambda: self.active)
+        if not self.active:
+            owner.other = None
+            self.adoption.stale = True  # before anybody hears that rows are unsent which it has sent
+            await self.adoption.run(self.will_retry)
+            await self.adoption.finish()
+        self.changed()
 
     def _is_idle(self) -> bool:
         """Return whether rows are unsent and no process sends them."""
@@ -237,7 +273,8 @@ class Sending:
         with suppress(StoreError):
             await owner.until_free(lambda: self._requested)
         self.trouble = owner.silence
-        await self.clock.sleep(_STORE_POLL)
+        if not owner.over:
+            await self.clock.sleep(_STORE_POLL)
         self._requested |= await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
 
     async def _wait_for_canary(self) -> None:
@@ -406,6 +443,8 @@ class Reading:
         if new or later:
             await self._find_out(later=later)
         await self._try("cancel", self._take_cancel)
+        if not self.record().done:
+            await self._try("owner", self.sending.follow)
         self._done = True
         if first:
             self.sending.ended()
@@ -485,14 +524,13 @@ class Reading:
         owner = self.sending.owner
         if owner is not None and not owner.owns:
             await self.sending.cancels.take()
-            await owner.look()
             await self.turn()  # the sending may have taken it up
             await _loop.until(self.listen, lambda: not ((cancel := self.record().facts.cancel) and cancel.has_remote))
         if (record := self.record()).facts.cancelled_by and record.counts[State.GONE]:  # rows that came later
             await self.outbox.run(self.outbox.deletions(record.whole).leave, deleted=True)
             await self.turn()
 
-    async def _try(self, what: str, read: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, what: str, read: Callable[[], Awaitable[object]]) -> None:
         try:
             await read()
         except OutboxError:

@@ -450,8 +450,7 @@ class Tracker:
         values, at = self.queue_values(), max(outcomes.sources.values(), default=self.progress.at)
         limits = [values.get(name) for name in ("rate", "effective_rate")]
         limit = min((limit for limit in limits if limit), default=None)
-        until = outcomes.sources.get("log")
-        settling = min(outcomes.search.settling, record.counts[State.SENT])
+        until, settling = outcomes.sources.get("log"), min(outcomes.search.settling, record.counts[State.SENT])
         silent, failed = self._unanswered(), outcomes.pace.failed
         note = None
         if silent is not None:
@@ -475,7 +474,7 @@ class Tracker:
             scheduled=split["scheduled"] or 0,
             settling=settling,
             ahead={other.batch: tasks for other in _busy if (tasks := self._before(other.record, other.progress)) > 0},
-            sends=self._stored.sends or self._sending.active,
+            sends=self._stored.sends or self._sending.active or self._sending.follows,
             split=split,
             sources={**self.progress.sources, **outcomes.sources},
             earlier=self.progress.status,

@@ -101,7 +101,9 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert f"{mine.status()!r}".startswith("running (owner: this home)")
     assert re.search(r"owner: ada@.*, seen \d\d:\d\d:\d\d UTC", f"{theirs.status()!r}")
     assert "owner: ada@" in repr(theirs)
-    theirs.take_over().wait("240s")
+    said = theirs.take_over().status().reason or ""
+    assert re.search("over from ada@|waits until .* for ada@", said), said
+    theirs.wait("240s")
     assert listed(tasks, mine.id)["owner"] == theirs.owner
     assert (theirs.owner or "").startswith("bob@")
     assert mine.wait("240s").succeeded == len(rows)
@@ -129,6 +131,18 @@ def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Pa
     assert purposes()[-1] == Purpose.CANCELS
     delivered = {json.loads(request.body)["day"] for request in target.received}
     assert delivered == {*range(10)} | {*mine.tasks().query("state == 'succeeded'")["day"]}
+
+
+def test_a_home_that_follows_holds_nothing_back(connect: Connect, target: Target) -> None:
+    """Where no log tells what another home has sent, it says who sends the batch, and no method that is refused."""
+    ada = connect("ada")
+    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
+    mine = cell(ada, "reports", target, send_rate=1)
+    theirs = cell(connect("bob"), "reports", target)
+    until(lambda: theirs.status().state == "running")
+    assert "ada@" in f"{theirs.status().reason}"
+    assert theirs.status().action is None
+    mine.cancel()
 
 
 @pytest.mark.parametrize("ended", [True, False])
@@ -368,3 +382,25 @@ def test_a_batch_that_is_sent_at_once_costs_four_calls(
     first, number = asked.index(("claim", "claim")), "owners/000001"
     later = [one for one in asked[first:] if not re.match(r"rec|rows", one[1])]
     assert later == [("claim", "claim"), ("exclusive", number), ("dated", number), ("put", number)]
+
+
+def test_a_cancel_is_of_rows_that_came_before_it(connect: Connect, target: Target) -> None:
+    """A home that has not read the rows that others have added before they cancelled shows them as cancelled."""
+    more = pd.DataFrame({"day": range(25)}, index=range(100, 125))
+    cell(connect("ada"), "reports", target, send_rate=1)
+    bob = connect("bob")
+    theirs = bob.batch("march")
+    until(lambda: not theirs._tracker.reading.supervisor.running("reading what others did with"))
+    ended = cell(connect("ada"), "reports", target, more, send_rate=1).cancel().wait("240s")
+    until(lambda: theirs.progress().finished)
+    found = bob.batch("march").wait("240s")
+    assert (found.total, found.cancelled) == (25, ended.cancelled)
+
+
+def test_a_home_waits_for_what_another_one_sends(connect: Connect, target: Target) -> None:
+    """A home that has only opened the batch waits for its end, without the cell, for as long as the owner lives."""
+    cell(connect("ada"), "reports", target, send_rate=3)
+    theirs = connect("bob").batch("march")
+    until(lambda: theirs.status().state == "running")
+    assert re.fullmatch("ada@.* sends this batch", theirs.status().reason or "")
+    assert theirs.wait("240s").succeeded == len(ROWS)
