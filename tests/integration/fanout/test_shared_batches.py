@@ -118,14 +118,14 @@ def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Pa
     mine = cell(connect("ada"), "reports", target, rows, send_rate=20)
     reached(mine, lambda progress: progress.unsent < len(rows))
     some = cell(connect("bob"), "reports", target, rows.tail(390)).cancel()
-    until(lambda: some.progress().done)
+    until(lambda: some.progress().finished)
 
     def purposes() -> list[str]:
         """Return those of all owners."""
         owners = folder / mine.id / "owners"
         return [Owner.unpack(path.read_bytes()).purpose for path in sorted(owners.iterdir())]
 
-    assert mine.wait("240s").cancelled == some.progress().cancelled > 0
+    assert mine.wait("240s").cancelled == some.wait("240s").cancelled > 0
     assert purposes()[:2] == [Purpose.SENDS, Purpose.CANCELS]
     mine.resend(mine.tasks().tail(300)).cancel().wait("240s")
     assert purposes()[-1] == Purpose.CANCELS
