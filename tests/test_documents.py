@@ -131,6 +131,14 @@ def test_the_python_for_google_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, f"{pages}: {done.stderr[-3000:]}"
 
 
+def test_the_python_on_sharing_runs_in_homes_of_their_own(tmp_path: Path) -> None:
+    """Each block in a new process with an empty home, after the process before has ended."""
+    for number, block in enumerate(one for one in snippets("docs/how-to/share.md") if one.language == "python"):
+        home = {"CLOUDTASKS_NB_HOME": str(tmp_path / f"home{number}"), "PYTHONPATH": str(ROOT)}
+        done = run(sys.executable, "-c", block.code, cwd=tmp_path, environment={**os.environ, **home})
+        assert done.returncode == 0, done.stderr
+
+
 TESTS = [block for page in PAGES for block in snippets(page) if block.title.startswith("test_")]
 
 
