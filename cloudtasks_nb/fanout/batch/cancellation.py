@@ -147,7 +147,7 @@ class Cancellation:
         pages, owner = self.outbox.deletions(rows), None if name is None else self.sending.owner
         if name is not None:
             await self.cancels.tell(name, rows)
-        owned = owner is not None and owner.is_free()  # else this home sends it: it is the owner
+        owned = owner is not None and not await owner.sends_here()
         if owner is not None and owned and (error := await self._own(owner, rows)):
             return error
         facts = await self.outbox.run(self.outbox.batches.facts, self.batch)

@@ -129,12 +129,15 @@ class BatchOwner:
         self._used = self._hold is not None
         return self if self._used else None
 
-    def is_free(self) -> bool:
-        """Return whether nothing in this home owns the batch, or is about to."""
-        free = self.lock() is not None
-        if free:
+    async def sends_here(self) -> bool:
+        """Return whether a process of this home sends the batch as its owner."""
+        if self.lock() is not None:
             self.release()
-        return free
+            return False
+        with suppress(StoreError):  # else it may only try to own it
+            await self.look()
+            return self.text == "this home"
+        return False
 
     def release(self) -> None:
         """Let others in this home own it, unless rows are held back."""
@@ -253,10 +256,7 @@ class BatchOwner:
         StoreError
             If the store does not answer.
         """
-        try:
-            await self._ownership.check()
-        except PreconditionError:
-            self.over = True
+        self.over = self.over or await self._ownership.living(await self._ownership.look()) is not None
         return self.over
 
     async def check_verb(self) -> None:
@@ -267,31 +267,20 @@ class BatchOwner:
         PreconditionError
             If so.
         """
-        if self.over:
-            return
-        try:
-            with self._known():
-                await self._ownership.check()
-        except PreconditionError as error:
-            raise PreconditionError(error.message, resource=self._batch, hint=error.hint) from error
+        if refusal := await self.living():
+            raise PreconditionError(refusal.message, resource=self._batch, hint=refusal.hint)
 
-    async def living(self) -> Owner | None:
-        """Return another home that owns the batch and lives, unless it is taken over; None if there is none.
+    async def living(self) -> PreconditionError | None:
+        """Return that another home owns the batch and lives, unless it is taken over; None if none does.
 
         Raises
         ------
         PreconditionError
             If the store does not answer.
         """
-        with self._known():
-            self.looked = await self._ownership.look()
-            return None if self.over else await self._ownership.living(self.looked)
-
-    @contextmanager
-    def _known(self) -> Iterator[None]:
-        """Raise PreconditionError inside the block if the store does not answer."""
         try:
-            yield
+            self.looked = look = await self._ownership.look()
+            return None if self.over else await self._ownership.living(look)
         except StoreError as error:
             text = f"who owns batch {self._batch} is not known: {error.message}"
             raise PreconditionError(text, resource=self._store.url, hint=error.hint) from error

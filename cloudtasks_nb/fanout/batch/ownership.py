@@ -214,23 +214,8 @@ class Ownership:
                 return
             await self._sleep(PEEK)
 
-    async def check(self) -> None:
-        """Refuse a verb that changes the batch while another home owns it and lives.
-
-        Raises
-        ------
-        PreconditionError
-            If so.
-        StoreError
-            If the store does not answer.
-        """
-        if not self.holds:
-            newest = (await self.look()).newest
-            if not await self._is_ours(newest):
-                await self._refuse_if_lives(newest)
-
-    async def living(self, look: Look) -> Owner | None:
-        """Return another home that owns the batch and lives, by what was read a moment ago; None if there is none.
+    async def living(self, look: Look) -> PreconditionError | None:
+        """Return that another home owns the batch and lives, by what was read a moment ago; None if none does.
 
         Raises
         ------
@@ -238,9 +223,7 @@ class Ownership:
             If the store does not answer.
         """
         newest = None if self.holds else look.newest
-        if newest is None or await self._is_ours(newest) or await self._age(newest) is None:
-            return None
-        return newest.owner
+        return None if newest is None or await self._is_ours(newest) else await self._refusal(newest)
 
     async def take(self, purpose: Purpose, *, over: bool = False, look: Look | None = None) -> None:
         """Take the next number, and with it the batch; `settle` tells when earlier owners cannot send any more.
@@ -266,8 +249,8 @@ class Ownership:
             if found.highest and found.newest is None:
                 continue  # it was deleted since it was listed
             ours = await self._is_ours(found.newest)
-            if not (ours or over):
-                await self._refuse_if_lives(found.newest)
+            if found.newest and not (ours or over) and (refusal := await self._refusal(found.newest)):
+                raise refusal
             if await self._create(found, purpose, ours=ours):
                 return
         raise StoreError("the owner of the batch cannot be stored: the store answers late, or others write it too")
@@ -352,17 +335,13 @@ class Ownership:
             await self._home.become_another()
         return False
 
-    async def _refuse_if_lives(self, seen: Seen | None) -> None:
-        if seen is not None and (age := await self._age(seen)) is not None:
-            raise PreconditionError(
-                f"{seen.owner.person} {seen.owner.purpose} this batch, seen {max(0, round(age))} s ago",
-                hint="batch.take_over() continues it here",
-            )
-
-    async def _age(self, seen: Seen) -> float | None:
-        """Return how many seconds ago an owner has written; None if it has ended, or is gone."""
+    async def _refusal(self, seen: Seen) -> PreconditionError | None:
+        """Return that another owner lives; None if it has ended, or is gone."""
         age = math.inf if seen.owner.ended else await self._objects.now() - seen.modified
-        return age if age <= _GONE else None
+        if age > _GONE:
+            return None
+        text = f"{seen.owner.person} {seen.owner.purpose} this batch, seen {max(0, round(age))} s ago"
+        return PreconditionError(text, hint="batch.take_over() continues it here")
 
     async def _create(self, look: Look, purpose: Purpose, *, ours: bool) -> bool:
         """Create the object after the newest one; return whether it is this home's, and its lease is valid."""

@@ -304,8 +304,9 @@ class Sharing:
         if not self.active:
             return check
         owner = owner or BatchOwner(self._outbox, self._store, batch)
-        other = _loop.run(owner.living())
-        self.looks[batch] = owner.looked
+        refusal = _loop.run(owner.living())
+        self.looks[batch] = look = owner.looked
+        other = look.newest.owner if refusal and look and look.newest else None
         if other is not None:
             with suppress(StoreError):
                 self._wait_for_rows(batch, other)
