@@ -258,10 +258,18 @@ class Tracker:
             If rows are unsent and no process sends them, or the canary has failed, or the sending has paused, or the
             connection is closed.
         """
-        opened = _OpenRows(self.outbox, rows)
+        first = 0  # the ref of the first open row; -1: of a part none is open
+
+        async def is_unsent() -> bool:
+            nonlocal first
+            if rows.covers(self.record.total):
+                return True
+            found = await self.outbox.run(self.outbox.rows.first_open, rows, first)
+            first, state = (-1, State.SENT) if found is None else found
+            return state is not State.SENT
 
         async def check() -> None:
-            if not await opened.unsent(self.record.total) or self.sending or self.record.facts.cancel:
+            if first < 0 or not await is_unsent() or self.sending or self.record.facts.cancel:
                 return
             if self.gate.held:
                 reason = self.gate.reason(causes_text(self._stored.causes, 1, "{}"))
@@ -273,7 +281,7 @@ class Tracker:
         await self.reading.wait(PATIENCE)
         if isinstance(self.error, OutboxError):  # what was wrong on this machine may be mended
             await self.start(sending=True)
-        await self._until(lambda: self.finished_here or (opened.ended and self.progress.succeeded is not None), check)
+        await self._until(lambda: self.finished_here or (first < 0 and self.progress.succeeded is not None), check)
         await self._notifier.finish()
         return self.progress
 
@@ -567,33 +575,6 @@ class Tracker:
         """Return settings and state of the queue by the newest snapshot that has them; empty before the first one."""
         snapshot = self.outcomes.snapshot
         return {} if snapshot is None or snapshot.values is None else snapshot.values
-
-
-class _OpenRows:
-    """The rows of an input that are not final: what the wait for a part of a batch looks at.
-
-    Parameters
-    ----------
-    outbox : Outbox
-    rows : Scope
-        If these are all rows of the batch, there is nothing to look at.
-    """
-
-    def __init__(self, outbox: Outbox, rows: Scope) -> None:
-        self._outbox, self._rows = outbox, rows
-        self._first = 0  # the ref of the first one
-        self.ended = False  #: there was none at the last look
-
-    async def unsent(self, total: int) -> bool:
-        """Look at them; return whether the first one is to be sent. A batch with `total` rows is not looked at."""
-        if self._rows.covers(total):
-            return True
-        found = await self._outbox.run(self._outbox.rows.first_open, self._rows, self._first)
-        if found is None:
-            self.ended = True
-            return False
-        self._first, state = found
-        return state is not State.SENT
 
 
 def _now() -> float:

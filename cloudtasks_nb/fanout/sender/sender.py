@@ -31,7 +31,7 @@ from cloudtasks_nb.fanout.wire import MAX_BYTES, CreateEncoder, name_request
 from cloudtasks_nb.service.retries import RETRIED, RETRIED_SOME, backoff
 from cloudtasks_nb.service.transport import Transport
 
-__all__ = ["Lease", "Report", "Sender"]
+__all__ = ["Holder", "Lease", "Report", "Sender"]
 
 #: Seconds for which a request may be repeated without creating a task twice: the name of a task that was deleted cannot
 #: be used again for about an hour, as the service documents.
@@ -216,30 +216,26 @@ class Sender:
         return self._already
 
     async def _send_owned(self) -> CloudTasksError | None:
-        """Send as `_send_all` does, if this home may."""
-        if self.lease is None:
-            return await self._send_prepared()
+        """Send as `_send_all` does, if this home may, and something answers."""
         held = False
         try:
-            await self.lease.begin()
-            error = await self._send_prepared()
-            rows_left = error is None and await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
-            held = rows_left and not self.gap and self.until() is not None
-            if self._unclear:
-                await self.clock.sleep(max(0.0, max(self._unclear.values()) + _LATE - self.clock.ticks()))
-            return error
-        finally:
-            await self.lease.end(held=held)
-
-    async def _send_prepared(self) -> CloudTasksError | None:
-        """Send as `_send_all` does, unless nothing answers."""
-        try:
+            if self.lease is not None:
+                await self.lease.begin()
             if self.prepare is not None:
                 await self.prepare()
-        except EndpointError as error:
-            self.report(Report(error=error))
-            return error
-        return await self._send_all()
+            error = await self._send_all()
+            if self.lease is not None:
+                rows_left = error is None and await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
+                held = rows_left and not self.gap and self.until() is not None
+                if self._unclear:
+                    await self.clock.sleep(max(0.0, max(self._unclear.values()) + _LATE - self.clock.ticks()))
+        except EndpointError as silent:
+            self.report(Report(error=silent))
+            return silent
+        finally:
+            if self.lease is not None:
+                await self.lease.end(held=held)
+        return error
 
     async def _until_answered(self) -> None:
         """Wait until the service answers again, also with an error, or another sender has sent all rows."""
@@ -331,7 +327,7 @@ class Sender:
             now, until = self.clock.now(), self.until()
             requests = await self.outbox.run(self._requests.turn, acks, want, now=now, size=self._rows, until=until)
         except CloudTasksError as error:
-            self._stop(error)
+            self._finish(error)
             return
         self._ready.extend(requests)
         self._exhausted = (self._exhausted or len(requests) < want) and not any(ack.again for ack in acks)
@@ -396,7 +392,7 @@ class Sender:
             await self._one_by_one(request, results, maybe_created=maybe_created)
         else:
             if reply.error is not None:
-                self._stop(reply.error)
+                self._finish(reply.error)
             rows = dict(zip(request.refs, request.tasks, strict=True))
             await self._resolve(request, rows, results, maybe_created=maybe_created)
 
@@ -428,7 +424,7 @@ class Sender:
             if code in RETRIED or code in RETRIED_SOME:
                 transient = UnavailableError(f"{self._queue}: {text}", code=code)
             else:
-                self._stop(self.transport.refused("BatchCreateTasks", status, resource_name=self._queue))
+                self._finish(self.transport.refused("BatchCreateTasks", status, resource_name=self._queue))
         if transient is None:
             self._pauses = backoff(*_PAUSES)
         else:
@@ -448,7 +444,7 @@ class Sender:
             elif error is None or not results.settle(ref, error.code or "", error.message, maybe_created=uncertain):
                 unsent[uncertain][ref] = task
                 if error is not None:
-                    self._stop(error)
+                    self._finish(error)
 
         await _loop.gather(map(create, request.refs, request.tasks, request.wire))
         for uncertain, rows in unsent.items():
@@ -488,7 +484,7 @@ class Sender:
             elif reply.error is not None and reply.error.code in _UNKNOWN_TASK:
                 missing[ref] = task
             elif reply.error is not None:
-                self._stop(reply.error)
+                self._finish(reply.error)
 
         await _loop.gather(map(get, rows.keys(), rows.values()))
         return missing
@@ -549,7 +545,7 @@ class Sender:
                 except EndpointError as error:
                     # Nothing was sent. Retrying here would block other senders, which may have a working address.
                     self.report(Report(error=error))
-                    self._stop(error)
+                    self._finish(error)
                     break
                 except CloudTasksError as error:
                     is_new = isinstance(error, QueueNotFoundError) and self.transport.is_new(self._queue)
@@ -582,10 +578,6 @@ class Sender:
         except TimeoutError:
             text = f"{rpc} had no answer within {_DEADLINE:.0f} s"
             raise UnavailableError(text, resource=self._queue, code="DEADLINE_EXCEEDED") from None
-
-    def _stop(self, error: CloudTasksError) -> None:
-        """End the sending because of an error."""
-        self._finish(error)
 
     def _finish(self, error: CloudTasksError | None = None) -> None:
         """End the sending: no new call begins, and every wait ends."""
