@@ -98,6 +98,7 @@ soak: $(VENV)/.installed-test ## load one emulator for ten minutes, and write it
 chaos: $(VENV)/.installed-test ## 10,000 random steps of the model; kill and stop processes for 200 rounds, and write what was found
 	$(BIN)/python -m pytest --hypothesis-profile=long tests/unit/fanout/batch/test_batch_machine.py
 	$(BIN)/python -m tests.chaos.run
+	$(BIN)/python -m tests.chaos.team $(if $(MINUTES),--minutes $(MINUTES))
 	$(BIN)/python -m tests.chaos.writers
 
 # One file for every Python from 3.11.0 on and every system: a pin that only some of them can have says which.

@@ -300,7 +300,7 @@ def be_colleague(order: dict[str, Any]) -> None:
             time.sleep(pause)
             if Path(order["stop"]).exists():
                 return
-            about = {"verb": verb, "batch": batch, "rows": rows}
+            about = {"home": Path(order["home"]).name, "verb": verb, "batch": batch, "rows": rows}
             try:
                 shown, finished = change(order, tasks, verb, batch, rows)
             except CloudTasksError as error:

@@ -62,12 +62,12 @@ class TeamRound(Round):
         self._tried: dict[int, int] = defaultdict(int)  # rows of each batch that a cell had
         self._deleted = set[int]()
         self._ended = dict[int, float]()  # rows that a cancel has ended, and when
-        self.said = Counter[str]()  #: errors
+        self.history: list[str] = []  #: what happened, a line each
 
     def play(self) -> None:
         """Let all homes work, bring the batches to their end, and judge what every home sees."""
-        started = time.monotonic()
-        while (now := time.monotonic() - started) < 60 * self._minutes:
+        self._began = time.monotonic()
+        while (now := time.monotonic() - self._began) < 60 * self._minutes:
             self._disturb_one(self._random.choice(self._homes), int(now / _NEW))
             self._go_on(time.monotonic())
             time.sleep(self._random.uniform(0.05, 0.5))
@@ -83,7 +83,7 @@ class TeamRound(Round):
         for home in homes:
             self._start(home, [(0.0, "end", *one) for one in self._tried.items()], "end")
         self._wait("end")
-        self.verdict.seconds = time.monotonic() - started
+        self.verdict.seconds = time.monotonic() - self._began
         self._judge_deliveries()
 
     def _start(self, home: Path, verbs: list[tuple[float, str, int, int]], step: str) -> None:
@@ -108,16 +108,21 @@ class TeamRound(Round):
             for verb in chance.choices(list(_VERBS), list(_VERBS.values()), k=chance.randint(2, 10)):
                 batch, rows = max(0, newest - chance.choice([0, 0, 0, 1, 2])), chance.randrange(50, 500, 50)
                 self._tried[batch] = max(self._tried[batch], rows * (verb == "cell"))
-                verbs.append((chance.uniform(0, 3), verb, batch, rows))
+                verbs.append((chance.uniform(0, 2), verb, batch, rows))
             self._start(home, verbs, "work")
-        elif home not in self._stopped and (event := chance.choices(["", "kill", "stop"], [95, 2, 3])[0]):
-            self.verdict.events[f"{event} kernel"] += event == "kill" or len(self._stopped) < _STOPPED
-            if event == "kill":
+        elif home not in self._stopped and self._minutes >= 1:
+            event = chance.choices(["nothing", "kill kernel", "stop kernel"], [95, 2, 3])[0]
+            if event == "kill kernel":
                 kernel.kill()
-            elif len(self._stopped) < _STOPPED:
+                self._note(f"{home.name} is killed")
+            elif event == "stop kernel" and len(self._stopped) < _STOPPED:
                 seconds = chance.choice([1.0, 5.0, 30.0, 60.0, 130.0, 150.0])
                 kernel.signal(signal.SIGSTOP)
                 self._stopped[home] = time.monotonic() + seconds, seconds
+                self._note(f"{home.name} is stopped for {seconds} s")
+            else:
+                return
+            self.verdict.events[event] += 1
 
     def _go_on(self, now: float) -> None:
         """Let kernels go on whose time has come."""
@@ -129,25 +134,32 @@ class TeamRound(Round):
                 self._at[home].signal(signal.SIGCONT)
                 del self._stopped[home]
 
+    def _note(self, text: str, at: float | None = None) -> None:
+        self.history.append(f"{(at or time.monotonic()) - self._began:7.1f} {text}")
+
     def _judge_lines(self) -> None:
         """Judge what kernels have said since."""
         for at, said in self._kernels.told[self._read :]:
             self._read += 1
             verb, batch, rows = said["verb"], said["batch"], said["rows"]
+            shown = json.loads(Path(said["shows"]).read_text(encoding="utf-8")) if said.get("shows") else {}
+            what = said.get("error") or dict(Counter(shown.values()))
+            self._note(f"{said['home']} {verb} team-{batch} {rows}: {what}", at)
             if "error" in said:
-                self.said[f"{verb}: {said['error']}"] += 1
-                if verb in ("settle", "end"):
+                gone = batch in self._deleted and said["error"].startswith("BatchNotFoundError")
+                if verb in ("settle", "end") and not gone:
                     self.verdict.false[f"{verb}: {said['error']}"] += 1
                 continue
             self.verdict.events[verb] += 1
-            shown = json.loads(Path(said["shows"]).read_text(encoding="utf-8")) if said["shows"] else {}
             states = {batch * SIZE + int(row): state for row, state in shown.items()}
             if verb == "cell":
                 self._known[batch] = max(self._known[batch], rows)
             elif verb == "delete":
                 self._deleted.add(batch)
             elif verb == "cancel" and said["finished"]:
-                self._ended |= {row: at for row, state in states.items() if state == "cancelled"}
+                # Of a row that had failed, a retry was cancelled: another one may be wished later.
+                never = {row for row, state in states.items() if state == "cancelled"} - self._oracle.answers.keys()
+                self._ended |= dict.fromkeys(never, at)
             elif verb == "look" and batch not in self._deleted:
                 self.verdict.lost += self._known[batch] - len(states)
             self._judge_states(states, "at the end: " if verb == "end" else "")
@@ -174,15 +186,15 @@ class TeamRound(Round):
             verdict.past += oracle.answered[row] > ended + _CARRIED_OUT
 
 
-def play_team(seed: int, kernels: Kernels, minutes: float, store: str = "") -> tuple[Verdict, Counter[str]]:
-    """Play the round of a seed in a bucket or, without one, in a folder; return what it showed and all errors."""
+def play_team(seed: int, kernels: Kernels, minutes: float, store: str = "") -> tuple[Verdict, list[str]]:
+    """Play the round of a seed in a bucket or, without one, in a folder; return what it showed, and what happened."""
     with (
         tempfile.TemporaryDirectory(prefix="team-") as folder,
         Oracle() as oracle,
         closing(TeamRound(seed, kernels, Path(folder), oracle, minutes=minutes, store=store)) as one,
     ):
         one.play()
-        return one.verdict, one.said
+        return one.verdict, one.history
 
 
 def report(verdicts: dict[str, Verdict]) -> str:
@@ -213,10 +225,8 @@ def main() -> None:
             if arguments.only in (None, kind):
                 print(f"{kind}, seed {arguments.seed}", flush=True)
                 with closing(Kernels(Path(folder))) as kernels:
-                    verdicts[kind], said = play_team(arguments.seed, kernels, arguments.minutes, store)
-                    print(*(f"{times:5} {text}" for text, times in sorted(said.items())), verdicts[kind], sep="\n")
-                    if not verdicts[kind].good:
-                        print(kernels.errors.read_text(encoding="utf-8")[-20_000:], flush=True)
+                    verdicts[kind], history = play_team(arguments.seed, kernels, arguments.minutes, store)
+                    print(*([] if verdicts[kind].good else history), verdicts[kind], sep="\n", flush=True)
     text = report(verdicts)
     print(text)
     if arguments.only is None:

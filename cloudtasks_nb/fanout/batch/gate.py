@@ -8,7 +8,8 @@ batch, so that it holds after a restart and for other processes.
 
 Homes that share a batch share its cancel too: the one that wishes it tells the store, and the others take it up from
 there. What is taken up is a wish of this home to cancel, but only the home that wished it first deletes tasks. Of a
-part, the store has the keys of the rows: the input of one home is nothing that another one knows.
+part, the store has the keys of the rows: the input of one home is nothing that another one knows. Of a whole batch, it
+has the blocks of rows that there were: those that are added later are not meant.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import orjson
 
@@ -27,11 +29,11 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
-from cloudtasks_nb.errors import BatchNotFoundError, StoreError
+from cloudtasks_nb.errors import BatchNotFoundError, OutboxError, StoreError
 from cloudtasks_nb.fanout.batch.request import share_of
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, Scope, StoredGate, whole
+from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, RowFilter, Scope, StoredGate, whole
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, SUCCESSES, State
 from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled
@@ -330,7 +332,11 @@ class Cancels:
             return
         part = rows.input > 0
         keys = self._outbox.rows.keys(rows) if part else ()
-        put_cancel(self._store, self._batch, name, orjson.dumps({"who": user(), "part": part}), keys)
+        told: dict[str, Any] = {"who": user(), "part": part}
+        if not part:  # rows that are added later are not meant
+            self._sharing.update(self._batch)
+            told["blocks"] = self._sharing.blocks(self._batch)
+        put_cancel(self._store, self._batch, name, orjson.dumps(told), keys)
         who = None if part else user()
         self._outbox.batches.change(self._batch, lambda facts: _known(facts, name, who))
 
@@ -342,13 +348,14 @@ class Cancels:
             try:
                 found = orjson.loads(data)
                 at, who, part = int(name[:_DIGITS], 16), str(found["who"]), bool(found["part"])
+                blocks = None if part else [str(block) for block in found["blocks"]]
             except (KeyError, TypeError, ValueError):  # it is damaged
                 continue
             self._sharing.update(self._batch)  # rows that others have added before are cancelled too
-            rows = self._rows(name) if part else whole(self._batch)
+            rows = self._rows(name) if blocks is None else self._rows_of(name, blocks)
             before, _ = self._outbox.batches.change(self._batch, partial(self._with_cancel, name, at, who, rows))
-            if name not in before.cancels_known and (rows.rows or not part):
-                some = f"{counted(rows.rows, 'rows')} of " if part else ""
+            if name not in before.cancels_known and (rows.rows or not rows.input):
+                some = f"{counted(rows.rows, 'rows')} of " if rows.input else ""
                 lines.append(f"{who} has cancelled {some}batch {self._batch}: nothing more of that is sent from here")
         return lines
 
@@ -358,6 +365,18 @@ class Cancels:
         for keys in read_cancelled(self._store, self._batch, name):
             for ref in stored.with_keys(self._batch, keys):
                 refs.add(ref)
+        return stored.add_input(self._batch, name.encode(), refs)
+
+    def _rows_of(self, name: str, blocks: Sequence[str]) -> Scope:
+        """Return the rows of a batch that had these blocks when another home cancelled it."""
+        stored, later = self._outbox.rows, Refs()
+        with suppress(OutboxError):  # what is damaged is not here either
+            for keys in self._sharing.added(self._batch, blocks):
+                for ref in stored.with_keys(self._batch, keys):
+                    later.add(ref)
+        if not later:
+            return whole(self._batch)
+        refs = (ref for ref in stored.matching(whole(self._batch), RowFilter()) if not later.has(ref))
         return stored.add_input(self._batch, name.encode(), refs)
 
     def _with_cancel(self, name: str, at: int, who: str, rows: Scope, facts: BatchFacts) -> BatchFacts:

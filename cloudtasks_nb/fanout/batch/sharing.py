@@ -430,6 +430,24 @@ class Sharing:
         # Rows of this home that could not be written before are not in the store now either.
         self._remember(batch, set(names), self._parts(batch) if published else parts)
 
+    def blocks(self, batch: str) -> list[str]:
+        """Return the names of the blocks in the store whose rows this home has."""
+        return sorted(self._known(batch)[1])
+
+    def added(self, batch: str, blocks: Collection[str]) -> Iterator[bytes]:
+        """Yield the keys of the rows of a batch that are in other blocks, one behind the other, in pieces.
+
+        Raises
+        ------
+        CloudTasksError
+            If they cannot be read.
+        """
+        names = [name for name in block_names(self._store, batch) if name not in blocks]
+        record = read_record(self._store, batch) if names else None
+        if record is not None:
+            for data in read_blocks(self._store, batch, names):
+                yield b"".join(unpack_block(data, unpack_record(record)).keys)
+
     def _ask(self, function: Callable[..., T], *args: Any) -> T:
         """Return what a function reads from the store; a StoreError if that takes long."""
         return _loop.run(answer_of(self._store, _PATIENCE, function, *args))

@@ -404,3 +404,16 @@ def test_a_home_waits_for_what_another_one_sends(connect: Connect, target: Targe
     until(lambda: theirs.status().state == "running")
     assert re.fullmatch("ada@.* sends this batch", theirs.status().reason or "")
     assert theirs.wait("240s").succeeded == len(ROWS)
+
+
+def test_a_cancel_is_not_of_rows_that_came_after_it(connect: Connect, target: Target) -> None:
+    """A home that hears of a cancel and of rows that were added since goes on with these."""
+    more = pd.DataFrame({"day": range(25)}, index=range(100, 125))
+    ada = connect("ada")
+    ended = cell(ada, "reports", target, send_rate=1).cancel().wait("240s")
+    cell(ada, "reports", target, more, send_rate=1)
+    ada.close()
+    bob = connect("bob")
+    assert set(bob.batch("march").tasks()["state"][20:]) <= {"unsent", "succeeded"}
+    found = cell(bob, "reports", target, more).wait("240s")
+    assert (found.cancelled, found.succeeded) == (ended.cancelled, 25 - ended.cancelled)
