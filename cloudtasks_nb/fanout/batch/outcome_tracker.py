@@ -48,6 +48,7 @@ NO_LOG = (
 
 _LOGGER = logging.getLogger(__name__)
 _RECHECK_PAUSES = (60.0, 120.0, 240.0, 480.0)  # seconds before the log is read once more for rows that are gone
+_HELD = "those of another owner that no result tells of either are held"
 _WEAKER = (
     "a row that was sent from elsewhere is sent again once the name of its task is free, about an hour after that ended"
 )
@@ -63,7 +64,7 @@ def names_handler(description: Mapping[str, Any]) -> bool:
     return str(description.get("url", "")).startswith("handler:")
 
 
-def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> list[str]:
+def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool, shared: bool) -> list[str]:
     """Return notes on how rows were sent and how their outcomes are known, a sentence each.
 
     Parameters
@@ -72,6 +73,8 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
         The share of its operations that the queue logs.
     has_results : bool
         Whether a task of the batch has a stored result.
+    shared : bool
+        Whether homes share its store, so that one of them owns it.
     """
     notes, facts = [], record.facts
     if facts.cancel and not facts.cancels_all:
@@ -86,9 +89,9 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
             "results"
         )
     if facts.log_error:
-        notes.append(unseen_note(facts.log_error))
+        notes.append(unseen_note(facts.log_error, shared=shared))
     elif 0 < ratio < 1:
-        notes.append(unseen_note(log_reason(ratio)))
+        notes.append(unseen_note(log_reason(ratio), shared=shared))
     if facts.corrected:
         rows = counted(facts.corrected, "rows")
         notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
@@ -96,7 +99,7 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool) -> li
         if not has_results and (record.counts[State.GONE] or not names_handler(record.description)):
             notes.append(NO_LOG.format(queue="the queue"))
         if not facts.sent_by_others:
-            notes.append(unseen_note(log_reason(ratio)))
+            notes.append(unseen_note(log_reason(ratio), shared=shared))
     return notes
 
 
@@ -105,9 +108,10 @@ def log_reason(ratio: float) -> str:
     return f"the queue logs {ratio:.0%} of its operations" if ratio else "the queue writes no log"
 
 
-def unseen_note(reason: str) -> str:
-    """Return the sentence about rows that cannot be adopted, and what that weakens."""
-    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_WEAKER}"
+def unseen_note(reason: str, *, shared: bool = False) -> str:
+    """Return the sentence about rows that cannot be adopted, and what that means."""
+    means = _HELD if shared else _WEAKER
+    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {means}"
 
 
 @dataclass(eq=False)

@@ -161,7 +161,8 @@ class Tracker:
     def notes(self) -> list[str]:
         """Return other notes on the batch, a sentence each."""
         ratio = self.queue_values().get("log_sampling_ratio", 1)
-        notes = outcome_notes(self.record, ratio, has_results=self.outcomes.has_results)
+        known = {"has_results": self.outcomes.has_results, "shared": self.owner is not None}
+        notes = outcome_notes(self.record, ratio, **known)
         more = (self.connection.clock.warning, self.gate.note)
         return [*notes, *filter(None, more)]
 

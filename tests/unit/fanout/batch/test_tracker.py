@@ -245,8 +245,11 @@ async def test_what_is_stored_of_the_sending(tracked: Tracked, fact: str, value:
 )
 def test_what_a_log_does_not_tell(outbox: Outbox, batch: str, ratio: float, *, results: bool, parts: list[str]) -> None:
     """How rows end, unless a handler stores results, and what was sent from elsewhere."""
-    notes = outcome_tracker.outcome_notes(outbox.batches.get(batch), ratio, has_results=results)
-    assert [part in note for part, note in zip(parts, notes, strict=True)] == [True] * len(parts)
+    record = outbox.batches.get(batch)
+    for shared, means in ((False, "is sent again"), (True, "are held")):
+        notes = outcome_tracker.outcome_notes(record, ratio, has_results=results, shared=shared)
+        assert [part in note for part, note in zip(parts, notes, strict=True)] == [True] * len(parts)
+        assert (means in f"{notes}") == (ratio < 1)
 
 
 def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
