@@ -187,9 +187,10 @@ class BatchOwner:
         if purpose is Purpose.SENDS and self._keeper is not None and self._ownership.may_send:
             return  # rows were held back
         await self.end()
+        look, self.looked = self.looked, None
         with self._heard():
-            await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS, look=self.looked)
-        self.over, self.other, self.text, self.looked = False, None, "this home", None
+            await self._ownership.take(purpose, over=self.over or purpose is Purpose.CANCELS, look=look)
+        self.over, self.other, self.text = False, None, "this home"
         self._keeper = asyncio.create_task(self._keep())
         self._changed()
         await self._ownership.settle()
