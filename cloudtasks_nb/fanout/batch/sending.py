@@ -64,7 +64,7 @@ class Sending:
     def __post_init__(self) -> None:
         self.outbox, self.record, self.clock = self.adoption.outbox, self.adoption.record, self.adoption.clock
         self.changed = self.adoption.changed  #: called after each change
-        owner = BatchOwner(self.outbox, self.connection.store, self.record.id, self.changed, self.find_out)
+        owner = BatchOwner(self.outbox, self.connection.store, self.record.id, self.changed, self._come_after)
         self.owner = owner if self.cancels.shared else None  #: None: no other home can send the batch
         self.gate = Gate()  #: what holds rows back, as it was read last
         self.trouble: CloudTasksError | None = None  #: the last error that is being retried
@@ -230,6 +230,11 @@ class Sending:
             self.owner.sending = True
         if self._announced is None:
             self._announced = self.outbox.requests.announce_sender(self.record.id)
+
+    async def _come_after(self) -> None:
+        """Go on with a batch that was another home's."""
+        await self.find_out()
+        await self.cancels.share_again()
 
     async def find_out(self) -> None:
         """Record what another home has sent that does not own the batch any more, before this one sends a row."""
