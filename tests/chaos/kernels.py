@@ -301,6 +301,7 @@ def be_colleague(order: dict[str, Any]) -> None:
             if Path(order["stop"]).exists():
                 return
             about = {"home": Path(order["home"]).name, "verb": verb, "batch": batch, "rows": rows}
+            write(**about, begins=True)
             try:
                 shown, finished = change(order, tasks, verb, batch, rows)
             except CloudTasksError as error:
@@ -319,10 +320,9 @@ def change(order: dict[str, Any], tasks: ct.Client, verb: str, number: int, rows
         words: dict[str, Any] = {"url": order["url"], "send_rate": order["send_rate"], "progress": False}
         tasks.queue(order["queue"]).fan_out(frame, name=name, **words)
         return {}, False
-    batch = tasks.batch(name)
-    _followed[:] = [batch]
-    if verb == "wait":
-        batch.wait("5s")
+    _followed[:] = [batch := tasks.batch(name)]
+    if verb in ("wait", "end"):
+        batch.wait("5s" if verb == "wait" else "200s")
     elif verb == "cancel":
         batch.cancel().wait("200s")
     elif verb == "delete":
@@ -331,8 +331,6 @@ def change(order: dict[str, Any], tasks: ct.Client, verb: str, number: int, rows
     elif verb == "settle":
         batch.take_over()
         settle(batch)
-    elif verb == "end":
-        batch.wait("200s")
     elif verb not in ("read", "look"):
         getattr(batch, verb)()
     states = batch.tasks()["state"]
@@ -346,8 +344,7 @@ def settle(batch: ct.Batch) -> None:
             if batch.progress().failed:
                 batch.retry_failed()
             batch.wait("200s")
-        except PreconditionError as error:
-            sys.stderr.write(f"settling {batch.id}: {error}\n")
+        except PreconditionError:
             with suppress(PreconditionError):
                 batch.resume()
             time.sleep(1)

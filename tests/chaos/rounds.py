@@ -63,6 +63,7 @@ class Verdict:
     false: Counter[str] = field(default_factory=Counter)  #: what is not so, and of how many rows
     hung: list[str] = field(default_factory=list)  #: steps that did not end
     errors: Counter[str] = field(default_factory=Counter)  #: what kernels raised and tried again
+    history: list[str] = field(default_factory=list, repr=False)  #: what homes of a team did, a line each
     seconds: float = 0.0
 
     @property
@@ -466,7 +467,7 @@ def problem_of(state: str, answers: Sequence[tuple[str, int]]) -> str:
     return f"{state}, answered {statuses}"
 
 
-def play(seed: int, kernels: Kernels, kind: type[Round] = Round, *, long: bool = False) -> Verdict:
+def play(seed: int, kernels: Kernels, kind: Callable[..., Round] = Round, *, long: bool = False) -> Verdict:
     """Play the round of a seed, and return what it showed.
 
     Parameters
@@ -474,7 +475,8 @@ def play(seed: int, kernels: Kernels, kind: type[Round] = Round, *, long: bool =
     seed : int
         Decides what is done and what happens; not when exactly, because machines differ.
     kernels : Kernels
-    kind : type
+    kind : callable
+        Makes the round.
     long : bool
         Some processes are stopped for 40 s.
     """

@@ -15,17 +15,16 @@ import signal
 import tempfile
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import facts
 from tests.buckets import s3_bucket
 from tests.chaos.kernels import SIZE
-from tests.chaos.rounds import PATIENCE, Kernel, Kernels, Oracle, Round, Verdict, problem_of
+from tests.chaos.rounds import PATIENCE, Kernel, Kernels, Round, Verdict, play, problem_of
 from tests.chaos.run import RESULTS
-
-__all__ = ["TeamRound", "play_team"]
 
 HOMES = 5
 _STOPPED = 2  # kernels at the same time
@@ -45,16 +44,14 @@ class TeamRound(Round):
 
     kind = "team"
 
-    def __init__(
-        self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, minutes: float, store: str = ""
-    ) -> None:
-        self._minutes, self._store = minutes, store or str(folder / "store")
-        super().__init__(seed, kernels, folder, oracle, long=True)
+    def __init__(self, *about: Any, minutes: float = 0.1, store: str = "", long: bool = True) -> None:
+        self._minutes, self._store = minutes, store
+        super().__init__(*about, long=long)
 
     def _plan(self) -> None:
         self._homes = [self._folder / f"home-{number}" for number in range(HOMES)]
         self._steps, self._rows, self._again, self._rate = ["team"], 0, [], 20.0
-        self._more = {"store": self._store}
+        self._more = {"store": self._store or str(self._folder / "store")}
         self._at = dict[Path, Kernel]()  # the kernel of each home
         self._stopped = dict[Path, tuple[float, float]]()  # when it goes on, and for how long it was stopped
         self._read = len(self._kernels.told)  # lines that are judged
@@ -62,7 +59,9 @@ class TeamRound(Round):
         self._tried: dict[int, int] = defaultdict(int)  # rows of each batch that a cell had
         self._deleted = set[int]()
         self._ended = dict[int, float]()  # rows that a cancel has ended, and when
-        self.history: list[str] = []  #: what happened, a line each
+        self._first = dict[int, int]()  # rows that a cell had for the first time, and how many cancels had begun then
+        self._cancels: Counter[int] = Counter()  # by batch, those that have begun
+        self._carried_out: Counter[int] = Counter()  # by batch, those of them that have ended: a kernel may be killed
 
     def play(self) -> None:
         """Let all homes work, bring the batches to their end, and judge what every home sees."""
@@ -94,8 +93,6 @@ class TeamRound(Round):
         for kernel in self._at.values():
             if not kernel.wait(PATIENCE):
                 self.verdict.hung.append(step)
-                kernel.signal(signal.SIGUSR1)  # writes its stacks
-                kernel.wait(2)
                 kernel.kill()
         self._at.clear()
         self._judge_lines()
@@ -111,18 +108,17 @@ class TeamRound(Round):
                 verbs.append((chance.uniform(0, 2), verb, batch, rows))
             self._start(home, verbs, "work")
         elif home not in self._stopped and self._minutes >= 1:
-            event = chance.choices(["nothing", "kill kernel", "stop kernel"], [95, 2, 3])[0]
+            event = chance.choices(["", "kill kernel", "stop kernel"], [95, 2, 3])[0]
+            seconds = chance.choice([1.0, 5.0, 30.0, 60.0, 130.0, 150.0])
+            if not event or (event == "stop kernel" and len(self._stopped) == _STOPPED):
+                return
             if event == "kill kernel":
                 kernel.kill()
-                self._note(f"{home.name} is killed")
-            elif event == "stop kernel" and len(self._stopped) < _STOPPED:
-                seconds = chance.choice([1.0, 5.0, 30.0, 60.0, 130.0, 150.0])
+            else:
                 kernel.signal(signal.SIGSTOP)
                 self._stopped[home] = time.monotonic() + seconds, seconds
-                self._note(f"{home.name} is stopped for {seconds} s")
-            else:
-                return
             self.verdict.events[event] += 1
+            self._note(f"{home.name}: {event}" + f" for {seconds} s" * (event == "stop kernel"))
 
     def _go_on(self, now: float) -> None:
         """Let kernels go on whose time has come."""
@@ -135,19 +131,23 @@ class TeamRound(Round):
                 del self._stopped[home]
 
     def _note(self, text: str, at: float | None = None) -> None:
-        self.history.append(f"{(at or time.monotonic()) - self._began:7.1f} {text}")
+        self.verdict.history.append(f"{(at or time.monotonic()) - self._began:7.1f} {text}")
 
     def _judge_lines(self) -> None:
         """Judge what kernels have said since."""
         for at, said in self._kernels.told[self._read :]:
             self._read += 1
             verb, batch, rows = said["verb"], said["batch"], said["rows"]
+            if "begins" in said:
+                self._cancels[batch] += verb == "cancel"
+                new = set(range(batch * SIZE, batch * SIZE + rows * (verb == "cell"))) - self._first.keys()
+                ended = self._carried_out[batch]  # of fewer than have begun, one may still be carried out
+                self._first |= dict.fromkeys(new, ended if ended == self._cancels[batch] else -1)
+                continue
             shown = json.loads(Path(said["shows"]).read_text(encoding="utf-8")) if said.get("shows") else {}
-            what = said.get("error") or dict(Counter(shown.values()))
-            self._note(f"{said['home']} {verb} team-{batch} {rows}: {what}", at)
+            self._note(f"{said['home']} {verb} {batch} {rows}: {said.get('error') or Counter(shown.values())}", at)
             if "error" in said:
-                gone = batch in self._deleted and said["error"].startswith("BatchNotFoundError")
-                if verb in ("settle", "end") and not gone:
+                if verb in ("settle", "end") and not (batch in self._deleted and "BatchNotFound" in said["error"]):
                     self.verdict.false[f"{verb}: {said['error']}"] += 1
                 continue
             self.verdict.events[verb] += 1
@@ -157,9 +157,10 @@ class TeamRound(Round):
             elif verb == "delete":
                 self._deleted.add(batch)
             elif verb == "cancel" and said["finished"]:
+                self._carried_out[batch] += 1
                 # Of a row that had failed, a retry was cancelled: another one may be wished later.
-                never = {row for row, state in states.items() if state == "cancelled"} - self._oracle.answers.keys()
-                self._ended |= dict.fromkeys(never, at)
+                never = states.keys() - self._oracle.answers.keys()
+                self._ended |= {row: at for row in never if states[row] == "cancelled"}
             elif verb == "look" and batch not in self._deleted:
                 self.verdict.lost += self._known[batch] - len(states)
             self._judge_states(states, "at the end: " if verb == "end" else "")
@@ -168,9 +169,11 @@ class TeamRound(Round):
         """Count states that the deliveries contradict; before the end, only those that cannot change."""
         for row, state in states.items():
             answers = list(self._oracle.answers.get(row, ()))
-            deleted = row // SIZE in self._deleted and state == "gone" and 200 not in {one[1] for one in answers}
+            deleted = row // SIZE in self._deleted and state != "succeeded" and 200 not in {one[1] for one in answers}
             if (when or state == "succeeded") and not deleted and (problem := problem_of(state, answers)):
                 self.verdict.false[f"{when}{problem}, batch {row // SIZE}"] += 1
+            if when and state == "cancelled" and self._first[row] == self._cancels[row // SIZE] and not deleted:
+                self.verdict.lost += 1
             if when and not answers and state != "cancelled" and not deleted:
                 self.verdict.lost += 1
 
@@ -180,59 +183,48 @@ class TeamRound(Round):
         verdict.rows, verdict.deliveries = len(oracle.answers), len(oracle.order)
         again = {task for (task, _), times in oracle.attempts.items() if times > 1}
         for row, answers in oracle.answers.items():
-            good = {task for task, status in answers if status == 200}
-            verdict.twice += len(good) > 1 or bool(again & {task for task, _ in answers})
+            good = len({task for task, status in answers if status == 200})
+            verdict.twice += good > 1 or bool(again & {task for task, _ in answers})
             ended = self._ended.get(row, float("inf")) if row // SIZE not in self._deleted else float("inf")
             verdict.past += oracle.answered[row] > ended + _CARRIED_OUT
 
 
-def play_team(seed: int, kernels: Kernels, minutes: float, store: str = "") -> tuple[Verdict, list[str]]:
-    """Play the round of a seed in a bucket or, without one, in a folder; return what it showed, and what happened."""
-    with (
-        tempfile.TemporaryDirectory(prefix="team-") as folder,
-        Oracle() as oracle,
-        closing(TeamRound(seed, kernels, Path(folder), oracle, minutes=minutes, store=store)) as one,
-    ):
-        one.play()
-        return one.verdict, one.history
-
-
 def report(verdicts: dict[str, Verdict]) -> str:
     """Return the figures of the rounds by the place of their store, as Markdown."""
-    names = {name: None for verdict in verdicts.values() for name in sorted(verdict.events)}
-    wrong = ("lost", "twice", "past", "false", "hung")
-    rows: dict[str, list[Any]] = {name: [v.events[name] for v in verdicts.values()] for name in names}
-    rows |= {name: [getattr(v, name) for v in verdicts.values()] for name in ("seed", "rows", "deliveries", *wrong)}
-    for name in ("false", "hung"):
-        rows[name] = [sum(v.false.values()) if name == "false" else len(v.hung) for v in verdicts.values()]
-    rows["minutes"] = [round(v.seconds / 60, 1) for v in verdicts.values()]
-    lines = [f"| {name} | {' | '.join(f'{value:,}' for value in values)} |" for name, values in rows.items()]
+    columns: list[dict[str, int]] = []
+    for verdict in verdicts.values():
+        wrong = {"false": verdict.false.total(), "hung": len(verdict.hung), "past a cancel": verdict.past}
+        figures = {"seed": verdict.seed, "rows": verdict.rows, "deliveries": verdict.deliveries, **verdict.events}
+        columns.append({**figures, "lost": verdict.lost, "twice": verdict.twice, **wrong})
+    names = dict.fromkeys(name for column in columns for name in column)
+    lines = [f"| {name} | {' | '.join(f'{column.get(name, 0):,}' for column in columns)} |" for name in names]
     return "\n".join([f"| figure | {' | '.join(verdicts)} |", "|---" * (1 + len(verdicts)) + "|", *lines, ""])
 
 
 def main() -> None:
-    """Play a round on a folder and one on a bucket, print what they showed, and add it to the figures."""
+    """Play a round on a folder and one on a bucket at once, print what they showed, and add it to the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="for each kind of store, besides the end")
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
-    parser.add_argument("--only", choices=["folder", "bucket"])
-    parser.add_argument("--write", type=Path, default=RESULTS, help="file for the figures")
     arguments = parser.parse_args()
-    verdicts = dict[str, Verdict]()
-    with tempfile.TemporaryDirectory() as folder, s3_bucket() as variables:
+    stores = {"folder": "", "bucket": f"s3://team/{arguments.seed}"}
+    print(f"seed {arguments.seed}", flush=True)
+
+    def play_one(kind: str) -> Verdict:
+        (folder := Path(place) / kind).mkdir()
+        make = partial(TeamRound, minutes=arguments.minutes, store=stores[kind])
+        with closing(Kernels(folder)) as kernels:
+            verdict = play(arguments.seed, kernels, make)
+        print(kind, *([] if verdict.good else verdict.history), verdict, sep="\n", flush=True)
+        return verdict
+
+    with tempfile.TemporaryDirectory() as place, s3_bucket() as variables, ThreadPoolExecutor(2) as pool:
         os.environ.update(variables)
-        for kind, store in {"folder": "", "bucket": f"s3://team/{arguments.seed}"}.items():
-            if arguments.only in (None, kind):
-                print(f"{kind}, seed {arguments.seed}", flush=True)
-                with closing(Kernels(Path(folder))) as kernels:
-                    verdicts[kind], history = play_team(arguments.seed, kernels, arguments.minutes, store)
-                    print(*([] if verdicts[kind].good else history), verdicts[kind], sep="\n", flush=True)
+        verdicts = dict(zip(stores, pool.map(play_one, stores), strict=True))
     text = report(verdicts)
     print(text)
-    if arguments.only is None:
-        before = arguments.write.read_text(encoding="utf-8").partition("## A team")[0].rstrip()
-        when = facts(arguments.write.parent)["measured"]
-        arguments.write.write_text(f"{before}\n\n{_HEAD}\nMeasured {when}.\n\n{text}", encoding="utf-8")
+    before = RESULTS.read_text(encoding="utf-8").partition("## A team")[0].rstrip()
+    RESULTS.write_text(f"{before}\n\n{_HEAD}\n{text}", encoding="utf-8")
     raise SystemExit(0 if all(verdict.good for verdict in verdicts.values()) else 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.kinds import KINDS, DiskRound
 from tests.chaos.rounds import Kernels, Round, Verdict, play
-from tests.chaos.team import play_team
+from tests.chaos.team import TeamRound
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,8 @@ def test_a_round(kind: type[Round], seed: int, kernels: Kernels) -> None:
 @pytest.mark.nightly
 def test_a_team(kernels: Kernels) -> None:
     """Of homes that share a folder none loses a row, sends it again or says what is not so."""
-    verdict, history = play_team(1, kernels, minutes=0.1)
-    assert verdict.good, "\n".join([*history, why(verdict, kernels.errors)])
-    assert verdict.events["cell"]
+    verdict = play(1, kernels, TeamRound)
+    assert verdict.good, "\n".join([*verdict.history, why(verdict, kernels.errors)])
 
 
 def test_the_oracle_sees_what_is_false() -> None:

@@ -327,6 +327,10 @@ class Cancels:
                 if await self.take():
                     changed()
 
+    async def share_again(self) -> None:
+        """Write the batch to the store if another home has deleted it there."""
+        await _loop.to_thread(partial(self._sharing.publish, self._batch, again=True))
+
     def _tell(self, name: str, rows: Scope) -> None:
         if not self.shared or name in self._outbox.batches.facts(self._batch).cancels_known:
             return

@@ -247,6 +247,7 @@ class Sending:
             await self.cancels.take()
             await adoption.finish()
             await adoption.hold_for_answer(*before)
+            await self.cancels.share_again()
             change = self.outbox.batches.change
             await self.outbox.run(change, self.record.id, lambda facts: replace(facts, owned_before=None))
         elif slow:

@@ -263,13 +263,18 @@ class Sharing:
                 self._ask(check_recipe, self._store, batch, spec.name, spec.recipe)
         self.update(batch)  # before rows of this home, so that they come first in every home
 
-    def publish(self, batch: str) -> None:
-        """Write the rows of a batch that the store does not have; say so if that fails."""
+    def publish(self, batch: str, *, again: bool = False) -> None:
+        """Write the rows of a batch that the store does not have; say so if that fails.
+
+        With `again` also if it had all: another home may have deleted the batch.
+        """
         parts, (published, known) = self._outbox.rows.parts(batch), self._known(batch)
-        if not self.active or published == len(parts):
+        if not self.active or (published == len(parts) and not again):
             return
         try:
             data, mine = read_record(self._store, batch), self._outbox.batches.get(batch)
+            if data is not None and published == len(parts):
+                return
             theirs = None if data is None else _read(data)
             if theirs is not None and theirs.recipe != mine.recipe:
                 return  # it is another batch, as its sending tells

@@ -265,6 +265,7 @@ def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect,
     mine.delete(others=True)
     broken.clear()
     theirs.retry_failed().wait("240s")
+    assert connect("cleo").batch("march").wait("240s").succeeded == 20
     assert cell(ada, "reports", handler).wait("240s").succeeded == 20
     assert ada.batch("march").results()["result"].dropna().tolist() == [0, 2, 4, 6, 8]
     ada.batch("march").delete(others=True)
