@@ -37,11 +37,10 @@ from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
-from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
 from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
 from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.versions import give_function
+from cloudtasks_nb.fanout.batch.versions import difference_to, give_function, notify_spooled
 from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchFacts, BatchRecord, Reached, Scope, Spooled, whole

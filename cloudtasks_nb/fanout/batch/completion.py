@@ -16,14 +16,8 @@ from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES, QueueName, TaskName
-from cloudtasks_nb.errors import (
-    AlreadyExistsError,
-    CloudTasksError,
-    InvalidInputError,
-    QuotaError,
-    UnavailableError,
-)
-from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
+from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
+from cloudtasks_nb.fanout.batch.search import SingleTasks
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id

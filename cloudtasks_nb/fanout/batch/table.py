@@ -15,6 +15,7 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame, is_missing
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
+from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.evidence import RAISED, status_name
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter, Scope, whole
@@ -242,6 +243,12 @@ class RowFrames:
             labelled = self._labelled(self._order())
             made = rows_frame(first, {}, self._now(), labelled=labelled, brief=brief).head(0)
         return made
+
+    def failed(self) -> pd.DataFrame:
+        """Return the rows in state `failed`, as `Batch.failed` describes."""
+        rows = self.frame({State.FAILED})
+        errors = [None if is_missing(message) else told(message) for message in rows["last_message"]]
+        return rows.assign(error=column(errors, "text"))
 
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows with task, state and last_message, so many at a time, without a look into the queue."""

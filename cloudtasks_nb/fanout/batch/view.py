@@ -21,10 +21,10 @@ from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, Throughput
+from cloudtasks_nb.fanout.batch.errors import check_rendered
 from cloudtasks_nb.fanout.batch.live import show_in_tab
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.resend import check_rendered
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
 from cloudtasks_nb.fanout.batch.status import facts_of_part, progress_of_part
 from cloudtasks_nb.fanout.batch.table import ReadRows, row_texts
