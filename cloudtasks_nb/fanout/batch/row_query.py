@@ -433,9 +433,7 @@ def result_notes(joined: Joined, store: str, problem: str | None = None, *, hand
 def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
     """Return the values of each field; the results themselves if not all are dicts, or there are too many fields."""
     dicts = [{} if one is None else one for one in results]
-    if not {*map(type, dicts)} <= {dict}:
-        return {_RESULT: list(results)}
-    names = dict.fromkeys(chain.from_iterable(dicts))
+    names = dict.fromkeys(chain.from_iterable(dicts)) if {*map(type, dicts)} <= {dict} else {}
     if not 0 < len(names) <= _MOST_FIELDS:
         return {_RESULT: list(results)}
     return {name: [one.get(name) for one in dicts] for name in names}

@@ -12,20 +12,13 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import BatchNotFoundError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import (
-    CLOCK_MARGIN,
-    LOOKED_UP,
-    Limit,
-    Witnesses,
-    pending_evidence,
-    result_evidence,
-)
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Witnesses, pending_evidence, result_evidence
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -40,9 +33,11 @@ from cloudtasks_nb.service.oplog import NAMES, PAGE, RETENTION, Wanted
 from cloudtasks_nb.service.watch import Pending, Snapshot, Watcher
 from cloudtasks_nb.store.results import StoredResult, results_of_task
 
-__all__ = ["Search", "SingleTasks", "left_queue"]
+__all__ = ["CLOCK_MARGIN", "Search", "SingleTasks", "left_queue"]
 
 _SECOND = 1_000_000
+#: Microseconds by which the service's clock may have been behind what was known of it.
+CLOCK_MARGIN = 300 * _SECOND
 _SUSPICION = 3.0  # seconds for which rows have to be missing from the statistics before the queue is searched
 _ROUTINE = 30.0  # seconds between two searches if the queue has no statistics
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0  # seconds between two searches while rows are settling
@@ -51,7 +46,6 @@ _COMMIT = 1.0  # seconds in which an emulator surely stores the entry of a task 
 _SHORTEST_WAIT, _LONGEST_WAIT = 120 * _SECOND, 900 * _SECOND  # for the entry of a row that was missed
 _LATENESS_FACTOR = 20  # by which the longest delay seen is multiplied to get that wait
 _EVER = 0  # the time from which all that is left of a log is read
-_MARGIN = 300 * _SECOND  # by which the service's clock may have been behind what was known of it
 _TOGETHER = 1_000  # rows that are recorded together
 _ASKED = 100_000  # rows about which the stored results are asked together: each time all that are new are read
 _WITHOUT_PAUSE = 10_000  # rows that are looked at before the event loop does other work
@@ -207,7 +201,7 @@ class Search:
         sent = await self.in_state(State.SENT)
         if snapshot is not None and snapshot.gone:
             return sent
-        tasks = await self.tasks(sent) if len(sent) <= LOOKED_UP else None
+        tasks = await self.tasks(sent) if len(sent) <= self.witnesses.queue.looked_up else None
         async for evidence in self.witnesses.queue.read(tasks, _EVER):
             located = await self.outbox.run(self.outbox.rows.locate, self.batch, [one.task for one in evidence])
             for ref in located.values():
@@ -231,7 +225,7 @@ class Search:
         readable, before = True, {since: len(refs) for since, refs in self._settling.items()}
         try:
             due = any(self._missed_until(now - wait))
-            await self._read_log(read, _EVER if due else self._created - _MARGIN)
+            await self._read_log(read, _EVER if due else self._created - CLOCK_MARGIN)
         except PermissionDeniedError:
             readable, wait = False, await _entry_wait(self.watcher, snapshot, readable=False)
         # The log was read until then, and it did not have the entries of the rows of which it has them now.
@@ -350,9 +344,8 @@ class SingleTasks:
         self._connection, self._watcher, self._outbox, self._name = connection, connection.watcher, outbox, queue
         self._created = dict(created)
         self._limit, self._sampled = Limit({}), False
-        stored = _Results(connection, outbox, queue, self._limit, self._from)
-        self._witnesses = Witnesses.of(self._watcher, queue, None, self._limit, stored)
-        self.results: Mapping[str, StoredResult] = stored.counting  #: of each task the one that counts
+        self._witnesses = Witnesses.of(self._watcher, queue, None, self._limit, self)
+        self.results: dict[str, StoredResult] = {}  #: of each task the one that counts
         self._pending: Mapping[str, Pending] = {}
         self._missing: dict[str, int] = {}  # since when tasks are not in the queue
         self._log_read = 0
@@ -450,20 +443,8 @@ class SingleTasks:
         """Return the time before which nothing is about the task."""
         return max((self._created[task] or 0) - CLOCK_MARGIN, 0)
 
-
-@dataclass(eq=False)
-class _Results:
-    """What handlers have stored of tasks, whether a batch has made them or not."""
-
-    connection: Connection
-    outbox: Callable[[], Outbox]
-    queue: QueueName
-    limit: Limit
-    earliest: Callable[[str], int]  #: returns the time before which nothing is about a task
-    counting: dict[str, StoredResult] = field(default_factory=dict)  #: of each task the result that counts
-
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - results have no order in time
-        """Yield what results tell of tasks."""
+        """Yield what handlers have stored of tasks, whether a batch has made them or not, as a `Witness`."""
         batches = defaultdict[str | None, list[str]](list)
         for task in tasks or ():
             batches[batch_of(task)].append(task)
@@ -471,18 +452,18 @@ class _Results:
         reads += [_loop.to_thread(self._of_rows, str(batch), rows) for batch, rows in batches.items()]
         for found in await asyncio.gather(*reads):
             for result in found:
-                if (known := self.counting.get(result.task)) is None or result.rank > known.rank:
-                    self.counting[result.task] = result
-            yield [result_evidence(result, self.limit) for result in found]
+                if (known := self.results.get(result.task)) is None or result.rank > known.rank:
+                    self.results[result.task] = result
+            yield [result_evidence(result, self._limit) for result in found]
 
     def _of_task(self, task: str) -> list[StoredResult]:
         # A handler writes by the clock of its machine, which does not go with an emulator's that was moved forward.
-        earliest = self.earliest(task) - max(self.connection.clock.ahead, 0)
-        found = results_of_task(self.connection.store, self.queue.queue, task)
+        earliest = self._from(task) - max(self._connection.clock.ahead, 0)
+        found = results_of_task(self._connection.store, self._name.queue, task)
         return [result for result in found if result.started.timestamp() * _SECOND >= earliest]
 
     def _of_rows(self, batch: str, tasks: Sequence[str]) -> list[StoredResult]:
-        stored = StoredResults(self.outbox(), self.connection.store, batch)
+        stored = StoredResults(self._outbox(), self._connection.store, batch)
         with suppress(BatchNotFoundError):  # it was made elsewhere
             if (unreadable := stored.sync()) is not None:
                 raise unreadable

@@ -322,21 +322,18 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
         ],
         "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
     }
-    return (
-        found
-        if brief
-        else found
-        | {
-            "url": [url for url, _ in sent],
-            "try": [number or None for number in page.tries],
-            "attempts": attempts,
-            "last_status": list(map(status_name, page.last_status, page.http_status)),
-            "last_http_status": [None if http == RAISED else http for http in page.http_status],
-            "schedule_time": due,
-            "last_attempt_time": page.last_attempt_time,
-            "duration": [None if span is None else span / _SECOND for span in page.duration],
-        }
-    )
+    if brief:
+        return found
+    return found | {
+        "url": [url for url, _ in sent],
+        "try": [number or None for number in page.tries],
+        "attempts": attempts,
+        "last_status": list(map(status_name, page.last_status, page.http_status)),
+        "last_http_status": [None if http == RAISED else http for http in page.http_status],
+        "schedule_time": due,
+        "last_attempt_time": page.last_attempt_time,
+        "duration": [None if span is None else span / _SECOND for span in page.duration],
+    }
 
 
 def _waiting(attempts: int | None, due: int | None, now: int) -> str:
