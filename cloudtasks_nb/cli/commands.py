@@ -21,10 +21,9 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.catalog import outbox_path
-from cloudtasks_nb.fanout.batch.choice import choose
 from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, in_use, notify_deleted, older
 from cloudtasks_nb.fanout.batch.status import stored_progress
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.auth import Auth

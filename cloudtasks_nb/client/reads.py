@@ -16,7 +16,7 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.errors import attempts_frame, see, status_codes
+from cloudtasks_nb.fanout.batch.errors import attempts_frame, codes_of, see
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import TaskPage, task_columns
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
@@ -89,7 +89,7 @@ def queue_attempts(  # noqa: PLR0913 - the arguments of `Queue.attempts`
     limit = check_limit(limit)
     tasks = None if task is None else task_ids(task, queue)
     found = None if batch is None else _batch_id(catalog, queue, batch)
-    statuses = () if status is None else status_codes(status)
+    statuses = () if status is None else codes_of(status)
     if since is None:
         since = "1h" if batch is None and task is None else pd.Timedelta(RETENTION, "us")
     wanted = Wanted(since=_since(connection, since), batch=found, tasks=tasks, statuses=statuses)

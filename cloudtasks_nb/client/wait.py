@@ -16,7 +16,7 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchTimeoutError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
+from cloudtasks_nb.fanout.batch.search import SingleTasks
 from cloudtasks_nb.fanout.causes import message_of
 from cloudtasks_nb.fanout.evidence import status_name
 from cloudtasks_nb.fanout.states import State

@@ -387,7 +387,7 @@ def places_code(places: Iterable[int]) -> str:
 
 
 def contains_code(text: str, columns: Sequence[str]) -> str:
-    """Return the Python that does the same as `contains` for the frame `rows` with these columns.
+    """Return the Python that does the same as the search of `RowReader` for the frame `rows` with these columns.
 
     Examples
     --------

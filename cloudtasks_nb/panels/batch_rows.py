@@ -19,8 +19,7 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.results import join_results
-from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader
+from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader, join_results
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import RETRYING, WORDS, State

@@ -44,13 +44,7 @@ class Backfill:
         Naming the argument that is wrong.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        queue: QueueName,
-        partitions: Partitions,
-        options: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, catalog: Catalog, queue: QueueName, partitions: Partitions, options: Mapping[str, Any]) -> None:
         self._catalog = catalog
         self._across = options.get("across")
         rows = period_rows(partitions, self._across, newest_first=options.get("newest_first", False))

@@ -18,13 +18,19 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchTimeoutError, InvalidInputError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.completion import register
 from cloudtasks_nb.fanout.batch.deletion import Others
-from cloudtasks_nb.fanout.batch.errors import attempts_frame, errors_frame, failed_frame, pending_tasks, status_codes
+from cloudtasks_nb.fanout.batch.errors import (
+    NewTries,
+    attempts_frame,
+    check_rendered,
+    codes_of,
+    errors_frame,
+    pending_tasks,
+)
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
 from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
-from cloudtasks_nb.fanout.batch.resend import NewTries, check_rendered
-from cloudtasks_nb.fanout.batch.results import join_results, result_notes
+from cloudtasks_nb.fanout.batch.row_query import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import notify_versions, stale_rows
@@ -292,7 +298,7 @@ class Batch:
         2         ERROR  ValueError...
         """
         read_first(self._tracker)
-        return failed_frame(self._frames)
+        return self._frames.failed()
 
     @overload
     def results(self) -> pd.DataFrame: ...
@@ -437,7 +443,7 @@ class Batch:
         >>> batch.attempts().sort_values("row")[["row", "attempt", "status"]].to_string(index=False).splitlines()
         [' row  attempt           status', '   0        1               OK', '   1        1               OK', ...]
         """
-        statuses = () if status is None else status_codes(status)
+        statuses = () if status is None else codes_of(status)
         wanted = Wanted(since=self._connection.clock.micros() - RETENTION, batch=self.id, statuses=statuses)
         asked = (self._connection, self._tracker.queue, lambda: self._outbox, wanted, check_limit(limit))
         read_first(self._tracker)

@@ -29,21 +29,19 @@ from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
-from cloudtasks_nb.fanout.batch.choice import choose
 from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.live import read_first
-from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, log_reason, names_handler, unseen_note
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler, unseen_note
+from cloudtasks_nb.fanout.batch.progress import NOT_READ, Progress
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
-from cloudtasks_nb.fanout.batch.spooled_notes import difference_to, notify_spooled
-from cloudtasks_nb.fanout.batch.status import NOT_READ, stored_progress
+from cloudtasks_nb.fanout.batch.status import stored_progress
 from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.versions import give_function
+from cloudtasks_nb.fanout.batch.versions import difference_to, give_function, notify_spooled
 from cloudtasks_nb.fanout.disk import temporary_kind
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchFacts, BatchRecord, Reached, Scope, Spooled, whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.periods.partitions import COLUMNS
@@ -459,7 +457,7 @@ class Catalog:
             ratio < 1
             and sum(record.place == place for record in self.outbox.batches.find(endpoint=place.endpoint)) == 1
         ):
-            notify(unseen_note(log_reason(ratio)))
+            notify(unseen_note(ratio))
 
     def _open(self, rows: Scope, *, sending: bool, adopting: bool = False, shown: bytes = b"") -> Batch:
         outbox, batch = self.outbox, rows.batch

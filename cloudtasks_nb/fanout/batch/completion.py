@@ -9,21 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES, QueueName, TaskName
-from cloudtasks_nb.errors import (
-    AlreadyExistsError,
-    CloudTasksError,
-    InvalidInputError,
-    QuotaError,
-    UnavailableError,
-)
-from cloudtasks_nb.fanout.batch.single_tasks import SingleTasks
+from cloudtasks_nb.errors import AlreadyExistsError, CloudTasksError, InvalidInputError, QuotaError, UnavailableError
+from cloudtasks_nb.fanout.batch.search import SingleTasks
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord
 from cloudtasks_nb.fanout.plan.identity import completion_id
@@ -38,7 +32,6 @@ __all__ = ["CompletionNotifier", "failed_notification", "register", "registered"
 
 _NEW = {"told": 0, "again": 0, "known": 0, "error": None}
 
-_Due = tuple[BatchRecord, str, Mapping[str, Any]]
 _RETRY = 1.0  # seconds before another try
 _RETRY_LONGEST = 60.0  # longest pause after repeated refusals
 _WORK = "notifying of the end of"
@@ -197,7 +190,14 @@ class CompletionNotifier:
         pause = _RETRY
         try:
             while due := await self.outbox.run(self._urls, told=False):
-                error = await self._attempt(due)
+                error: CloudTasksError | None = None
+                for record, url, options in due:
+                    try:
+                        await _create(self.connection, record, url, options)
+                    except CloudTasksError as wrong:
+                        error = wrong
+                    else:
+                        await self.outbox.run(store_registration, self.outbox, self.batch, url, told=record.round)
                 sentence = "a notification of the batch's end was not created: "
                 self.trouble = None if error is None else sentence + error.message
                 self.changed()
@@ -211,7 +211,7 @@ class CompletionNotifier:
         finally:
             self._settled.set()
 
-    def _urls(self, *, told: bool) -> list[_Due]:
+    def _urls(self, *, told: bool) -> list[tuple[BatchRecord, str, Mapping[str, Any]]]:
         """Return the URLs that are to be notified of the end of the present round, or of which no outcome is known."""
         record = self.outbox.batches.get(self.batch)
         urls, now = registered(record.facts) if record.done else {}, record.round
@@ -220,27 +220,14 @@ class CompletionNotifier:
     async def _find_out(self, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:
         """Store what became of a notification; nothing if that cannot be read."""
         queue, task = _named(record, url, options)
-        tasks = SingleTasks(
-            self.connection, lambda: self.outbox, queue, {task: round(record.created.timestamp() * 1e6)}
-        )
+        created = {task: round(record.created.timestamp() * 1e6)}
+        tasks = SingleTasks(self.connection, lambda: self.outbox, queue, created)
         with contextlib.suppress(CloudTasksError):
             await tasks.wait()
             row = tasks.rows[task]
             error = (row.message or CODES[row.status or 0]) if row.state == State.FAILED else None
             await self.outbox.run(store_registration, self.outbox, self.batch, url, known=record.round, error=error)
             self.changed()
-
-    async def _attempt(self, due: Sequence[_Due]) -> CloudTasksError | None:
-        """Create notifications; return the last error."""
-        wrong = None
-        for record, url, options in due:
-            try:
-                await _create(self.connection, record, url, options)
-            except CloudTasksError as error:
-                wrong = error
-            else:
-                await self.outbox.run(store_registration, self.outbox, self.batch, url, told=record.round)
-        return wrong
 
 
 async def _create(connection: Connection, record: BatchRecord, url: str, options: Mapping[str, Any]) -> None:

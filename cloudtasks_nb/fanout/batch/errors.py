@@ -1,12 +1,12 @@
-"""Read why rows of a batch failed, choose failed rows by that, and read their attempts from the log."""
+"""Read why rows of a batch failed, choose rows by that, send them again, and read their attempts from the log."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,51 +14,42 @@ import numpy as np
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._frames import ATTEMPTS, ERRORS, column, frame, is_missing
+from cloudtasks_nb._frames import ATTEMPTS, ERRORS, frame
 from cloudtasks_nb._names import CODES, QueueName, code_name, code_of
 from cloudtasks_nb._settings import did_you_mean
 from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import (
     BatchNotFoundError,
     CloudTasksError,
     InvalidInputError,
     PermissionDeniedError,
+    PreconditionError,
     QueueNotFoundError,
     StoreError,
 )
-from cloudtasks_nb.fanout.batch.alike import alike
-from cloudtasks_nb.fanout.batch.report import causes_text
+from cloudtasks_nb.fanout.batch.report import RENDER, causes_text
+from cloudtasks_nb.fanout.batch.row_query import alike
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
 from cloudtasks_nb.fanout.batch.witnesses import Queue, pending_evidence
-from cloudtasks_nb.fanout.causes import exception_line, told
+from cloudtasks_nb.fanout.causes import exception_line
 from cloudtasks_nb.fanout.evidence import RAISED
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.outcomes import LIKE_IT, Cause, stored_key
+from cloudtasks_nb.fanout.outbox.outcomes import LIKE_IT, Cause, Wanted, stored_key
 from cloudtasks_nb.fanout.outbox.records import Choice, Scope
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.identity import batch_of
-from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.fanout.states import FINAL, State
 from cloudtasks_nb.service import oplog
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import task_columns
-from cloudtasks_nb.service.oplog import Entry, Wanted
+from cloudtasks_nb.service.oplog import Entry
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 
-__all__ = [
-    "attempts_frame",
-    "causes_hint",
-    "choose",
-    "errors_frame",
-    "failed_frame",
-    "names_of",
-    "pending_tasks",
-    "see",
-    "status_codes",
-    "stored_errors",
-]
+__all__ = ["NewTries", "attempts_frame", "check_rendered", "choose", "codes_of", "errors_frame", "pending_tasks", "see"]
 
 _CLASS = re.compile(r"[345]XX")
 _LARGEST = 599  # HTTP status
@@ -82,7 +73,7 @@ def errors_frame(outbox: Outbox, results: StoredResults, scope: Scope, frames: R
         for ref, task, attempts, message in zip(page.refs, page.tasks, page.attempts, page.last_message, strict=True)
     }
     try:
-        stored = dict(stored_errors(results, [(task, attempts) for task, attempts, _ in rows.values() if task]))
+        stored = dict(_stored_errors(results, [(task, attempts) for task, attempts, _ in rows.values() if task]))
     except StoreError as error:
         stored = {}
         notify(f"tracebacks are missing: {error.message}")
@@ -101,14 +92,7 @@ def errors_frame(outbox: Outbox, results: StoredResults, scope: Scope, frames: R
     return frame(ERRORS, columns).assign(row=frames.labels(refs))
 
 
-def failed_frame(frames: RowFrames) -> pd.DataFrame:
-    """Return the rows in state `failed`, as `Batch.failed` describes."""
-    rows = frames.frame({State.FAILED})
-    errors = [None if is_missing(message) else told(message) for message in rows["last_message"]]
-    return rows.assign(error=column(errors, "text"))
-
-
-def stored_errors(results: StoredResults, attempts: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, str]]:
+def _stored_errors(results: StoredResults, attempts: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, str]]:
     """Yield tasks and stored errors of failed attempts, which are given by task and number (None: the newest).
 
     Raises
@@ -153,7 +137,7 @@ def choose(where: Any, outbox: Outbox, rows: Scope) -> Choice:
             raise InvalidInputError(
                 f"where={item!r} is no status and no cause of a failed row{did_you_mean(str(item), texts)}",
                 resource=rows.batch,
-                hint=causes_hint(outbox, rows),
+                hint=_causes_hint(outbox, rows),
             )
         found.update(map(stored_key, same))
     return replace(choice, causes=frozenset(found))
@@ -165,12 +149,12 @@ def _named(text: Any, causes: Sequence[Cause]) -> list[str]:
     return [one.key for one in causes if text in (one.key, one.text) or message == one.text.removesuffix("…").rstrip()]
 
 
-def causes_hint(outbox: Outbox, rows: Scope) -> str:
+def _causes_hint(outbox: Outbox, rows: Scope) -> str:
     """Return the causes of the failed rows, as a hint."""
     return f"the failed rows have {causes_text(outbox.causes.failed(rows), _SHOWN)}: batch.errors()"
 
 
-def status_codes(status: Any) -> list[str]:
+def codes_of(status: Any) -> list[str]:
     """Return the canonical codes that a filter of attempts names; print how HTTP statuses are read.
 
     Raises
@@ -185,11 +169,11 @@ def status_codes(status: Any) -> list[str]:
         text = f"status={wrong!r} is no status{did_you_mean(str(wrong).upper(), CODES)}"
         raise InvalidInputError(text, resource="status", hint=_STATUSES)
     if read_as:
-        notify(f"the log has no HTTP statuses: status={status!r} is read as {names_of(read_as)}")
+        notify(f"the log has no HTTP statuses: status={status!r} is read as {_names_of(read_as)}")
     return sorted(map(code_name, choice.statuses | read_as))
 
 
-def names_of(codes: Iterable[int]) -> str:
+def _names_of(codes: Iterable[int]) -> str:
     """Return the names of canonical codes."""
     return ", ".join(sorted(map(code_name, codes)))
 
@@ -225,7 +209,7 @@ def attempts_frame(
     connection: Connection,
     queue: QueueName,
     outbox: Callable[[], Outbox],
-    wanted: Wanted,
+    wanted: oplog.Wanted,
     limit: int | None,
     *,
     method: str = "",
@@ -356,6 +340,142 @@ def _stored_messages(
                         found[task, attempts] = message
         unknown = [(task, attempt) for task, attempt in newest.items() if (task, attempt) not in found]
         with contextlib.suppress(StoreError, BatchNotFoundError):  # the messages are an addition
-            for task, error in stored_errors(StoredResults(outbox(), store, batch), unknown):
+            for task, error in _stored_errors(StoredResults(outbox(), store, batch), unknown):
                 found[task, newest[task]] = exception_line(error)
     return found
+
+
+def check_rendered(outbox: Outbox, scope: Scope, states: Collection[State], rows: Wanted = None) -> None:
+    """Refuse to send rows that this home did not render: it does not have their requests.
+
+    Parameters
+    ----------
+    states, rows
+        As for `Outcomes.elsewhere`.
+
+    Raises
+    ------
+    PreconditionError
+        If there are some.
+    """
+    if count := outbox.outcomes.elsewhere(scope, states, rows):
+        were = "was" if count == 1 else "were"
+        text = f"{counted(count, 'rows')} of batch {scope.batch} {were} not rendered in this home: nothing is sent"
+        raise PreconditionError(text, resource=scope.batch, hint=f"{RENDER}, then retry")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTries:
+    """Opens a new try for rows of a batch that are final."""
+
+    outbox: Outbox
+    rows: Scope  #: those that are meant
+    tasks: Callable[[], pd.DataFrame]  #: `Batch.tasks`; called only for rows of `Batch.results`, which have no tasks
+
+    def retry_failed(self, where: Any) -> bool:
+        """Open one for failed rows, as `Batch.retry_failed` describes; return whether there is something to send.
+
+        Raises
+        ------
+        InvalidInputError
+            If rows failed, but none of these, or if `where` is something else.
+        PreconditionError
+            If this home did not render some of them.
+        """
+        if isinstance(where, pd.DataFrame) and ("cause" not in where or {"task", "state"} & {*where}):
+            self._open(self._with_tasks(where, "retry_failed"), {State.FAILED})
+            return True
+        if not self.outbox.batches.counts(self.rows)[State.FAILED]:
+            notify(f"nothing is sent again: no row of batch {self.rows.batch} is in state failed")
+            return False
+        choice = None if where is None else choose(where, self.outbox, self.rows)
+        if choice is not None:
+            self._check_choice(choice, where)
+        check_rendered(self.outbox, self.rows, {State.FAILED}, choice)
+        self.outbox.outcomes.new_try(self.rows, choice)
+        return True
+
+    def resend(self, df: Any) -> None:
+        """Open one for the final rows of a frame, as `Batch.resend` describes.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is another frame.
+        PreconditionError
+            If this home did not render some of its rows.
+        """
+        self._open(self._with_tasks(df, "resend"), FINAL)
+
+    def _check_choice(self, choice: Choice, where: Any) -> None:
+        """Raise if no failed row is chosen; print what is assumed of the rows whose HTTP status is not known."""
+        count = self.outbox.causes.matching(self.rows, choice)
+        if not count:
+            shown = "these causes" if isinstance(where, (pd.DataFrame, pd.Series)) else f"where={where!r}"
+            hint = _causes_hint(self.outbox, self.rows)
+            raise InvalidInputError(
+                f"no failed row of batch {self.rows.batch} has {shown}", resource=self.rows.batch, hint=hint
+            )
+        assumed = count - self.outbox.causes.matching(self.rows, replace(choice, assumed=frozenset()))
+        if assumed:
+            notify(
+                f"the HTTP status of {assumed:,} of the {counted(count, 'rows')} is not known; they are chosen by "
+                f"their last status: {_names_of(choice.assumed)}"
+            )
+
+    def _open(self, df: pd.DataFrame, allowed: Collection[State]) -> None:
+        """Open one for those rows of a frame that are in an allowed state; print which are left out, and why."""
+        wanted = df["task"].dropna().unique().tolist()
+        if strange := [task for task in wanted if batch_of(str(task)) != self.rows.batch]:
+            raise InvalidInputError(
+                f"{len(strange):,} of {len(wanted):,} tasks are not of batch {self.rows.batch}: {strange[0]}",
+                resource=self.rows.batch,
+                hint="take rows of batch.tasks() or batch.failed() of this batch; nothing was sent",
+            )
+        found = self.outbox.rows.locate(self.rows.batch, wanted)
+        inside = set(self.outbox.rows.within(self.rows, found.values()))
+        if outside := [task for task, ref in found.items() if ref not in inside]:
+            raise InvalidInputError(
+                f"{len(outside):,} of {len(wanted):,} tasks are of rows of batch {self.rows.batch} that are not in "
+                f"this input: {outside[0]}",
+                resource=self.rows.batch,
+                hint="nothing was sent; batch.whole has the same methods for all rows of the batch",
+            )
+        rows = [(ref, task) for task, ref in found.items()]
+        check_rendered(self.outbox, self.rows, allowed, rows)
+        opened = self.outbox.outcomes.new_try(self.rows, rows, allowed)
+        if opened < len(df):
+            reasons = [
+                (len(wanted) - len(found), "has", "have", "a newer try"),
+                (len(found) - opened, "is", "are", "not final" if allowed is FINAL else "not in state failed"),
+                (int(df["task"].isna().sum()), "never was", "never were", "a task"),
+            ]
+            why = ", ".join(f"{n:,} {one if n == 1 else several} {what}" for n, one, several, what in reasons if n)
+            notify(f"{opened:,} of {len(df):,} sent again" + (f": {why}" if why else ""))
+
+    def _with_tasks(self, df: Any, method: str) -> pd.DataFrame:
+        """Return rows of `tasks()` as they are, and rows of `results()` with their tasks.
+
+        These are found by their labels. What the frame has of the input tells rows of another batch with the same
+        labels, and rows whose values were edited, which would be sent as they are stored.
+        """
+        if isinstance(df, pd.DataFrame) and "task" in df.columns:
+            return df
+        if isinstance(df, pd.DataFrame) and "error" in df.columns:
+            known = self.tasks()
+            inputs = known.columns[: known.columns.get_loc("url")]
+            shared = [name for name in inputs if name in df.columns]
+            if known.index.is_unique and df.index.isin(known.index).all() and (shared or inputs.empty):
+                known = known.loc[df.index]
+                if _values(known[shared]).equals(_values(df[shared])):
+                    return known
+        raise InvalidInputError(
+            f"{method}() wants rows of tasks(), failed() or results() of this batch",
+            resource=self.rows.batch,
+            hint=f"failed = batch.failed(); batch.{method}(failed.head(3))",
+        )
+
+
+def _values(columns: pd.DataFrame) -> pd.DataFrame:
+    """Return values that are equal whatever the types of their columns: a page of results may have others."""
+    return pd.DataFrame(columns.astype(object).where(columns.notna(), None))

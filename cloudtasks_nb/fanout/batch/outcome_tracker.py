@@ -23,9 +23,9 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.progress import Pace
-from cloudtasks_nb.fanout.batch.search import Search
+from cloudtasks_nb.fanout.batch.search import CLOCK_MARGIN, Search
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
-from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses, unread_since
+from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -38,7 +38,7 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "Subscribed", "log_reason", "names_handler", "outcome_notes", "unseen_note"]
+__all__ = ["NO_LOG", "OutcomeTracker", "Subscribed", "names_handler", "outcome_notes", "unread_since", "unseen_note"]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -91,7 +91,7 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool, share
     if facts.log_error:
         notes.append(unseen_note(facts.log_error, shared=shared))
     elif 0 < ratio < 1:
-        notes.append(unseen_note(log_reason(ratio), shared=shared))
+        notes.append(unseen_note(ratio, shared=shared))
     if facts.corrected:
         rows = counted(facts.corrected, "rows")
         notes.append(f"{rows} had another outcome first, corrected by log entries that came late")
@@ -99,19 +99,18 @@ def outcome_notes(record: BatchRecord, ratio: float, *, has_results: bool, share
         if not has_results and (record.counts[State.GONE] or not names_handler(record.description)):
             notes.append(NO_LOG.format(queue="the queue"))
         if not facts.sent_by_others:
-            notes.append(unseen_note(log_reason(ratio), shared=shared))
+            notes.append(unseen_note(ratio, shared=shared))
     return notes
 
 
-def log_reason(ratio: float) -> str:
-    """Return why a log is incomplete, by the share of its operations that the queue logs."""
-    return f"the queue logs {ratio:.0%} of its operations" if ratio else "the queue writes no log"
+def unseen_note(reason: str | float, *, shared: bool = False) -> str:
+    """Return the sentence about rows that cannot be adopted, and what that means.
 
-
-def unseen_note(reason: str, *, shared: bool = False) -> str:
-    """Return the sentence about rows that cannot be adopted, and what that means."""
-    means = _HELD if shared else _WEAKER
-    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {means}"
+    `reason` is why, or the share of its operations that the queue logs.
+    """
+    if not isinstance(reason, str):
+        reason = f"the queue logs {reason:.0%} of its operations" if reason else "the queue writes no log"
+    return f"rows that were sent from elsewhere cannot be seen: {reason.rstrip('.')}; {_HELD if shared else _WEAKER}"
 
 
 @dataclass(eq=False)
@@ -373,6 +372,7 @@ def _moment(at: int) -> dt.datetime:
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
 
 
+_LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
 _NEAR_END = 2.0  # seconds before the expected end
 _FEW = 100  # rows that are left near the end, if no rate is known
@@ -413,7 +413,10 @@ class Subscribed:
         if not record.done:
             self._ended_at = None
             if self._subscription is None:
-                self._subscribe(record)
+                read = self.outcomes.sources.get("log") or self.read_until
+                since = unread_since(record.created, read, self.connection.clock.micros())
+                watcher = self.connection.watcher
+                self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
             elif self._subscription.every != (every := self._pace(record, rate)):
                 self._subscription.every = every
                 self.connection.watcher.refresh(self.outcomes.queue)
@@ -434,15 +437,36 @@ class Subscribed:
             self._subscription.close()
             self._subscription = None
 
-    def _subscribe(self, record: BatchRecord) -> None:
-        read = self.outcomes.sources.get("log") or self.read_until
-        since = unread_since(record.created, read, self.connection.clock.micros())
-        watcher = self.connection.watcher
-        self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
-
     def _pace(self, record: BatchRecord, rate: float | None) -> float:
         """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
         opened, last = record.counts[State.UNSENT] + record.counts[State.SENT], self.outcomes.pace.last
         near = max(_FEW, _NEAR_END * (rate or 0))
         active = last is not None and self.connection.clock.micros() / 1e6 - last < _NEAR_END
         return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY
+
+
+def unread_since(created: dt.datetime, read: dt.datetime | None, now: int) -> int:
+    """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970.
+
+    All times are those of the service.
+
+    Parameters
+    ----------
+    created : datetime
+        When the batch was created.
+    read : datetime, optional
+        Up to when the log was read; None: it was not.
+    now : int
+        Microseconds since 1970.
+
+    Examples
+    --------
+    >>> one, three = (dt.datetime(1970, 1, 1, hour, tzinfo=dt.UTC) for hour in (1, 3))
+    >>> unread_since(one, three, now=9 * 3_600_000_000) / 3_600_000_000
+    2.75
+    """
+    since = min(round(created.timestamp() * _SECOND), now)
+    until = None if read is None else round(read.timestamp() * _SECOND)
+    if until is not None and until <= now:  # else the clock was set back
+        since = max(since, until - _LATE_ENTRY)
+    return since - CLOCK_MARGIN

@@ -14,7 +14,10 @@ from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["Facts", "Pace", "Progress", "Status", "unpack"]
+__all__ = ["NOT_READ", "Facts", "Pace", "Progress", "Status", "unpack"]
+
+#: The reason of a batch without a state.
+NOT_READ = "not read yet"
 
 _WINDOW = 30  # seconds that a rate looks back
 _GAP = 5  # seconds in which no row ends, after which a rate begins anew

@@ -18,15 +18,7 @@ from cloudtasks_nb.fanout.outbox.records import LastingOptions
 from cloudtasks_nb.fanout.plan.inputs import length, read_input
 from cloudtasks_nb.fanout.plan.recipe import Recipe, TaskKeywords, compile_recipe
 
-__all__ = [
-    "BackfillKeywords",
-    "BatchOptions",
-    "FanOutKeywords",
-    "FanOutRequest",
-    "make_request",
-    "share_of",
-    "takes",
-]
+__all__ = ["BackfillKeywords", "BatchOptions", "FanOutKeywords", "FanOutRequest", "make_request", "share_of", "takes"]
 
 _NO_TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # ends of lines, and what changes how other characters are shown
 _JOINERS = "\u200c\u200d"  # which are parts of words and of emoji

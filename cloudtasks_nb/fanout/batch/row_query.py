@@ -1,31 +1,36 @@
-"""Choose rows of a batch by state, cause and text, and read them page by page, however many there are."""
+"""Choose rows of a batch by state, cause and text, join their results, and tell what rows of a cause have in common."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
+from math import comb
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import infer_dtype
 
+from cloudtasks_nb._frames import BATCH_TASKS, SUCCESSES, TASK_STATES, column, is_missing, spellings
 from cloudtasks_nb._frames import STATES as TRAITS
-from cloudtasks_nb._frames import TASK_STATES, spellings
+from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.progress_bar import Bar
-from cloudtasks_nb.fanout.batch.alike import alike
-from cloudtasks_nb.fanout.batch.results import join_results
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.fanout.batch.report import isolated
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
-from cloudtasks_nb.fanout.batch.table import InputOrder, places, rows_frame
+from cloudtasks_nb.fanout.batch.table import InputOrder, ReadRows, places, rows_frame
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Cause, Span, stored_key
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.sql import paged
+from cloudtasks_nb.fanout.plan.columns import EXACT
 from cloudtasks_nb.fanout.states import FINAL, RETRYING, WORDS, State
+from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = ["STATES", "Keep", "RowQuery", "RowReader", "StoredRow", "contains"]
+__all__ = ["STATES", "Joined", "Keep", "RowQuery", "RowReader", "StoredRow", "alike", "join_results", "result_notes"]
 
 _SCANNED = 2_000  # rows that are searched together
 
@@ -147,7 +152,7 @@ class RowReader:
                     break
                 frame = self.frame(refs).set_axis(sorted(refs))
                 frame = frame if keep is None else keep(frame)
-                frame = frame[contains(frame, query.text)] if query.text else frame
+                frame = frame[_contains(frame, query.text)] if query.text else frame
                 found.extend(frame.index.tolist())
                 bar.add(len(refs))
         return found
@@ -242,7 +247,7 @@ class RowReader:
         return dict(found)
 
 
-def contains(frame: pd.DataFrame, text: str) -> Any:
+def _contains(frame: pd.DataFrame, text: str) -> Any:
     """Return which rows of `batch.tasks()` contain a text in the input, the URL, the id or the message.
 
     ``column:value`` finds the rows with that value in that column. Upper and lower case are the same, and numbers are
@@ -251,7 +256,7 @@ def contains(frame: pd.DataFrame, text: str) -> Any:
     Examples
     --------
     >>> frame = pd.DataFrame({"day": [1.0, 11.0], "task": ["a", "b"], "last_message": ["KeyError: 7", None]})
-    >>> contains(frame, "1").tolist(), contains(frame, "day:1").tolist(), contains(frame, "keyerror").tolist()
+    >>> _contains(frame, "1").tolist(), _contains(frame, "day:1").tolist(), _contains(frame, "keyerror").tolist()
     ([True, True], [True, False], [True, False])
     """
     name, colon, value = text.partition(":")
@@ -267,3 +272,189 @@ def _comparable(values: pd.Series[Any]) -> pd.Series[Any]:
         return values.map(TASK_STATES.index)
     found = values.convert_dtypes()
     return found.astype("string") if found.dtype == object else found
+
+
+_CAUSES = 50  # for which this is found out, the most frequent ones
+_ROWS, _ALL_ROWS = 100, 500  # in the sample of a cause, and in that of all
+_SHARE, _FACTOR, _CHANCE = 0.8, 1.5, 0.01
+_FACTS = 2
+_LONGEST = 40  # characters of a value
+
+
+def alike(outbox: Outbox, rows: Scope, causes: Sequence[Cause]) -> dict[str, str]:
+    """Return what the rows of causes have in common, by their keys: ``shop=berlin 100 %``; without those with nothing.
+
+    That is values of the input's columns which other rows have not. A sample of the rows of each cause is compared to
+    one of all rows. Both are evenly spread over the input, and all rows if these are few. A value is told if at least
+    four in five rows of the cause have it, half as many again as of all rows, and if that is hardly by chance.
+
+    Parameters
+    ----------
+    causes : sequence of Cause
+        The most frequent first.
+    """
+    numbers = {cause.key: cause.failed + cause.retrying for cause in causes[:_CAUSES]}
+    samples = outbox.causes.samples(rows, {key: min(1.0, _ROWS / n) for key, n in numbers.items()})
+    if all(len(refs) <= 1 for refs in samples.values()):
+        return {}
+    total = sum(outbox.batches.counts(rows).values())
+    every = outbox.causes.sample(rows, min(1.0, _ALL_ROWS / total))
+    read = ReadRows(outbox.rows.pages_of(rows.batch, {*every, *(ref for refs in samples.values() for ref in refs)}))
+    cells = read.stored.columns().set_axis(read.refs)
+    texts = cells.astype(str).where(cells.notna(), "missing")
+    found = {key: _facts(texts.loc[refs], texts.loc[every]) for key, refs in samples.items() if len(refs) > 1}
+    return {key: ", ".join(facts) for key, facts in found.items() if facts}
+
+
+def _facts(some: pd.DataFrame, every: pd.DataFrame) -> list[str]:
+    """Return which values some rows have much more often than all rows, the most frequent first."""
+    found = []
+    for name in some.columns:
+        counts = some[name].value_counts()
+        value, n = counts.index[0], int(counts.iloc[0])
+        having = int((every[name] == value).sum())
+        share, usual = n / len(some), having / len(every)
+        if share >= max(_SHARE, _FACTOR * usual) and _chance(n, len(some), having, len(every)) < _CHANCE:
+            cut = value if len(value) <= _LONGEST else value[: _LONGEST - 1] + "…"
+            found.append((-share, usual, f"{isolated(mask_text(f'{name}={cut}'))} {percent_text(share)}"))
+    return [text for *_, text in sorted(found)[:_FACTS]]
+
+
+def _chance(n: int, rows: int, having: int, every: int) -> float:
+    """Return how likely at least `n` of some rows have a value by chance, which `having` of all have."""
+    ways = sum(comb(having, one) * comb(every - having, rows - one) for one in range(n, rows + 1))
+    return ways / comb(every, rows)
+
+
+#: Returns what is stored of tasks, by their ids.
+_ReadAnswers = Callable[[Sequence[str]], Answers]
+
+_PAGE = 20_000  # tasks that are asked about together
+#: The integers that a column of integers has, or one of integers and floats, and as many below zero.
+_INTEGERS = {"integer": 2**63, "mixed-integer-float": EXACT}
+_MOST_FIELDS = 1_000  # columns; results with more different fields stay dicts
+_SUFFIX = "_result"
+_RESULT, _ERROR = "result", "error"
+_KINDS = {"integer": "count", "floating": "float", "mixed-integer-float": "float", "boolean": "ok", "string": "text"}
+
+
+class _ResultFrame(pd.DataFrame):
+    """A frame whose columns may have values of several types, which Parquet refuses."""
+
+    @property
+    def _constructor(self) -> type[_ResultFrame]:
+        return _ResultFrame  # so that parts of it, too, can be written
+
+    def to_parquet(self, path: Any = None, **options: Any) -> Any:
+        """Write a Parquet file, with the options of pandas; a column that has no type there becomes JSON text."""
+        written = self.copy(deep=False)
+        for name, cells in self.items():
+            if cells.dtype == object and not _has_type(cells):
+                texts = [None if is_missing(cell) else to_json(cell).decode() for cell in cells]
+                written[name] = pd.array(texts, dtype=pd.StringDtype())
+        return super(_ResultFrame, written).to_parquet(path, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Rows with their results."""
+
+    frame: pd.DataFrame
+    renamed: Mapping[str, str]  #: fields of results that have the name of another column -> the name they have now
+    succeeded: int  #: rows
+    missing: int  #: of these, rows without a stored result
+
+
+def join_results(tasks: pd.DataFrame, read: _ReadAnswers, problem: str | None = None) -> Joined:
+    """Return rows with the results of their newest tasks.
+
+    Parameters
+    ----------
+    tasks : DataFrame
+        As `batch.tasks()` returns it.
+    read : callable
+        Reads stored results.
+    problem : str, optional
+        Why results may be missing: what `error` says of rows that have succeeded without a result.
+    """
+    rows = tasks.drop(columns=[name for name in BATCH_TASKS if name != "state" and name in tasks])
+    ids = [task if isinstance(task, str) else "" for task in tasks["task"].tolist()]
+    done = tasks["state"].isin(SUCCESSES).tolist()
+    values, failures = dict[str, Any](), dict[str, str]()
+    for page in paged(filter(None, ids), _PAGE):
+        found = read(page)
+        values |= found.results
+        failures |= found.errors
+    lost = [ok and task not in values for task, ok in zip(ids, done, strict=True)]
+    errors = [
+        (problem if missing else None) if ok else failures.get(task, message)
+        for task, ok, missing, message in zip(ids, done, lost, tasks["last_message"].tolist(), strict=True)
+    ]
+    results = [values.get(task) for task in ids]
+    fields = _fields(results)
+    # Also what is left out: the table of a panel has these columns, and a column "task" is what resend() sends again.
+    taken = {*tasks.columns, *(name for name in rows.index.names if name), _ERROR}
+    names: dict[str, str] = {}
+    for name in fields:
+        new = name
+        while new in taken:
+            new += _SUFFIX
+        names[name] = new
+        taken.add(new)
+    columns = {names[name]: _column(values) for name, values in fields.items()}
+    columns[_ERROR] = column(errors, "text")
+    joined = _ResultFrame(pd.concat([rows, pd.DataFrame(columns, copy=False).set_axis(rows.index)], axis=1))
+    joined.attrs = dict(rows.attrs)
+    renamed = {name: new for name, new in names.items() if name != new}
+    return Joined(frame=joined, renamed=renamed, succeeded=sum(done), missing=sum(lost))
+
+
+def result_notes(joined: Joined, store: str, problem: str | None = None, *, handler: bool = True) -> dict[str, str]:
+    """Return what there is to say about results, by subject: fields that were renamed, successes without a result.
+
+    `problem` is why results may be missing, if that is known. `handler` is whether the target stores results.
+    """
+    notes = {}
+    if joined.renamed:
+        names = ", ".join(f"{name} is {new}" for name, new in joined.renamed.items())
+        notes["renamed"] = f"fields of the results that have the name of another column: {names}"
+    if problem and not joined.missing:  # of failed rows the errors may be missing, and somebody may have forged results
+        notes["problem"] = f"{store}: {problem}"
+    if joined.missing:
+        other = "another store (store= of ct.serve, handlers.app and the connection)"
+        why = f"their results were deleted, or their handler writes to {other}"
+        if not handler:
+            why = "the target is no handler of this package and stores no results"
+        rows = f"{joined.missing:,} of {joined.succeeded:,} succeeded rows"
+        notes["missing"] = f"{rows} have no result in {store}: {problem or why}"
+    return notes
+
+
+def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return the values of each field; the results themselves if not all are dicts, or there are too many fields."""
+    dicts = [{} if one is None else one for one in results]
+    names = dict.fromkeys(chain.from_iterable(dicts)) if {*map(type, dicts)} <= {dict} else {}
+    if not 0 < len(names) <= _MOST_FIELDS:
+        return {_RESULT: list(results)}
+    return {name: [one.get(name) for one in dicts] for name in names}
+
+
+def _column(values: Sequence[Any]) -> Any:
+    """Return values as a column of their own type; those of several types, or of none, have any type."""
+    found = infer_dtype(values, skipna=True)
+    most = _INTEGERS.get(found)
+    fits = most is None or all(-most <= value < most for value in values if type(value) is int)
+    return column(values, _KINDS.get(found, "any") if fits else "any")
+
+
+def _has_type(cells: pd.Series[Any]) -> bool:
+    """Return whether a type of Parquet has all these values."""
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - optional
+
+        found = str(pa.array(cells, from_pandas=True).type)
+    except ImportError:
+        return True  # pandas says what is missing, or writes the file without it
+    except (ValueError, TypeError, OverflowError, NotImplementedError):  # of which Arrow's errors are subclasses
+        return False
+    return "struct<>" not in found  # an empty dict, which Arrow has and Parquet has not

@@ -29,10 +29,10 @@ from cloudtasks_nb.errors import (
 )
 from cloudtasks_nb.fanout.batch.adoption import LATE, READING, Adoption
 from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, read_batch
+from cloudtasks_nb.fanout.batch.outcome_tracker import unread_since
 from cloudtasks_nb.fanout.batch.owner import BatchOwner
 from cloudtasks_nb.fanout.batch.report import RENDER
 from cloudtasks_nb.fanout.batch.stored_results import claim, is_claimed, own_key
-from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.fanout.sender.sender import Report, Sender

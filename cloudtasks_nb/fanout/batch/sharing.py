@@ -35,25 +35,11 @@ from cloudtasks_nb.fanout.plan.identity import KEY_SIZE, Place, batch_ids, named
 from cloudtasks_nb.fanout.plan.preview import shown_rows
 from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.states import State
-from cloudtasks_nb.store.batches import (
-    block_names,
-    read_blocks,
-    read_record,
-    read_records,
-    write_batch,
-)
+from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.owners import OwnerObjects
 from cloudtasks_nb.store.store import Store, answer_of
 
-__all__ = [
-    "Sharing",
-    "has_others",
-    "pack_blocks",
-    "pack_record",
-    "shared_spec",
-    "unpack_block",
-    "unpack_record",
-]
+__all__ = ["Sharing", "has_others", "pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]
 
 _FORMAT = 2
 _WORD = 4

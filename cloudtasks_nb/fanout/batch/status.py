@@ -1,9 +1,10 @@
-"""Say in one word and one sentence how a batch is: a pure function, whose result every view shows."""
+"""Say in one word and one sentence how a batch is, and what helps if nothing answers; every view shows this."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,17 +13,18 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, cancelled_by, gate_of
-from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status, unpack
+from cloudtasks_nb.fanout.batch.progress import NOT_READ, Facts, Progress, Status, unpack
 from cloudtasks_nb.fanout.batch.report import RENDER, RESUME, causes_text, endings, retries_text
 from cloudtasks_nb.fanout.batch.sharing import has_others
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope
+from cloudtasks_nb.fanout.plan.render import read_target
 from cloudtasks_nb.fanout.states import SUCCESSES, State
+from cloudtasks_nb.service.absent_handlers import describe_absent
+from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.endpoint import Endpoint
 
-__all__ = ["NOT_READ", "facts_of_part", "progress_of", "progress_of_part", "read_facts", "status_of", "stored_progress"]
-
-#: The reason of a batch without a state.
-NOT_READ = "not read yet"
+__all__ = ["absent_handlers", "part_of", "progress_of", "read_facts", "status_of", "stored_progress", "unanswered_note"]
 
 _FRESH = dt.timedelta(seconds=15)  # for which what another process has stored counts as seen now
 _FAILING = dt.timedelta(minutes=1)  # after the last failed attempt
@@ -86,21 +88,20 @@ def progress_of(facts: Facts, status: Status | None = None) -> Progress:
     return Progress(total=total, **names, **split, settling=settling, sources=facts.sources, **known)
 
 
-def facts_of_part(outbox: Outbox, whole: Facts, rows: Scope) -> Facts:
-    """Return what is known of some rows of a batch."""
+def part_of(outbox: Outbox, whole: Facts, status: Status, rows: Scope) -> tuple[Facts, Progress]:
+    """Return what is known of some rows of a batch, and how they are.
+
+    They are as the batch, whose `status` is given, until they are final, and then as they have ended.
+    """
     counts = outbox.batches.counts(rows)
     sent = counts[State.SENT]
     split = dict.fromkeys(IN_QUEUE, None if sent else 0)
-    return replace(whole, split=split, settling=min(whole.settling, sent), **_counted(outbox, rows, counts))
-
-
-def progress_of_part(facts: Facts, whole: Status) -> Progress:
-    """Return how some rows of a batch are: as the batch until they are final, and then as they have ended."""
-    status = replace(whole, rate=None, eta=None)
-    if not (facts.unread or any(facts.counts[state] for state in (State.UNSENT, State.SENT))):
+    facts = replace(whole, split=split, settling=min(whole.settling, sent), **_counted(outbox, rows, counts))
+    status = replace(status, rate=None, eta=None)
+    if not (facts.unread or sent or counts[State.UNSENT]):
         state, reason, action = _end(facts)
         status = replace(status, state=state, reason=reason, action=action, since=None, owner=None)
-    return progress_of(facts, status)
+    return facts, progress_of(facts, status)
 
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
@@ -228,3 +229,46 @@ def _forecast(facts: Facts, opened: int) -> tuple[float | None, dt.datetime | No
         return rate, None
     seconds = opened / rate
     return rate, facts.now + dt.timedelta(seconds=seconds) if seconds < _FARTHEST else None
+
+
+def absent_handlers(connection: Connection, outbox: Outbox, record: BatchRecord) -> Sequence[tuple[str, str | None]]:
+    """Return which handlers of this machine a batch waits for: a sentence and what starts each. Makes a call."""
+    addresses = connection.absent_handlers(record.place.queue_name)
+    if not addresses:
+        return ()
+    pages = outbox.rows.pages(record.whole, wire=True)
+    urls = (read_target(wire)[0] for page in pages for wire in page.wire if wire)
+    own = urllib.parse.urlsplit(next(urls, "")).netloc  # other batches share the queue
+    target = str(record.description.get("url", ""))
+    name = target.removeprefix("handler:") if target.startswith("handler:") else ""
+    return [describe_absent(address, f"http://{address}/{name}") for address in addresses if address == own]
+
+
+def unanswered_note(message: str, since: dt.datetime | None, endpoint: Endpoint, unsent: int) -> str:
+    """Return the sentence for the user, with the one next step that helps.
+
+    Parameters
+    ----------
+    message : str
+        That nothing answers.
+    since : datetime, optional
+        When the service answered last.
+    unsent : int
+        Rows that are only in the outbox.
+    """
+    line = f"{message} since {since:%H:%M:%S} UTC" if since else message
+    kept = f", and {unsent:,} unsent rows in the outbox" if unsent else ""
+    if endpoint.folder is not None:
+        return (
+            f"{line}: its tasks are safe in the folder{kept}; ct.local({endpoint.folder!r}) starts the emulator "
+            "again, and the batch continues by itself"
+        )
+    if endpoint.http is not None:
+        return (
+            f"{line}: the emulator was temporary, so its tasks are lost; run the cells again from ct.local() on: "
+            "they send all rows to a new one"
+        )
+    if endpoint.local:
+        kept = f"{unsent:,} unsent rows are safe in the outbox; " if unsent else ""
+        return f"{line}: {kept}start the emulator again at this address, and the batch continues by itself"
+    return f"{line}: the tasks are safe in Cloud Tasks{kept}; the batch continues by itself as soon as it answers"

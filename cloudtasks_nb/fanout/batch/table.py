@@ -15,6 +15,7 @@ import pandas as pd
 from cloudtasks_nb._frames import BATCH_TASKS, column, frame, is_missing
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.secrets import MASK, is_secret, mask_text
+from cloudtasks_nb.fanout.causes import told
 from cloudtasks_nb.fanout.evidence import RAISED, status_name
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, RowFilter, Scope, whole
@@ -243,6 +244,12 @@ class RowFrames:
             made = rows_frame(first, {}, self._now(), labelled=labelled, brief=brief).head(0)
         return made
 
+    def failed(self) -> pd.DataFrame:
+        """Return the rows in state `failed`, as `Batch.failed` describes."""
+        rows = self.frame({State.FAILED})
+        errors = [None if is_missing(message) else told(message) for message in rows["last_message"]]
+        return rows.assign(error=column(errors, "text"))
+
     def pages(self, size: int) -> Iterator[pd.DataFrame]:
         """Yield all rows with task, state and last_message, so many at a time, without a look into the queue."""
         order = self._order()
@@ -315,21 +322,18 @@ def _columns(page: Page, pending: Mapping[str, Pending], now: int, *, brief: boo
         ],
         "last_message": [reason or said for reason, said in zip(page.reasons, page.last_message, strict=True)],
     }
-    return (
-        found
-        if brief
-        else found
-        | {
-            "url": [url for url, _ in sent],
-            "try": [number or None for number in page.tries],
-            "attempts": attempts,
-            "last_status": list(map(status_name, page.last_status, page.http_status)),
-            "last_http_status": [None if http == RAISED else http for http in page.http_status],
-            "schedule_time": due,
-            "last_attempt_time": page.last_attempt_time,
-            "duration": [None if span is None else span / _SECOND for span in page.duration],
-        }
-    )
+    if brief:
+        return found
+    return found | {
+        "url": [url for url, _ in sent],
+        "try": [number or None for number in page.tries],
+        "attempts": attempts,
+        "last_status": list(map(status_name, page.last_status, page.http_status)),
+        "last_http_status": [None if http == RAISED else http for http in page.http_status],
+        "schedule_time": due,
+        "last_attempt_time": page.last_attempt_time,
+        "duration": [None if span is None else span / _SECOND for span in page.duration],
+    }
 
 
 def _waiting(attempts: int | None, due: int | None, now: int) -> str:

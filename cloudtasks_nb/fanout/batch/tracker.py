@@ -32,8 +32,7 @@ from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribe
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Reading, Sending
-from cloudtasks_nb.fanout.batch.status import progress_of, read_facts
-from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
+from cloudtasks_nb.fanout.batch.status import absent_handlers, progress_of, read_facts, unanswered_note
 from cloudtasks_nb.fanout.clock import Clock
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchRecord, Scope

@@ -1,8 +1,8 @@
-"""Which rows of a batch were computed by an earlier version of the function that it was given last."""
+"""Say what became of the rows of a fan-out, and which of them an earlier version of its function has computed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,11 +12,14 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import PreconditionError, StoreError
+from cloudtasks_nb.fanout.batch.report import RESUME
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.records import Scope, Spooled
-from cloudtasks_nb.fanout.states import FINAL
+from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.records import Scope, Spooled, whole
+from cloudtasks_nb.fanout.plan.preview import difference
+from cloudtasks_nb.fanout.states import FINAL, SUCCESSES, State
 
-__all__ = ["advise", "failed_advice", "give_function", "notify_versions", "stale_rows"]
+__all__ = ["advise", "difference_to", "give_function", "notify_spooled", "notify_versions", "stale_rows"]
 
 #: How to compute rows of an earlier version again, and rows that failed; ``{}`` becomes "it" or "them". Empty: no note
 #: about rows of an earlier version, no advice about those that failed.
@@ -35,7 +38,7 @@ def advise(stale: str, *, failed: str = "") -> Iterator[None]:
         _advice.reset(token)
 
 
-def failed_advice(count: int) -> str:
+def _failed_advice(count: int) -> str:
     """Return the advice about rows that have failed, behind a colon; empty if there is none."""
     advice = _advice.get()[1].format("it" if count == 1 else "them")
     return f": {advice}" if advice else ""
@@ -105,3 +108,48 @@ def _given(tracker: Tracker) -> tuple[str, str] | None:
     else:
         name, version = tracker.outbox.batches.facts(tracker.batch).function or ("", None)
     return None if version is None else (name, version)
+
+
+def difference_to(outbox: Outbox, batch: str, shown: bytes, same: Collection[str]) -> str:
+    """Return why a batch has none of some rows, if one column differs; the others are as for `difference`."""
+    return next((difference(page.shown, shown, same) or "" for page in outbox.rows.pages(whole(batch))), "")
+
+
+def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: bool, strange: str | None) -> None:
+    """Print which batch the rows were added to, and which rows were left out.
+
+    `strange` is a text if it is a surprise that the batch had none of them: why that is, or empty.
+    """
+    batch = f"batch {result.batch}" if name in (None, result.batch) else f"batch {name} ({result.batch})"
+    parts = []
+    if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
+        parts.append(f"there are no rows here; {batch} stays as it is")
+    elif not result.created:
+        if strange is None:
+            parts.append(f"{batch} has {result.known:,} of these rows already")
+        else:
+            parts += [f"warning: {batch} has none of these rows", *filter(None, [strange])]
+        extend = " and extend it" if result.by_id else ""
+        parts.append(
+            f"{counted(result.added, 'new ones')} will be sent{extend}" if result.added else "nothing new to send"
+        )
+        if unsent := result.left.get(State.UNSENT, 0):
+            then = f"they are held back: {RESUME}" if held else "the sending goes on"
+            parts.append(f"{unsent:,} of those that it has {_are(unsent)} still unsent: {then}")
+        parts += [
+            f"{count:,} {state.word} {_are(count)} left" + (_failed_advice(count) if state is State.FAILED else "")
+            for state, count in result.left.items()
+            if state in FINAL and state not in SUCCESSES
+        ]
+        if result.by_id and not shared:
+            parts.append(f'another disk needs name="{result.batch}"')
+    if rejected := result.rejected:
+        parts.append(f"{counted(rejected, 'rows')} {_are(rejected)} rejected: batch.tasks() has the reasons")
+    if result.duplicates:
+        parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
+    if parts:
+        notify("; ".join(parts))
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -21,12 +21,12 @@ from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, Throughput
+from cloudtasks_nb.fanout.batch.errors import check_rendered
 from cloudtasks_nb.fanout.batch.live import show_in_tab
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.resend import check_rendered
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.status import facts_of_part, progress_of_part
+from cloudtasks_nb.fanout.batch.status import part_of
 from cloudtasks_nb.fanout.batch.table import ReadRows, row_texts
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -394,8 +394,7 @@ class BatchView:
             return facts, whole
         changed = self.changed()
         if self._counted is None or self._counted[:2] != (changed, whole):
-            part = facts_of_part(self._outbox, facts, self._rows)
-            self._counted = changed, whole, part, progress_of_part(part, whole.status)
+            self._counted = changed, whole, *part_of(self._outbox, facts, whole.status, self._rows)
         return self._counted[2:]
 
     def working(self) -> bool:

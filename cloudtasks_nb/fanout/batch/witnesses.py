@@ -6,7 +6,6 @@ A further one is a class with `read`, an item of the list that `Witnesses.of` ma
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,28 +24,10 @@ from cloudtasks_nb.service.oplog import Entry, Wanted
 from cloudtasks_nb.service.watch import Pending, Watcher
 from cloudtasks_nb.store.results import StoredResult
 
-__all__ = [
-    "CLOCK_MARGIN",
-    "LOOKED_UP",
-    "Limit",
-    "Log",
-    "Queue",
-    "Results",
-    "Witness",
-    "Witnesses",
-    "pending_evidence",
-    "result_evidence",
-    "unread_since",
-]
+__all__ = ["Limit", "Log", "Queue", "Results", "Witness", "Witnesses", "pending_evidence", "result_evidence"]
 
 _SECOND = 1_000_000
-_LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late
 _TOGETHER = 1_000  # results that are read together: a traceback may have 100 KB
-#: Microseconds by which the service's clock is known too late at most.
-CLOCK_MARGIN = 300 * _SECOND
-
-#: Tasks that are looked up one by one rather than with the whole queue.
-LOOKED_UP = 300
 
 
 class Witness(Protocol):
@@ -182,6 +163,7 @@ class Queue:
     watcher: Watcher
     queue: QueueName
     batch: str | None  #: as of `Log`
+    looked_up: int = 300  #: the most tasks that are looked up one by one, rather than with the whole queue
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:  # noqa: ARG002 - the queue knows only now
         """Yield which tasks are there; if many are asked about, also others of the batch."""
@@ -191,7 +173,7 @@ class Queue:
 
     async def pending(self, tasks: Sequence[str] | None) -> AsyncIterator[dict[str, Pending]]:
         """Yield what `read` tells as the queue has it."""
-        if tasks is not None and len(tasks) <= LOOKED_UP:
+        if tasks is not None and len(tasks) <= self.looked_up:
             found = await self.watcher.lookup(self.queue, tasks)
             yield {task: one for task, one in found.items() if one is not None}
             return
@@ -245,30 +227,3 @@ class Witnesses(NamedTuple):
     def of(cls, watcher: Watcher, queue: QueueName, batch: str | None, limit: Limit, results: Witness) -> Self:
         """Return those of a batch, or of single tasks if it is None; `results` tells what handlers have stored."""
         return cls(Log(watcher, queue, batch, limit), Queue(watcher, queue, batch), [results])
-
-
-def unread_since(created: dt.datetime, read: dt.datetime | None, now: int) -> int:
-    """Return the time from which the log may have outcomes that are not stored, in microseconds since 1970.
-
-    All times are those of the service.
-
-    Parameters
-    ----------
-    created : datetime
-        When the batch was created.
-    read : datetime, optional
-        Up to when the log was read; None: it was not.
-    now : int
-        Microseconds since 1970.
-
-    Examples
-    --------
-    >>> one, three = (dt.datetime(1970, 1, 1, hour, tzinfo=dt.UTC) for hour in (1, 3))
-    >>> unread_since(one, three, now=9 * 3_600_000_000) / 3_600_000_000
-    2.75
-    """
-    since = min(round(created.timestamp() * _SECOND), now)
-    until = None if read is None else round(read.timestamp() * _SECOND)
-    if until is not None and until <= now:  # else the clock was set back
-        since = max(since, until - _LATE_ENTRY)
-    return since - CLOCK_MARGIN

@@ -336,8 +336,7 @@ def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name a read has 100 rows; if that takes more reads than the log of the batch has pages, that is read."""
     monkeypatch.setattr(search_module, "NAMES", 2)
-    for module in (search_module, witnesses):
-        monkeypatch.setattr(module, "LOOKED_UP", 2)
+    world.tracker.witnesses.queue.looked_up = 2
     world.immediate = True
     world.late(world.tasks, 0)
     world.watch(6)

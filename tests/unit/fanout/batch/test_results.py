@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cloudtasks_nb._frames import BATCH_TASKS, frame
-from cloudtasks_nb.fanout.batch import results
-from cloudtasks_nb.fanout.batch.results import Joined, join_results, result_notes
+from cloudtasks_nb.fanout.batch import row_query
+from cloudtasks_nb.fanout.batch.row_query import Joined, join_results, result_notes
 from cloudtasks_nb.fanout.batch.stored_results import Answers
 from tests.cases import cases
 
@@ -41,7 +41,7 @@ def join(values: Sequence[Any], messages: Sequence[str | None] = (), **columns: 
 @pytest.fixture(autouse=True)
 def _small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two results a page."""
-    monkeypatch.setattr(results, "_PAGE", 2)
+    monkeypatch.setattr(row_query, "_PAGE", 2)
 
 
 def test_fields_become_columns() -> None:
@@ -147,7 +147,7 @@ def test_none_is_no_result() -> None:
 
 def test_too_many_fields_stay_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dicts by some id of their own would make a column each."""
-    monkeypatch.setattr(results, "_MOST_FIELDS", 3)
+    monkeypatch.setattr(row_query, "_MOST_FIELDS", 3)
     values = [{f"id{row}": row} for row in range(5)]
     assert join(values).frame["result"].tolist() == values
 

@@ -18,18 +18,11 @@ from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.fanout.batch import live
 from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
-from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status
+from cloudtasks_nb.fanout.batch.progress import NOT_READ, Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.status import (
-    NOT_READ,
-    progress_of,
-    progress_of_part,
-    read_facts,
-    status_of,
-    stored_progress,
-)
+from cloudtasks_nb.fanout.batch.status import part_of, progress_of, read_facts, status_of, stored_progress
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, Cancel
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, Cancel, whole
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
@@ -291,6 +284,8 @@ def test_what_is_not_known_of_a_batch_is_no_reason() -> None:
 @cases(({}, "succeeded"), ({State.SENT: 1}, "running"), ({State.UNSENT: 1}, "running"), ({State.FAILED: 1}, "failed"))
 def test_some_rows_of_a_batch_are_as_they_have_ended(others: dict[State, int], word: str) -> None:
     """Until then they are as the batch is."""
-    rows: dict[State, int] = dict.fromkeys(State, 0) | {State.SUCCEEDED: 2}
-    part = progress_of_part(Facts(now=MOMENT, counts=rows | others), Status(state="running"))
+    rows: dict[State, int] = dict.fromkeys(State, 0) | {State.SUCCEEDED: 2} | others
+    causes = SimpleNamespace(failed=lambda _: {}, retrying=lambda _: {}, lost=lambda _: {})
+    outbox: Any = SimpleNamespace(batches=SimpleNamespace(counts=lambda _: rows), causes=causes)
+    _, part = part_of(outbox, Facts(now=MOMENT, counts={}), Status(state="running"), whole("a"))
     assert (part.state, part.total) == (word, 2 + sum(others.values()))

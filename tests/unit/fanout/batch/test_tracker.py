@@ -11,8 +11,8 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
 from cloudtasks_nb.fanout.batch import outcome_tracker
 from cloudtasks_nb.fanout.batch import tracker as tracker_module
+from cloudtasks_nb.fanout.batch.outcome_tracker import unread_since
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
-from cloudtasks_nb.fanout.batch.witnesses import unread_since
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Cancel
 from cloudtasks_nb.fanout.sender.sender import Sender

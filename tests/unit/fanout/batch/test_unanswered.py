@@ -4,7 +4,7 @@ import datetime as dt
 from types import SimpleNamespace
 from typing import Any
 
-from cloudtasks_nb.fanout.batch.unanswered import absent_handlers, unanswered_note
+from cloudtasks_nb.fanout.batch.status import absent_handlers, unanswered_note
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.service.endpoint import Endpoint
 from tests.cases import cases

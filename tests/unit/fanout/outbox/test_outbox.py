@@ -9,8 +9,7 @@ import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
-from cloudtasks_nb.fanout.batch.choice import choose
-from cloudtasks_nb.fanout.outbox.outbox import Outbox
+from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, Cancel, Published, Reached, StoredGate, whole
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
