@@ -12,12 +12,13 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.store.store import Store
+from cloudtasks_nb.store.store import Dated, Store
 
 __all__ = [
     "block_names",
     "claim_batch",
     "delete_batch",
+    "last_cancel",
     "new_cancels",
     "put_cancel",
     "read_blocks",
@@ -71,6 +72,17 @@ def put_cancel(store: Store, batch: str, name: str, cancel: bytes, keys: Iterabl
     store.put(_cancel(batch), name.encode())  # last, so that who sees it finds all
 
 
+def last_cancel(store: Store, batch: str) -> Dated | None:
+    """Return the name of a cancel, and when it was written: another one than before tells that there is a new cancel.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read.
+    """
+    return store.dated(_cancel(batch))
+
+
 def new_cancels(store: Store, batch: str, known: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of the cancels of a batch that are not known, sorted by name.
 
@@ -79,11 +91,9 @@ def new_cancels(store: Store, batch: str, known: Collection[str]) -> Iterator[tu
     StoreError
         If the store cannot be read.
     """
-    last = store.get(_cancel(batch))
-    if last is not None and last.decode(errors="replace") not in known:
-        for name in _last_parts(store, _cancels(batch)):
-            if name not in known:
-                yield name, store.get(_cancels(batch) + name) or b""
+    for name in _last_parts(store, _cancels(batch)):
+        if name not in known:
+            yield name, store.get(_cancels(batch) + name) or b""
 
 
 def read_cancelled(store: Store, batch: str, name: str) -> Iterator[bytes]:

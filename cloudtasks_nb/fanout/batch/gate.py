@@ -36,8 +36,8 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, RowFilter, Scope, StoredGate, whole
 from cloudtasks_nb.fanout.refs import Refs
 from cloudtasks_nb.fanout.states import BY_ATTEMPT, FINAL, SUCCESSES, State
-from cloudtasks_nb.store.batches import new_cancels, put_cancel, read_cancelled
-from cloudtasks_nb.store.store import Store, answer_of
+from cloudtasks_nb.store.batches import last_cancel, new_cancels, put_cancel, read_cancelled
+from cloudtasks_nb.store.store import Dated, Store, answer_of
 
 __all__ = ["Cancels", "Gate", "cancelled_by", "gate_of", "lift_gate", "read_batch"]
 
@@ -274,6 +274,7 @@ class Cancels:
         self._outbox, self._store, self._batch = outbox, store, batch
         self._sharing = Sharing(outbox, store)
         self.shared = self._sharing.active
+        self._last: Dated | None = None  # what told last that there are new cancels
         self.name = secrets.token_hex(4)  #: by which a wish of this connection is known
 
     def wished(self, earlier: Cancel | None, rows: Scope, at: int, *, own: bool = True) -> Cancel:
@@ -346,7 +347,9 @@ class Cancels:
 
     def _take(self) -> list[str]:
         """Store new wishes of other homes; return what they are, a sentence each."""
-        lines = list[str]()
+        lines, last = list[str](), last_cancel(self._store, self._batch)
+        if last == self._last:
+            return lines
         known = self._outbox.batches.facts(self._batch).cancels_known
         for name, data in new_cancels(self._store, self._batch, known):
             try:
@@ -361,6 +364,7 @@ class Cancels:
             if name not in before.cancels_known and (rows.rows or not rows.input):
                 some = f"{counted(rows.rows, 'rows')} of " if rows.input else ""
                 lines.append(f"{who} has cancelled {some}batch {self._batch}: nothing more of that is sent from here")
+        self._last = last
         return lines
 
     def _rows(self, name: str) -> Scope:

@@ -2,13 +2,17 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from cloudtasks_nb.errors import PermissionDeniedError, QueueNotFoundError, QuotaError
 from cloudtasks_nb.fanout.batch import cancellation
+from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Cancel, whole
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.store.batches import put_cancel
+from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.unit.fanout.batch.conftest import Tracked
 from tests.unit.fanout.conftest import chunks, put_facts, spool, take
@@ -22,6 +26,18 @@ WISH = Cancel(at=0, by="another")
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once."""
     monkeypatch.setattr(cancellation, "_RETRY", 0.0)
+
+
+async def test_a_cancel_is_found_behind_one_that_is_told_late(outbox: Outbox, store: Store, batch: str) -> None:
+    """A home that is stopped between its cancel and the object that tells of it writes that after later ones."""
+    told, cancels = orjson.dumps({"who": "ada", "part": True}), Cancels(outbox, store, batch)
+    for name in (f"{1:016x}-a", f"{2:016x}-b"):
+        put_cancel(store, batch, name, told)
+    await cancels.take()
+    put_cancel(store, batch, f"{3:016x}-c", told)
+    store.put(f"batches/{batch}/cancel", f"{1:016x}-a".encode())
+    await cancels.take()
+    assert [name[-1] for name in outbox.batches.facts(batch).cancels_known] == ["a", "b", "c"]
 
 
 @cases(
