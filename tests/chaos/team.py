@@ -31,7 +31,7 @@ _STOPPED = 2  # kernels at the same time
 _GONE = 125.0  # seconds without a beat after which another home goes on
 _CARRIED_OUT = 0.5  # seconds in which what was handed over before is delivered
 _NEW = 40.0  # seconds after which another batch is begun
-_VERBS = {"cell": 8, "take_over": 3, "cancel": 1, "retry_failed": 2, "resume": 1, "delete": 1, "read": 4, "wait": 2}
+_VERBS = {"cell": 8, "take_over": 3, "cancel": 1, "retry_failed": 2, "resume": 1, "delete": 0.4, "read": 4, "wait": 2}
 _HEAD = """## A team
 
 Five homes share a store. At random they run the same cells, some with more rows, take batches over, cancel, retry,
@@ -147,7 +147,7 @@ class TeamRound(Round):
             shown = json.loads(Path(said["shows"]).read_text(encoding="utf-8")) if said.get("shows") else {}
             self._note(f"{said['home']} {verb} {batch} {rows}: {said.get('error') or Counter(shown.values())}", at)
             if "error" in said:
-                if verb in ("settle", "end") and not (batch in self._deleted and "BatchNotFound" in said["error"]):
+                if verb in ("settle", "end") and batch not in self._deleted:  # else homes differ
                     self.verdict.false[f"{verb}: {said['error']}"] += 1
                 continue
             self.verdict.events[verb] += 1
@@ -171,11 +171,17 @@ class TeamRound(Round):
             answers = list(self._oracle.answers.get(row, ()))
             deleted = row // SIZE in self._deleted and state != "succeeded" and 200 not in {one[1] for one in answers}
             if (when or state == "succeeded") and not deleted and (problem := problem_of(state, answers)):
-                self.verdict.false[f"{when}{problem}, batch {row // SIZE}"] += 1
+                self._blame(f"{when}{problem}", row)
             if when and state == "cancelled" and self._first[row] == self._cancels[row // SIZE] and not deleted:
                 self.verdict.lost += 1
             if when and not answers and state != "cancelled" and not deleted:
                 self.verdict.lost += 1
+
+    def _blame(self, problem: str, row: int) -> None:
+        """Count something false, and note the first time what was answered to the tasks of that row."""
+        self.verdict.false[problem] += 1
+        if self.verdict.false[problem] == 1:
+            self._note(f"{problem}: batch {row // SIZE}, row {row % SIZE}, {self._oracle.answers.get(row)}")
 
     def _judge_deliveries(self) -> None:
         """Count rows that ran twice, and those that ran past the end of a cancel."""
@@ -183,8 +189,9 @@ class TeamRound(Round):
         verdict.rows, verdict.deliveries = len(oracle.answers), len(oracle.order)
         again = {task for (task, _), times in oracle.attempts.items() if times > 1}
         for row, answers in oracle.answers.items():
-            good = len({task for task, status in answers if status == 200})
-            verdict.twice += good > 1 or bool(again & {task for task, _ in answers})
+            if sum(status == 200 for _, status in answers) > 1 or again & {task for task, _ in answers}:
+                verdict.twice += 1
+                self._note(f"twice: batch {row // SIZE}, row {row % SIZE}, {answers}")
             ended = self._ended.get(row, float("inf")) if row // SIZE not in self._deleted else float("inf")
             verdict.past += oracle.answered[row] > ended + _CARRIED_OUT
 
