@@ -491,7 +491,7 @@ class Reading:
         if self._done and now - self._looked < _PAUSE and not await outcomes.watcher.log_is_immediate():
             return False
         self._looked = now
-        since, new = max(self._since, log.active + 1), False
+        since, new = max(self._since, log.read_until + 1), False
 
         async def read() -> None:
             nonlocal new

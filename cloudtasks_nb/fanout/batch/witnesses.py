@@ -80,19 +80,21 @@ class Log:
     limit: Limit
     notified: tuple[int, int] = (0, 0)  #: the last round of which the log has the notification, and when it was sent
     active: int = 0  #: time of the newest attempt in the log
+    read_until: int = 0  #: time of the newest attempt before which this has read those of all tasks
 
     async def read(self, tasks: Sequence[str] | None, since: int) -> AsyncIterator[Sequence[Evidence]]:
         """Yield what the log tells."""
         wanted = Wanted(since=since, tasks=tasks, batch=self.batch)
         async for entries in self.watcher.task_log(self.queue, wanted):
-            yield self.evidence(entries)
+            yield self.evidence(entries, every=tasks is None)
 
-    def evidence(self, entries: Iterable[Entry]) -> list[Evidence]:
-        """Return what log entries tell of the tasks."""
+    def evidence(self, entries: Iterable[Entry], *, every: bool = True) -> list[Evidence]:
+        """Return what log entries tell of the tasks: of all of the batch with `every`, else of some."""
         found = []
         for entry in entries:
             if self.batch in {None, batch_of(entry.task)}:
                 self.active = max(self.active, entry.time)
+                self.read_until = max(self.read_until, entry.time if every else 0)
                 found.append(self._of(entry))
             elif (round_of(entry.task) or 0) > self.notified[0] and f"-{self.batch}-" in entry.task:
                 self.notified = round_of(entry.task) or 0, entry.time

@@ -594,3 +594,14 @@ def test_a_status_that_is_no_code(world: World) -> None:
     world.apply(snapshot(entries=(entry(world.tasks[0], status="NEWER"),)))
     page = next(world.outbox.rows.pages(whole(world.batch)))
     assert CODES[page.last_status[0] or 0] == "UNKNOWN"
+
+
+def test_what_is_asked_for_by_name_leaves_the_rest_to_be_read() -> None:
+    """Entries of other tasks may be earlier than the newest one that was asked for."""
+    nobody: Any = None
+    log = Log(nobody, QUEUE, "a91f03c2", Limit({}))
+    entry = log_entry("0" * 20 + "-a91f03c2-1", 5)
+    log.evidence([entry], every=False)
+    assert (log.active, log.read_until) == (5, 0)
+    log.evidence([entry])
+    assert (log.active, log.read_until) == (5, 5)
