@@ -452,7 +452,7 @@ class Round:
 
 def newest(answers: Sequence[tuple[str, int]]) -> str:
     """Return the newest task of a row by its answers; nothing if it has none."""
-    return max((task for task, _ in answers), default="", key=lambda task: task.rsplit("-", 1)[-1])
+    return max((task for task, _ in answers), default="", key=lambda task: int(task.rpartition("-")[2]))
 
 
 def problem_of(state: str, answers: Sequence[tuple[str, int]]) -> str:

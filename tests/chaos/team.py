@@ -189,7 +189,7 @@ class TeamRound(Round):
         verdict.rows, verdict.deliveries = len(oracle.answers), len(oracle.order)
         again = {task for (task, _), times in oracle.attempts.items() if times > 1}
         for row, answers in oracle.answers.items():
-            if sum(status == 200 for _, status in answers) > 1 or again & {task for task, _ in answers}:
+            if len({task for task, status in answers if status == 200}) > 1 or again & {task for task, _ in answers}:
                 verdict.twice += 1
                 self._note(f"twice: batch {row // SIZE}, row {row % SIZE}, {answers}")
             ended = self._ended.get(row, float("inf")) if row // SIZE not in self._deleted else float("inf")
