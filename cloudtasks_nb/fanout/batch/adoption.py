@@ -20,6 +20,7 @@ from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Witness
 from cloudtasks_nb.fanout.evidence import Evidence, Source
 from cloudtasks_nb.fanout.outbox.records import BatchFacts
+from cloudtasks_nb.fanout.outbox.sql import ALL
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
 
@@ -58,6 +59,7 @@ class Adoption:
         self.reading: str | None = None  #: how far the reading is, as a sentence; None: nothing is read
         self.stale = False  #: rows have come from another home since the last reading
         self.others: bool | None = False  #: whether another home has owned the batch; None: no home has
+        self.newest = ALL  #: the newest row that may be sent: others were added later, and are looked for in the log
         self.known_later = False  #: of some tasks the log may tell later whether they were created
         self._scan: asyncio.Task[bool] | None = None  # looks for entries of the batch, while rows are sent already
         self._running, self._finishing = asyncio.Lock(), asyncio.Lock()
@@ -135,9 +137,11 @@ class Adoption:
         """Return when the log was read last, 0 for never; None if it need not be read now."""
         if not self.outbox.requests.waiting(self.record.whole):
             return None
-        last = self.outbox.batches.facts(self.batch).log_read or 0.0
+        facts = self.outbox.batches.facts(self.batch)
+        last, self.newest = facts.log_read or 0.0, facts.log_rows or ALL
         fresh = 0 <= self.watcher.now() / _SECOND - last <= _FRESH and not self.stale
-        return None if fresh and not self.outbox.requests.repeats(self.batch) else last
+        new = self.newest < self.outbox.rows.newest(self.batch)
+        return last if new or not fresh or self.outbox.requests.repeats(self.batch) else None
 
     async def _adopt(
         self, last: float, will_retry: Callable[[CloudTasksError | None], None] | None, *, last_time: bool = False
@@ -154,6 +158,7 @@ class Adoption:
                 will_retry(error)
                 await self.clock.sleep(_ENDPOINT_POLL)
                 return False
+            self.newest = ALL
             if self.others is not None:
                 await self._read_results(first=not last)
             # If the results told of rows, the batch counts as read, without a note about the log.
@@ -166,8 +171,8 @@ class Adoption:
     async def _read_all(self, last: float) -> None:
         await self.outcomes.learn_queue()  # the answer also tells the time
         started = self.watcher.now()
-        since = max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
-        logged = last > 0
+        ever, since = started - RETENTION, max(started - RETENTION, round((last - _OVERLAP) * _SECOND))
+        logged, newest = last > 0, await self.outbox.run(self.outbox.rows.newest, self.batch)
         if not logged:
             scan = self._scan
             if scan is None:
@@ -181,11 +186,15 @@ class Adoption:
             logged = await scan
         witnesses, tasks = self.outcomes.witnesses, None
         counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
+        added = last and self.newest < newest  # rows whose entries may be older than the last reading
         if last and counts[State.UNSENT] <= _NAMED:
             # A few rows are tried again: another home that has done so has made tasks of the same tries, or later ones.
             search = self.outcomes.search
             refs = await search.in_state(State.UNSENT)
             tasks = await search.tasks(refs) + await search.tasks(refs, later=1)
+            since = ever if added else since
+        elif added and await self._are_logged(ever, after=self.newest):
+            since = ever
         found = await self._read(witnesses.log, "log entries", since, tasks) if logged else 0
         if logged or self.others is not None:  # else nobody has sent the batch
             found += await self._read_results(first=not last)
@@ -196,7 +205,9 @@ class Adoption:
                     await self._read(witnesses.queue, "tasks of the queue", since)
             await self.outbox.run(self._set_round)
             self.changed()
-        await self._change(lambda facts: replace(facts, log_error=None, log_read=started / _SECOND))
+        self.newest = newest if logged else ALL
+        read = {"log_error": None, "log_read": started / _SECOND, "log_rows": self.newest}
+        await self._change(lambda facts: replace(facts, **read))
         self.stale = False
 
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:
@@ -209,11 +220,15 @@ class Adoption:
             done, _ = await asyncio.wait({scan}, timeout=_PATIENCE)
             if done or self.others:
                 return True
-            tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED)
-            return await self.watcher.is_logged(self.queue, Wanted(since=since, tasks=tasks)) or scan.done()
+            return await self._are_logged(since) or scan.done()
         except BaseException:
             scan.cancel()
             raise
+
+    async def _are_logged(self, since: int, after: int = 0) -> bool:
+        """Return whether the log has an entry of the first or the last rows behind a ref."""
+        tasks = await self.outbox.run(self.outbox.rows.outermost_tasks, self.batch, _ASKED, after)
+        return await self.watcher.is_logged(self.queue, Wanted(since=since, tasks=tasks))
 
     async def _read(self, witness: Witness, what: str, since: int, tasks: Sequence[str] | None = None) -> int:
         """Record what a witness tells; return how many rows were not known to be sent.

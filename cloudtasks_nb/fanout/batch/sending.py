@@ -236,8 +236,8 @@ class Sending:
         if self._announced is None:
             self._announced = self.outbox.requests.announce_sender(self.record.id)
 
-    async def _prepare(self) -> None:
-        """Record what was sent of the batch before, by another home too, before this process sends a row."""
+    async def _prepare(self) -> int:
+        """Record what was sent of the batch before, by another home too; return the newest row that may be sent now."""
         adoption, facts = self.adoption, await self.outbox.run(self.outbox.batches.facts, self.record.id)
         before = facts.owned_before
         adoption.others = None if self.owner is not None and self.owner.is_first else before is not None
@@ -256,6 +256,7 @@ class Sending:
         self.apply_gate(gate)
         self.prepared = True
         self.changed()
+        return adoption.newest
 
     async def _look_again(self) -> None:
         """While rows are held back, look those up once more of which the log may tell later whether they were sent."""

@@ -121,7 +121,7 @@ _TABLES = (
 )
 
 #: `PRAGMA user_version` of a file with these tables.
-VERSION = 23
+VERSION = 24
 
 _LEVEL = 1  # the quickest: bodies of one batch are much alike, so it halves and halves again even so
 _WORD = 4

@@ -162,6 +162,7 @@ class BatchFacts:
     owned_before: tuple[str, float] | None = None
     foreign_rows: int = 0  #: rows that other homes have made
     log_read: float | None = None  #: when the log was read for what other homes have sent, seconds since 1970
+    log_rows: int = 0  #: the newest row of which the whole log was read; `sql.ALL`: it had no entry of the batch
     log_error: str | None = None  #: why it could not be read; "": results have told instead
     sent_by_others: bool = False  #: other homes have sent rows
     existing: int = 0  #: tasks that existed before this home sent any

@@ -263,6 +263,10 @@ class Rows(Repository):
         """Return the first and the last ref of what each `fan_out` has added to a batch, in input order."""
         return self._select("SELECT first, last FROM spans WHERE scope = :num ORDER BY first", batch)
 
+    def newest(self, batch: str) -> int:
+        """Return the highest ref of a batch; rows that are added later have higher ones."""
+        return self._number("SELECT max(last) FROM spans WHERE scope = :num", batch)
+
     @reading
     def retrying(self, connection: Connection, batch: str, now: int) -> Retrying:
         """Return what is known of the rows that are tried again; `now` is in microseconds since 1970."""
@@ -324,12 +328,12 @@ class Rows(Repository):
         return tasks_of(connection, batch, connection.execute(query, (later, sql.as_json(refs))).fetchall())
 
     @reading
-    def outermost_tasks(self, connection: Connection, batch: str, count: int) -> list[str]:
-        """Return the newest tasks of the first and the last rows of a batch, `count` of each."""
+    def outermost_tasks(self, connection: Connection, batch: str, count: int, after: int = 0) -> list[str]:
+        """Return the newest tasks of the first and the last rows of a batch behind a ref, `count` of each."""
         found = set[tuple[int, int]]()
         for order in ("ASC", "DESC"):
             query = f"SELECT ref, try FROM {sql.ROWS} AND try > 0 ORDER BY first {order}, ref {order} LIMIT :count"
-            found.update(sql.select(connection, query, batch, count=count))
+            found.update(sql.select(connection, query, batch, count=count, start=after + 1))
         return tasks_of(connection, batch, sorted(found))
 
     @reading

@@ -153,7 +153,7 @@ class Sender:
     lease : Lease, optional
         Without it no other home can send the batch.
     prepare : coroutine function, optional
-        Called before the first row is sent, when nobody else sends the batch.
+        Called before the first row is sent, when nobody else sends the batch; returns the newest row to be sent.
     """
 
     outbox: Outbox
@@ -167,7 +167,7 @@ class Sender:
     in_flight: int = 16
     owner: Mapping[str, Any] | None = None
     lease: Lease | None = None
-    prepare: Callable[[], Awaitable[object]] | None = None
+    prepare: Callable[[], Awaitable[int]] | None = None
     clock: Clock = field(default_factory=Clock)
 
     #: Whether it ended because rows may have been sent from elsewhere since: they are looked up before it goes on.
@@ -221,8 +221,7 @@ class Sender:
         try:
             if self.lease is not None:
                 await self.lease.begin()
-            if self.prepare is not None:
-                await self.prepare()
+            self._newest = math.inf if self.prepare is None else await self.prepare()
             error = await self._send_all()
             if self.lease is not None:
                 rows_left = error is None and await self.outbox.run(self.outbox.requests.waiting, self.record.whole)
@@ -508,7 +507,8 @@ class Sender:
             return False
         if unclear or request.tried:
             return self._is_repeatable(request)
-        if max(self.clock.now() - self._began[0], seconds_since_boot() - self._began[1]) > _REPEATABLE:
+        seconds = max(self.clock.now() - self._began[0], seconds_since_boot() - self._began[1])
+        if seconds > _REPEATABLE or request.refs[-1] > self._newest:
             self.gap = True
             self._finish()
         return not self.gap

@@ -13,7 +13,8 @@ from tests.integration.conftest import Emulator, Target
 from tests.integration.fanout.conftest import outcomes
 
 ROWS = pd.DataFrame({"row": range(20)})
-DAY = 86_400
+HOUR = 3_600
+DAY = 24 * HOUR
 Home = Callable[[str], ct.Queue]
 
 
@@ -73,3 +74,36 @@ def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator
     emulator.until(lambda: notified() == 3)
     emulator.drained(queue.name)
     assert notified() == 3
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("pause", [0, 2 * HOUR], ids=["at once", "later"])
+def test_rows_that_a_cell_adds(
+    home: Home, target: Target, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: int, *, deleted: bool
+) -> None:
+    """Rows that another home, or a deleted batch, has sent are not sent again when their names are free."""
+    if deleted:
+        monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path / "shared"))
+    batch = cell(home("old"), target, name="all")
+    assert outcomes(batch) == (20, 0, 0)
+    if deleted:
+        batch.delete()
+    emulator.advance(2 * HOUR)
+    queue = home("new")
+    assert outcomes(cell(queue, target, ROWS[:8], name="all")) == (8, 0, 0)
+    emulator.advance(pause)
+    assert outcomes(cell(queue, target, ROWS[8:], name="all")) == (12, 0, 0)
+    assert len(target.received) == 20
+
+
+def test_rows_that_were_sent_between_two_cells(home: Home, target: Target, emulator: Emulator) -> None:
+    """What another home has sent since the last cell is not sent again, also not by the cell after the next one."""
+    queue, other = home("new"), home("old")
+    assert outcomes(cell(queue, target, ROWS[:5], name="all")) == (5, 0, 0)
+    emulator.advance(2 * HOUR)
+    assert outcomes(cell(other, target, name="all")) == (20, 0, 0)
+    for rows in (ROWS[5:10], ROWS[10:]):
+        emulator.advance(2 * HOUR)
+        batch = cell(queue, target, rows, name="all")
+        assert outcomes(batch)[1:] == (0, 0)
+    assert len(target.received) == 20

@@ -1,6 +1,7 @@
 """The sending of one batch is supervised in the background, as often as rows are added to it."""
 
 import asyncio
+import math
 import os
 import threading
 from types import SimpleNamespace
@@ -83,7 +84,7 @@ class Supervised:
 class Nothing:
     """An adoption that finds nothing."""
 
-    seen = None
+    seen, newest = None, math.inf
 
     def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
         self.outbox, self.record = outbox, outbox.batches.get(batch)

@@ -142,6 +142,7 @@ EVERY_FACT = BatchFacts(
     owner_tokens=("last", "next"),
     owned_before=("ada@a", 1.5),
     log_read=1.5,
+    log_rows=7,
     log_error="",
     sent_by_others=True,
     existing=1,
