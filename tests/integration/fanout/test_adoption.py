@@ -79,7 +79,14 @@ def test_the_end_is_notified_once(home: Home, target: Target, emulator: Emulator
 @pytest.mark.parametrize("deleted", [False, True])
 @pytest.mark.parametrize("pause", [0, 2 * HOUR], ids=["at once", "later"])
 def test_rows_that_a_cell_adds(
-    home: Home, target: Target, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: int, *, deleted: bool
+    home: Home,
+    target: Target,
+    emulator: Emulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: int,
+    *,
+    deleted: bool,
 ) -> None:
     """Rows that another home, or a deleted batch, has sent are not sent again when their names are free."""
     if deleted:
