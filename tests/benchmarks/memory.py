@@ -15,13 +15,15 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import parquet
 
+import cloudtasks_nb as ct
 from tests.benchmarks import flights
 from tests.benchmarks.fan_out import until_sent
 from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import peak_mb
-from tests.benchmarks.servers import Emulator, client
+from tests.benchmarks.servers import Cost, Emulator, client
 
 _CHUNK = 10_000  # rows of a DataFrame that the iterator gives
+_ADDED = 10  # rows that are added to a batch
 _MILLION = 1_000_000
 _GROUP = 5_000  # rows of a row group of the file
 _WIDE = 4  # its columns of 1,700 characters that compress badly
@@ -34,12 +36,14 @@ def _measure(bench: Bench) -> None:
     flights.frame(_CHUNK).to_csv(sample, index=False)
     small, *large = bench.size.streamed
     for number, folder in enumerate(bench.rounds()):
-        few = _peak(folder / f"home-{small}", "frames", sample, small)
+        few, _ = _run(folder / f"home-{small}", "frames", sample, small)
         bench.report("few", few)
         for rows in large:
             # Ten millions only once: that takes minutes.
             if rows <= _MILLION or number == 0:
-                peak = _peak(folder / f"home-{rows}", "frames", sample, rows)
+                peak, added = _run(folder / f"home-{rows}", "frames", sample, rows)
+                if rows <= _MILLION:
+                    bench.report("added", added)
                 bench.report(f"{rows:,}" if rows > _MILLION else "many", peak)
                 bench.report(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
     bench.note(f"Few are {small:,} rows, many {large[0]:,}.")
@@ -51,7 +55,7 @@ def _measure_files(bench: Bench) -> None:
     bench.note(f"The file has {bench.size.wide:,} rows and {path.stat().st_size / 1e9:.2f} GB.")
     for folder in bench.rounds():
         for way in ("path", "path limited", "lazy", "iterator", "iterator limited"):
-            bench.report(way, _peak(folder / way, way, path, bench.size.wide))
+            bench.report(way, _run(folder / way, way, path, bench.size.wide)[0])
 
 
 def _write(path: Path, rows: int) -> None:
@@ -68,28 +72,44 @@ def _write(path: Path, rows: int) -> None:
     writer.close()
 
 
-def _peak(folder: Path, way: str, file: Path, rows: int) -> float:
-    """Fan out in a process of its own and return its peak of memory in MB."""
+def _run(folder: Path, way: str, file: Path, rows: int) -> tuple[float, float]:
+    """Fan out in a process of its own; return its peak of memory in MB, and what `_added` does."""
     with Emulator() as emulator:
         command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, way, str(file), str(rows)]
         environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(folder)}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    peak, added = json.loads(done.stdout.splitlines()[-1])
+    return peak, added
 
 
 def main() -> None:
-    """Fan out until all rows are acknowledged, and print the peak of memory in MB."""
+    """Fan out until all rows are acknowledged, and print what `_run` returns."""
     target, way, file, rows = sys.argv[1:]
     if way.endswith("limited"):
         resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))
     with client(target) as tasks:
         queue = tasks.queue("stream", create=True).pause()
         body = None if way == "frames" else _NEEDED
-        batch = queue.fan_out(_data(way.split()[0], file, int(rows)), url=flights.URL, body=body, progress=False)
+        batch = queue.fan_out(
+            _data(way.split()[0], file, int(rows)), url=flights.URL, body=body, name="full", progress=False
+        )
         until_sent(batch)
         if batch.progress().total != int(rows):
             raise AssertionError(f"{batch.progress().total:,} rows were sent and not {rows}")
-        sys.stdout.write(json.dumps(peak_mb()) + "\n")
+        peak = peak_mb()
+        sys.stdout.write(json.dumps([peak, _added(queue, batch) if way == "frames" else 0.0]) + "\n")
+
+
+def _added(queue: ct.Queue, batch: ct.Batch) -> float:
+    """Return the CPU of adding rows to a batch, as a multiple of that of adding them to a batch of one row."""
+    first = pd.DataFrame({"n": range(-1 - _ADDED, 0)})
+    until_sent(queue.fan_out(first.tail(1), url=flights.URL, name="empty", progress=False))
+    spent = []
+    for name in ("empty", batch.name):
+        cost = Cost()
+        until_sent(queue.fan_out(first.head(_ADDED), url=flights.URL, name=name, progress=False))
+        spent.append(cost.cpu)
+    return spent[1] / spent[0]
 
 
 def _data(way: str, file: str, rows: int) -> Any:
@@ -111,8 +131,10 @@ MEMORY = case(
     "Memory of a fan-out from an iterator",
     _measure,
     f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
-    "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`).",
+    "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`). "
+    f"Then {_ADDED} rows are added, also to a batch of one row.",
     """
+    added           | CPU of adding rows to the batch with many rows         | x  | ≤ 2 | a batch of one row
     more            | peak with many rows less that with few                 | MB | ≤ 50
     few             | peak with few rows, interpreter and libraries included | MB
     many            | peak with many rows                                    | MB
