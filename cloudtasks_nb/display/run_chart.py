@@ -7,6 +7,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
+from typing import Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from cloudtasks_nb.display.axis import (
     LINE,
@@ -16,6 +20,7 @@ from cloudtasks_nb.display.axis import (
     round_step,
     svg,
     text_svg,
+    time_step,
     time_text,
     time_ticks,
 )
@@ -27,6 +32,13 @@ __all__ = ["Durations", "Throughput", "durations_chart", "throughput_chart"]
 
 _WIDE, _NARROW, _HEIGHT = 540, 380, 178  # pixels
 _LEFT, _RIGHT, _TOP, _FLOOR = 52, 16, 28, 140  # where the bars are
+_MOST_SPANS = 120
+_SHORTEST_SPAN = 1_000_000  # microseconds, or a burst of a few tasks would look like thousands a second
+_SHORTEST = 100  # microseconds; shorter durations are shown as this
+_MOST_BINS = 30  # of the histogram
+_LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
+_PER_DECADE = 10  # bins of a logarithmic axis
+_Ints: TypeAlias = npt.NDArray[np.int64]
 _ACCENT = "var(--jp-brand-color1,#1976d2)"
 _STRIPES = "stroke-dasharray:2.5 1"
 _LIMIT = f"stroke:{COLOURS['failed']};stroke-width:1.5;stroke-dasharray:6 3"
@@ -119,6 +131,26 @@ class Throughput:
     failed: Sequence[int]
     limit: float | None = None  #: attempts a second that the queue allows
 
+    @classmethod
+    def of(cls, ended: _Ints, failed: _Ints) -> Self:
+        """Count attempts in at most `_MOST_SPANS` spans of a round length.
+
+        Parameters
+        ----------
+        ended : array of int
+            When they ended, microseconds since 1970.
+        failed : array of int
+            Whether they failed: 0 or 1.
+        """
+        first, last = int(ended.min()), int(ended.max())
+        least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
+        width = time_step(least)
+        width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
+        spans = ended // width - first // width
+        counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
+        succeeded, broken = counts[::2].tolist(), counts[1::2].tolist()
+        return cls(start=first // width * width, width=width, succeeded=succeeded, failed=broken)
+
     @property
     def seconds(self) -> float:
         """Seconds of a span."""
@@ -148,6 +180,16 @@ class Durations:
     p50: float  #: seconds; half of the attempts took no longer
     p95: float
     longest: float
+
+    @classmethod
+    def of(cls, durations: _Ints) -> Self:
+        """Count attempts by their durations, in microseconds."""
+        seconds = np.maximum(durations, _SHORTEST) / _SECOND
+        p50, p95 = np.quantile(seconds, [0.5, 0.95], method="inverted_cdf").tolist()
+        shortest, longest = float(seconds.min()), float(seconds.max())
+        edges, log = _edges(shortest, longest, p50)
+        counts = np.histogram(np.clip(seconds, edges[0], edges[-1]), edges)[0].tolist()
+        return cls(edges=edges, counts=counts, log=log, p50=p50, p95=p95, longest=longest)
 
     def words(self) -> str:
         """Return the figures as a sentence."""
@@ -247,3 +289,16 @@ def _mark(plot: _Plot, seconds: float, name: str, y: float, anchor: str) -> str:
         anchor, beside = ("end", -3) if anchor == "start" else ("start", 3)
     line = f'<path d="M{x:.1f} {y - 9}V{_FLOOR}" style="stroke:{LINE};stroke-width:1.5;stroke-dasharray:4 2"/>'
     return line + text_svg(x + beside, y, text, anchor=anchor, style="font-weight:600")
+
+
+def _edges(shortest: float, longest: float, median: float) -> tuple[list[float], bool]:
+    """Return round edges of bins from the shortest to the longest duration, and whether the axis is logarithmic."""
+    log = longest > _LOG_FROM * median or median > _LOG_FROM * shortest
+    if log:
+        low, high = (math.log10(one) * _PER_DECADE for one in (shortest, longest))
+        each = math.ceil((high - low) / (2 * _MOST_BINS))
+        numbers = range(math.floor(low / each), math.floor(high / each) + 2)
+        return [10 ** (number * each / _PER_DECADE) for number in numbers], True
+    step = round_step(max(longest - shortest, longest / _MOST_BINS), _MOST_BINS)
+    numbers = range(math.floor(shortest / step), math.floor(longest / step) + 2)
+    return [number * step for number in numbers], False

@@ -1,6 +1,6 @@
 """Who owns a batch, as objects ``batches/<batch>/owners/<number>``: the home with the highest number owns it.
 
-Who writes them, and when, is decided by `fanout.batch.ownership`.
+Who writes them, and when, is decided by `store.ownership`.
 """
 
 from __future__ import annotations

@@ -205,9 +205,8 @@ class Adoption:
                     await self._read(witnesses.queue, "tasks of the queue", since)
             await self.outbox.run(self._set_round)
             self.changed()
-        self.newest = newest if logged else ALL
-        read = {"log_error": None, "log_read": started / _SECOND, "log_rows": self.newest}
-        await self._change(lambda facts: replace(facts, **read))
+        at, self.newest = started / _SECOND, newest if logged else ALL
+        await self._change(lambda facts: replace(facts, log_error=None, log_read=at, log_rows=self.newest))
         self.stale = False
 
     async def _awaited(self, scan: asyncio.Task[bool], since: int) -> bool:

@@ -28,7 +28,6 @@ from cloudtasks_nb.fanout.batch.errors import (
 )
 from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
-from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.row_query import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
@@ -40,6 +39,7 @@ from cloudtasks_nb.fanout.plan.recipe import TaskOptions
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import RETENTION, Entry, Wanted
 from cloudtasks_nb.service.watch import Pending
+from cloudtasks_nb.store.ownership import Purpose
 
 __all__ = ["Batch", "batch_view"]
 

@@ -15,13 +15,13 @@ from cloudtasks_nb import _loop
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, QueueNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch.owner import BatchOwner
-from cloudtasks_nb.fanout.batch.ownership import Purpose
 from cloudtasks_nb.fanout.batch.sending import Reading
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Cancel, Scope, whole
 from cloudtasks_nb.fanout.outbox.requests import DeletionQueue
 from cloudtasks_nb.fanout.plan.identity import request_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.bulk import delete
+from cloudtasks_nb.store.ownership import Purpose
 
 __all__ = ["Cancellation"]
 

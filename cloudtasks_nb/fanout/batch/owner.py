@@ -12,13 +12,13 @@ from typing import Any, Self, TypeVar
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
 from cloudtasks_nb.errors import CloudTasksError, PreconditionError, StoreError
-from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Look, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.fanout.clock import seconds_since_boot
 from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.batches import delete_batch
 from cloudtasks_nb.store.owners import OwnerObjects, probe
+from cloudtasks_nb.store.ownership import BEAT, PEEK, Identity, Look, Owner, Ownership, Purpose, Seen
 from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = ["BatchOwner", "probe_once"]

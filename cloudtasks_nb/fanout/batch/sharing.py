@@ -24,7 +24,6 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import BatchExistsError, OutboxError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch.owner import BatchOwner, probe_once
-from cloudtasks_nb.fanout.batch.ownership import Look, Owner, Purpose
 from cloudtasks_nb.fanout.batch.stored_results import check_recipe
 from cloudtasks_nb.fanout.outbox.database import StoredBlock, inflate
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -37,6 +36,7 @@ from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import block_names, read_blocks, read_record, read_records, write_batch
 from cloudtasks_nb.store.owners import OwnerObjects
+from cloudtasks_nb.store.ownership import Look, Owner, Purpose
 from cloudtasks_nb.store.store import Store, answer_of
 
 __all__ = ["Sharing", "has_others", "pack_blocks", "pack_record", "shared_spec", "unpack_block", "unpack_record"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import threading
 import time
 from array import array
@@ -13,11 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.display.axis import round_step, time_step
 from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels, starts_in
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, Throughput
@@ -203,18 +200,10 @@ def upcoming(partitions: Partitions, across: pd.DataFrame | None, before: Period
 
 
 _SECOND = 1_000_000  # microseconds
-_MOST_SPANS = 120
-_SHORTEST_SPAN = _SECOND  # or a burst of a few tasks would look like thousands a second
-_SHORTEST = 100  # microseconds; shorter durations are shown as this
-_MOST_BINS = 30  # of the histogram
-_LOG_FROM = 10  # the longest duration is so many times the median: then the axis is logarithmic
-_PER_DECADE = 10  # bins of a logarithmic axis
 _SLOWEST = 5
 _NAMED_BY = 3  # columns of the input that are in the name of a row
 _SHARE = 20  # a new summary is made at most after this many times the seconds that the last one took
 _PAUSE = 1.0  # seconds between two summaries at least
-
-_Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,53 +296,19 @@ def summarise(pages: Iterable[TimingsPage], *, created: int) -> Summary | None:
     ended = start + np.maximum(duration, 0)
     longest = np.argsort(-duration, kind="stable")[:_SLOWEST]
     slowest = zip(*(values[longest].tolist() for values in (ref, failed, duration, ended)), strict=True)
-    known = np.maximum(duration[duration >= 0], _SHORTEST) / _SECOND
+    known = duration[duration >= 0]
     return Summary(
         rows=len(ref),
         started=min(created, int(start.min())),
         ended=int(ended.max()),
-        throughput=_throughput(ended, failed),
-        durations=_histogram(known) if len(known) else None,
+        throughput=Throughput.of(ended, failed),
+        durations=Durations.of(known) if len(known) else None,
         slowest=[
             SlowRow(ref=ref, seconds=duration / _SECOND, failed=bool(failed), ended=ended)
             for ref, failed, duration, ended in slowest
             if duration >= 0
         ],
     )
-
-
-def _throughput(ended: _Ints, failed: _Ints) -> Throughput:
-    """Count last attempts in at most `_MOST_SPANS` spans of a round length."""
-    first, last = int(ended.min()), int(ended.max())
-    least = max(_SHORTEST_SPAN, (last - first) / (_MOST_SPANS - 1))
-    width = time_step(least)
-    width *= math.ceil(least / width)  # of more than 119 years: clocks of handlers may be wrong
-    spans = ended // width - first // width
-    counts = np.bincount(2 * spans + failed, minlength=2 * int(spans.max()) + 2)
-    start = first // width * width
-    succeeded, broken = counts[::2].tolist(), counts[1::2].tolist()
-    return Throughput(start=start, width=width, succeeded=succeeded, failed=broken)
-
-
-def _histogram(seconds: npt.NDArray[np.float64]) -> Durations:
-    p50, p95 = np.quantile(seconds, [0.5, 0.95], method="inverted_cdf").tolist()
-    shortest, longest = float(seconds.min()), float(seconds.max())
-    edges, log = _edges(shortest, longest, p50)
-    counts = np.histogram(np.clip(seconds, edges[0], edges[-1]), edges)[0].tolist()
-    return Durations(edges=edges, counts=counts, log=log, p50=p50, p95=p95, longest=longest)
-
-
-def _edges(shortest: float, longest: float, median: float) -> tuple[list[float], bool]:
-    """Return round edges of bins from the shortest to the longest duration, and whether the axis is logarithmic."""
-    log = longest > _LOG_FROM * median or median > _LOG_FROM * shortest
-    if log:
-        low, high = (math.log10(one) * _PER_DECADE for one in (shortest, longest))
-        each = math.ceil((high - low) / (2 * _MOST_BINS))
-        numbers = range(math.floor(low / each), math.floor(high / each) + 2)
-        return [10 ** (number * each / _PER_DECADE) for number in numbers], True
-    step = round_step(max(longest - shortest, longest / _MOST_BINS), _MOST_BINS)
-    numbers = range(math.floor(shortest / step), math.floor(longest / step) + 2)
-    return [number * step for number in numbers], False
 
 
 _LOG = "https://console.cloud.google.com/logs/query;query="

@@ -15,9 +15,9 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import BatchExistsError, BatchNotFoundError, PreconditionError, StoreError
 from cloudtasks_nb.fanout.batch import sharing
-from cloudtasks_nb.fanout.batch.ownership import Owner, Purpose
 from cloudtasks_nb.fanout.batch.sharing import Sharing
 from cloudtasks_nb.store.batches import write_batch
+from cloudtasks_nb.store.ownership import Owner, Purpose
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target, until
 from tests.integration.fanout.conftest import Connect, Serve, outcomes, reached

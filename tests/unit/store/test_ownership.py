@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import PreconditionError, StoreError
-from cloudtasks_nb.fanout.batch.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
+from cloudtasks_nb.store.ownership import BEAT, PEEK, Identity, Owner, Ownership, Purpose, Seen
 
 T = TypeVar("T")
 
