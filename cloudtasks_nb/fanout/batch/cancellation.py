@@ -174,7 +174,8 @@ class Cancellation:
 
         Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
         """
-        if error := await self._delete_tasks(self.outbox.deletions(rows), rows):  # at once, and again after the wait
+        error = await self._delete_tasks(self.outbox.deletions(rows), rows)  # at once, and again after the wait
+        if error is not None and not isinstance(error, QueueNotFoundError):
             return error
         try:
             async with owner.own(Purpose.CANCELS):
