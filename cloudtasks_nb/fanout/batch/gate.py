@@ -328,6 +328,13 @@ class Cancels:
                 if await self.take():
                     changed()
 
+    def finish(self, at: int) -> None:
+        """Wish here what a home has cancelled that ended before it had deleted all tasks."""
+        if refs := sorted(self._outbox.rows.being_deleted(self._batch)):
+            rows = self._outbox.rows.add_input(self._batch, secrets.token_bytes(8), refs)
+            change = self._outbox.batches.change
+            change(self._batch, lambda facts: replace(facts, cancel=self.wished(facts.cancel, rows, at)))
+
     async def share_again(self) -> None:
         """Write the batch to the store if another home has deleted it there."""
         await _loop.to_thread(partial(self._sharing.publish, self._batch, again=True))

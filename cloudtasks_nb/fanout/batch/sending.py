@@ -39,6 +39,7 @@ from cloudtasks_nb.fanout.sender.sender import Report, Sender
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.oplog import Wanted
+from cloudtasks_nb.store.ownership import Purpose
 from cloudtasks_nb.store.store import answer_of
 
 __all__ = ["Reading", "Sending"]
@@ -245,6 +246,8 @@ class Sending:
         slow = await adoption.run()
         if before is not None:
             await self.cancels.take()
+            if self.owner and self.owner.previous and self.owner.previous.purpose is Purpose.CANCELS:
+                await self.outbox.run(self.cancels.finish, self.connection.clock.micros())
             await adoption.finish()
             await adoption.hold_for_answer(*before)
             await self.cancels.share_again()

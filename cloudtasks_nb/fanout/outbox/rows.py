@@ -321,6 +321,10 @@ class Rows(Repository):
                     ORDER BY first, ref LIMIT 10000"""
         return self._firsts(query, batch, start=after + 1, state=state, fact=fact)
 
+    def being_deleted(self, batch: str) -> list[int]:
+        """Return the refs of the rows whose tasks a cancel deletes, or has left in the queue."""
+        return self._firsts(f"SELECT ref FROM {sql.ROWS} AND state = {State.SENT:d} AND deleting = try", batch)
+
     @reading
     def tasks(self, connection: Connection, batch: str, refs: Iterable[int], later: int = 0) -> list[str]:
         """Return the newest tasks of rows of a batch, by ascending refs; or those of so many tries later."""

@@ -511,6 +511,26 @@ def test_an_attempt_that_runs_when_its_task_is_deleted_is_not_recalled(state: Ba
     assert batch.progress().succeeded == len(ROWS_OF_ALL)
 
 
+def test_who_owns_a_batch_after_a_cancel_finishes_that(state: Batches) -> None:
+    """The home that has cancelled it ended before it could delete the tasks."""
+    state.begin()
+    state.queue("pause")
+    state.cell("ada", rows=range(4))
+    state.wait(5.0)
+    state.call("BatchDeleteTasks", "down")
+    batch = state.open("bob")
+    state.kernels["bob"].do(lambda _: batch.cancel())
+    state.wait(5.0)
+    state.kill("bob")
+    state.rpcs.clear()
+    state.wait(150.0)
+    state.cell("ada")
+    state.wait(30.0)
+    state.queue("resume")
+    state.wait(30.0)
+    assert state.succeeded.keys() == {*range(4, 8)}
+
+
 TestBatches = Batches.TestCase
 TestBatches.settings = settings(
     **({} if settings.default is settings.get_profile("long") else FEW),
