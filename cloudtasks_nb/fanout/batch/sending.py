@@ -272,12 +272,11 @@ class Sending:
 
     async def _wait_for_owner(self, owner: BatchOwner) -> None:
         """Wait until the batch can be sent from here: the store answers, or the home that owns it has stopped."""
-        self.error = None
-        self.trouble = owner.silence
+        silent = self.error if isinstance(self.error, StoreError) else None
+        self.error, self.trouble = None, owner.silence or silent
         self.changed()
         with suppress(StoreError):
             await owner.until_free(lambda: self._requested)
-        self.trouble = owner.silence
         if not owner.over:
             await self.clock.sleep(_STORE_POLL)
         self._requested |= await self.outbox.run(self.outbox.requests.waiting, self.record.whole)

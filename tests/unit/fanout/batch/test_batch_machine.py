@@ -532,6 +532,19 @@ def test_who_owns_a_batch_after_a_cancel_finishes_that(state: Batches) -> None:
     assert state.succeeded.keys() == {*range(4, 8)}
 
 
+def test_a_verb_ends_while_the_store_is_down(state: Batches) -> None:
+    """It reads what can be read, although the sending waits for the store."""
+    state.begin(ratio=0.0)
+    state.cell("ada")
+    state.wait(5.0)
+    state.store("ada", "down")
+    state.again("ada", "resend")
+    state.wait(5.0)
+    began = state.world.elapsed
+    state.again("ada", "retry_failed")
+    assert state.world.elapsed - began < 60
+
+
 TestBatches = Batches.TestCase
 TestBatches.settings = settings(
     **({} if settings.default is settings.get_profile("long") else FEW),
