@@ -192,7 +192,8 @@ class Batch:
         >>> batch.status().state
         'failed'
         """
-        return self._tracker.progress.status
+        self._own_tracker.there()
+        return self._view.status()
 
     def wait(self, timeout: Any = None) -> Progress:
         """Wait until every row is final; an interrupt stops the waiting, not the sending.

@@ -36,7 +36,7 @@ from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG, names_handler, un
 from cloudtasks_nb.fanout.batch.progress import NOT_READ, Progress
 from cloudtasks_nb.fanout.batch.request import FanOutRequest
 from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
-from cloudtasks_nb.fanout.batch.status import stored_progress
+from cloudtasks_nb.fanout.batch.status import aged, stored_progress
 from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.batch.versions import difference_to, give_function, notify_spooled
@@ -482,7 +482,7 @@ class Catalog:
     def _progress(self, record: BatchRecord) -> Progress:
         tracker = self._trackers.get(record.id)
         now = self._connection.clock.now()
-        return stored_progress(self.outbox, record, now) if tracker is None else tracker.progress
+        return stored_progress(self.outbox, record, now) if tracker is None else aged(tracker.progress, now)
 
 
 def _finish_all_jobs() -> None:

@@ -38,7 +38,16 @@ from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
 from cloudtasks_nb.store.store import Store
 
-__all__ = ["NO_LOG", "OutcomeTracker", "Subscribed", "names_handler", "outcome_notes", "unread_since", "unseen_note"]
+__all__ = [
+    "NO_LOG",
+    "OutcomeTracker",
+    "Subscribed",
+    "moment",
+    "names_handler",
+    "outcome_notes",
+    "unread_since",
+    "unseen_note",
+]
 
 #: The note on outcomes of a queue without a log.
 NO_LOG = (
@@ -168,7 +177,7 @@ class OutcomeTracker:
         recorded = await self.outbox.run(self.outbox.outcomes.record, self.batch, evidence)
         self.search.ended(recorded.ended)
         self._unexplained |= recorded.unexplained
-        self.pace.add(recorded.ends, recorded.failed)
+        self.pace.add(recorded.ends, recorded.failed, recorded.succeeded)
         if not self.has_results and any(one.source is Source.RESULTS for one in evidence):
             self.has_results = True
             await self._change(lambda facts: replace(facts, has_results=True))
@@ -237,9 +246,9 @@ class OutcomeTracker:
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)
         if snapshot.values is not None or snapshot.gone:
-            self.sources["queue"] = _moment(snapshot.at)
+            self.sources["queue"] = moment(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
-            self.sources["log"] = _moment(snapshot.log_until)
+            self.sources["log"] = moment(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     async def read_failed(self) -> None:
@@ -347,10 +356,18 @@ class OutcomeTracker:
         if not retrying.rows:
             return None
         of = f" of {limit}" if limit is not None else ""
-        # A task that is due later than its longest pause was seen by another clock than that of `now`.
-        due = retrying.due if retrying.due and 0 < retrying.due - now <= self._longest_pause * _SECOND else None
+        due = self.due(now)
         after = f", next in {duration_text(round((due - now) / _SECOND))}" if due else ""
         return f"attempt {retrying.attempts + 1}{of}{after}"
+
+    def due(self, now: int) -> int | None:
+        """Return when the next attempt is due, microseconds since 1970; of rows that were never tried, the first one.
+
+        None if that is not known, or was before.
+        """
+        due, longest = (self.retrying.due, self._longest_pause) if self.retrying.rows else (self._due, math.inf)
+        # A task that is due later than its longest pause was seen by another clock than that of `now`.
+        return due if due and 0 < due - now <= longest * _SECOND else None
 
     @property
     def _longest_pause(self) -> float:
@@ -368,7 +385,8 @@ class OutcomeTracker:
         return min(int(running), sent)
 
 
-def _moment(at: int) -> dt.datetime:
+def moment(at: int) -> dt.datetime:
+    """Return a time, which is given in microseconds since 1970."""
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
 
 

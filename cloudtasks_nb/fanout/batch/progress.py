@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cloudtasks_nb._frames import ENDS, IN_QUEUE, STATES, TASK_STATES
+from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.gate import Gate
@@ -37,7 +38,7 @@ class Status:
     - ``held``: a canary or ``pause_at`` holds rows back: see ``batch.errors()``. Or another home may have sent them:
       ask whom the reason names. ``batch.resume()`` sends them.
     - ``paused``: the queue is paused; ``queue.resume()`` ends that.
-    - ``failing``: an attempt failed in the last minute; ``batch.errors()`` says why.
+    - ``failing``: an attempt has failed, and no row has succeeded since; ``batch.errors()`` says why.
     - ``running``: none of these. The reason may be a schedule, the queue's limit, or that nobody watches.
 
     When every row has ended, it is the first of these:
@@ -66,13 +67,20 @@ class Status:
     action: str | None = None  #: the line of Python that helps
     #: who sends it, if homes share its store and rows have not ended: "this home", or another one and when it was seen
     owner: str | None = None
+    #: how many seconds old this is, if more than 5 and rows have not ended: then there is no rate and no end
+    age: float | None = field(default=None, compare=False)
 
     @property
     def sentence(self) -> str:
-        """State, reason and action in one line."""
+        """State, reason, age and action in one line."""
         state = f"{self.state} (owner: {self.owner})" if self.owner and self.state else self.state
-        words = ": ".join(filter(None, (state, self.reason)))
+        words = "; ".join(filter(None, (": ".join(filter(None, (state, self.reason))), self._age_text)))
         return f"{words} → {self.action}" if self.action else words
+
+    @property
+    def _age_text(self) -> str | None:
+        """How old this is, as text."""
+        return None if self.age is None else f"as of {duration_text(self.age)} ago"
 
     def __repr__(self) -> str:
         return self.sentence
@@ -201,6 +209,7 @@ class Progress(Status):
             text += f"; {self.rate:,.1f}/s"
         if self.eta is not None and not self.finished:
             text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
+        text += f"; {self._age_text}" if self._age_text else ""
         return escape_controls(mask_text(text))
 
 
@@ -230,9 +239,11 @@ class Facts:
     error: str | None = None  #: what ended the sending
     troubles: Sequence[str] = ()  #: what else delays the batch, a sentence each
     paused: str | None = None  #: the queue, if it is paused
-    failed_at: dt.datetime | None = None  #: when the last attempt failed
+    failed_at: dt.datetime | None = None  #: when the last attempt failed, if no row has succeeded since
+    due: dt.datetime | None = None  #: when the next attempt is due, or the first one of rows that were never tried
     rate: float | None = None  #: rows that end in a second
     limit: float | None = None  #: tasks that the queue dispatches in a second at most
+    at_once: int | None = None  #: attempts that the queue makes at a time, if so many are made now
     waiting: int = 0  #: rows that wait for the time of their schedule or of their next attempt
     scheduled: int = 0  #: those of them that were never tried
     settling: int = 0  #: rows that have left the queue, and whose outcome is awaited
@@ -251,11 +262,12 @@ class Pace:
     def __init__(self) -> None:
         self._ends: Counter[int] = Counter()
         self.last: int | None = None  #: the second in which the last row ended
-        self.failed: int | None = None  #: the second in which the last attempt failed
+        self.failed = 0  #: the second in which the last attempt failed; 0: none did
+        self.succeeded = 0  #: the second in which the last row succeeded; 0: none did
 
-    def add(self, ends: Mapping[int, int], failed: int | None) -> None:
-        """Add rows that have ended, by seconds since 1970, and the second of a failed attempt."""
-        self.failed = failed if self.failed is None or (failed or 0) > self.failed else self.failed
+    def add(self, ends: Mapping[int, int], failed: int | None, succeeded: int | None = None) -> None:
+        """Add rows that have ended, by seconds since 1970, and the seconds of a failed attempt and of a success."""
+        self.failed, self.succeeded = max(self.failed, failed or 0), max(self.succeeded, succeeded or 0)
         self._ends.update(ends)
         self.last = max(self._ends, default=None)
         since = (self.last or 0) - 2 * _WINDOW

@@ -24,13 +24,22 @@ from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.endpoint import Endpoint
 
-__all__ = ["absent_handlers", "part_of", "progress_of", "read_facts", "status_of", "stored_progress", "unanswered_note"]
+__all__ = [
+    "absent_handlers",
+    "aged",
+    "part_of",
+    "progress_of",
+    "read_facts",
+    "status_of",
+    "stored_progress",
+    "unanswered_note",
+]
 
+_RECENT = 5.0  # seconds for which figures need no age
+_LAST_READ = "last read"
 _FRESH = dt.timedelta(seconds=15)  # for which what another process has stored counts as seen now
-_FAILING = dt.timedelta(minutes=1)  # after the last failed attempt
 _AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits the batch
 _FARTHEST = 1e9  # seconds; what is expected later is no forecast
-_SAME_DAY = dt.timedelta(hours=20)  # for which a time of day is enough
 
 
 def status_of(facts: Facts) -> Status:
@@ -57,7 +66,7 @@ def status_of(facts: Facts) -> Status:
     elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
         return earlier  # another process watches the batch, and has stored this
     else:
-        age = f"last read {duration_text((facts.now - facts.at).total_seconds())} ago" if facts.at else None
+        age = f"{_LAST_READ} {duration_text((facts.now - facts.at).total_seconds())} ago" if facts.at else None
         state, reason, action = "running", age, None
     moves = found is not None and state in {"running", "failing"}
     rate, eta = _forecast(facts, opened) if moves else (None, None)
@@ -88,6 +97,13 @@ def progress_of(facts: Facts, status: Status | None = None) -> Progress:
     return Progress(total=total, **names, **split, settling=settling, sources=facts.sources, **known)
 
 
+def aged(progress: Progress, now: dt.datetime) -> Progress:
+    """Return how a batch is with its age at a moment, by the clock of the service."""
+    age = 0.0 if progress.at is None or progress.finished else (now - progress.at).total_seconds()
+    said = (progress.reason or "").startswith(_LAST_READ)
+    return replace(progress, age=round(age), rate=None, eta=None) if age > _RECENT and not said else progress
+
+
 def part_of(outbox: Outbox, whole: Facts, status: Status, rows: Scope) -> tuple[Facts, Progress]:
     """Return what is known of some rows of a batch, and how they are.
 
@@ -114,6 +130,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate, now: dt.datetime
     counts, stored = record.counts, record.facts.progress
     earlier = None if stored is None else unpack(stored)
     same = earlier is not None and earlier.pending == counts[State.SENT]
+    failing = earlier is not None and earlier.state == "failing" and earlier.succeeded == counts[State.SUCCEEDED]
     unknown = None if counts[State.SENT] else 0
     waits = counts[State.UNSENT] + record.doubtful > 0  # else it is known of each row that it was sent
     return Facts(
@@ -122,6 +139,7 @@ def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate, now: dt.datetime
         split={name: getattr(earlier, name) if same else unknown for name in IN_QUEUE},
         sources={} if earlier is None else earlier.sources,
         earlier=None if earlier is None else earlier.status,
+        failed_at=earlier.since if earlier is not None and failing else None,
         doubtful=record.doubtful,
         changed=record.changed,
         gate=gate,
@@ -165,7 +183,8 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
     if facts.silent:
         yield "stopped", facts.silent, None
     if facts.absent:
-        yield "stopped", *facts.absent[0]
+        which, line = facts.absent[0]
+        yield "stopped", f"{which}; the batch goes on by itself when one does", line
     unsent = facts.counts[State.UNSENT]
     if unsent + facts.doubtful and not (facts.sends or facts.cancelling or facts.gate.held or facts.unread):
         yield _unsent(facts, unsent)
@@ -178,8 +197,9 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
     if facts.paused:
         yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"
     reason = next(_reasons(facts, opened), None)
-    if facts.failed_at is not None and facts.now - facts.failed_at < _FAILING:
-        yield "failing", _failures(facts) or reason, "batch.errors()"
+    if facts.failed_at is not None:
+        again = f"the next attempt is due at {_moment(facts.due)}" if facts.retried and facts.due else None
+        yield "failing", "; ".join(filter(None, (_failures(facts) or reason, again))) or None, "batch.errors()"
     yield "running", reason, None
 
 
@@ -205,14 +225,21 @@ def _reasons(facts: Facts, opened: int) -> Iterator[str]:
     if facts.settling:
         yield f"{facts.settling:,} settling: their log entries are awaited"
     if facts.scheduled == opened:
-        yield f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled for later"
+        when = f"for {_moment(facts.due)}" if facts.due else "for later"
+        yield f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled {when}"
     if facts.ahead and not facts.rate:
         which = f"batch {next(iter(facts.ahead))}" if len(facts.ahead) == 1 else f"{len(facts.ahead)} batches"
         yield f"{counted(sum(facts.ahead.values()), 'tasks')} of {which} before it"
     _, eta = _forecast(facts, opened)
-    if eta is not None and facts.limit and (facts.rate or 0) >= _AT_LIMIT * facts.limit:
-        moment = "%H:%M" if eta - facts.now < _SAME_DAY else "%Y-%m-%d %H:%M"
-        yield f"at the queue's limit of {facts.limit:,.6g}/s, not before {eta:{moment}} UTC"
+    until = "" if eta is None else f", not before {_moment(eta)}"
+    if until and facts.limit and (facts.rate or 0) >= _AT_LIMIT * facts.limit:
+        yield f"at the queue's limit of {facts.limit:,.6g}/s{until}"
+    if facts.at_once is not None:
+        yield f"at the queue's limit of {facts.at_once:,} at a time (max_concurrent){until}"
+
+
+def _moment(at: dt.datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _failures(facts: Facts) -> str | None:

@@ -11,7 +11,6 @@ A tracker keeps itself alive while it has work; afterwards it lives as long as s
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import math
 from collections import deque
@@ -28,7 +27,7 @@ from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, gate_of, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, outcome_notes
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, moment, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Reading, Sending
@@ -459,7 +458,9 @@ class Tracker:
         limits = [values.get(name) for name in ("rate", "effective_rate")]
         limit = min((limit for limit in limits if limit), default=None)
         until, settling = outcomes.sources.get("log"), min(outcomes.search.settling, record.counts[State.SENT])
-        silent, failed = self._unanswered(), outcomes.pace.failed
+        silent, pace, due = self._unanswered(), outcomes.pace, outcomes.due(clock.micros())
+        failed_at = moment(1_000_000 * pace.failed) if pace.failed > pace.succeeded else None
+        at_once, running = values.get("max_concurrent"), values.get("running")
         note = None
         if silent is not None:
             unsent, endpoint = record.counts[State.UNSENT], self.connection.endpoint
@@ -475,9 +476,11 @@ class Tracker:
             error=None if self.error is None else str(self.error),
             troubles=self.blockers(),
             paused=self.queue.queue if values.get("state") == "PAUSED" else None,
-            failed_at=None if failed is None else dt.datetime.fromtimestamp(failed, dt.UTC),
-            rate=None if until is None else outcomes.pace.per_second(until.timestamp(), limit),
+            failed_at=failed_at if pace.failed or pace.succeeded else self._stored.failed_at,
+            due=None if due is None else moment(due),
+            rate=None if until is None else pace.per_second(until.timestamp(), limit),
             limit=limit,
+            at_once=at_once if at_once and (running or 0) >= at_once else None,
             waiting=sum(split[name] or 0 for name in ("scheduled", "retrying")),
             scheduled=split["scheduled"] or 0,
             settling=settling,

@@ -20,10 +20,10 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.errors import check_rendered
 from cloudtasks_nb.fanout.batch.live import show_in_tab
-from cloudtasks_nb.fanout.batch.progress import Facts, Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
-from cloudtasks_nb.fanout.batch.status import part_of
+from cloudtasks_nb.fanout.batch.status import aged, part_of
 from cloudtasks_nb.fanout.batch.table import ReadRows, row_texts
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -342,15 +342,19 @@ class BatchView:
         """Return how the rows are; never calls the service."""
         return self._seen()[1]
 
+    def status(self) -> Status:
+        """Return how the batch is; never calls the service."""
+        return aged(self._tracker.progress, self._tracker.connection.clock.now()).status
+
     def _seen(self) -> tuple[Facts, Progress]:
         """Return what is known of the rows, and how they are."""
-        facts, whole = self._tracker.facts, self._tracker.progress
+        facts, whole, now = self._tracker.facts, self._tracker.progress, self._tracker.connection.clock.now()
         if self.part is None:
-            return facts, whole
+            return facts, aged(whole, now)
         changed = self.changed()
         if self._counted is None or self._counted[:2] != (changed, whole):
             self._counted = changed, whole, *part_of(self._outbox, facts, whole.status, self._rows)
-        return self._counted[2:]
+        return self._counted[2], aged(self._counted[3], now)
 
     def working(self) -> bool:
         """Return whether this process works on the batch, as `Tracker.sending`."""

@@ -65,6 +65,7 @@ class Recorded:
     unsent: int = 0  #: how many were not known to be sent
     ends: Counter[int] = field(default_factory=Counter)  #: rows that ended by an attempt, by the second of its end
     failed: int | None = None  #: the second in which the last attempt ended that failed
+    succeeded: int | None = None  #: the second in which the last row ended that has succeeded
     #: Tasks whose newest attempt failed without a word of its handler, and whether they are final.
     unexplained: dict[str, bool] = field(default_factory=dict)
 
@@ -168,6 +169,8 @@ def _record_page(connection: Connection, batch: str, num: int, page: Sequence[Ev
                 recorded.ends[second] += 1
             if row.status or row.state == State.FAILED:
                 recorded.failed = max(recorded.failed or 0, second)
+            elif row.state == State.SUCCEEDED:
+                recorded.succeeded = max(recorded.succeeded or 0, second)
     return corrected
 
 

@@ -42,7 +42,7 @@ BATCHES: dict[str, tuple[dict[State, int], dict[str, Any]]] = {
 #: What an operator asks of each: what is wrong, why, where, since when, how much, when it ends, what helps.
 ANSWERS = [
     ("paused", "the queue reports is paused and dispatches nothing", "reports", "40 of 100", None, "Resume queue"),
-    ("stopped", ABSENT[0], "invoices", "0 of 20,000", None, ABSENT[1]),
+    ("stopped", f"{ABSENT[0]}; the batch goes on by itself when one does", "invoices", "0 of 20,000", None, ABSENT[1]),
     (
         "failing",
         "last errors of rows that are tried again: RESOURCE_EXHAUSTED 4,233",
@@ -51,7 +51,7 @@ ANSWERS = [
     ("unknown", f"10,000 gone: {next(iter(LOST))}", "nightly", "0 known of 10,000", "11:54:00", "Send again"),
     (
         "running",
-        "at the queue's limit of 1/s, not before 17:29 UTC",
+        "at the queue's limit of 1/s, not before 2026-01-01 17:29:28 UTC",
         *("crm", "232 of 20,000", "17:29:28", ""),
     ),
     ("running", "", "orders", "9,000 of 100,000", "12:07:51", ""),

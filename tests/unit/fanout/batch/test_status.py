@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog, outbox_path
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.progress import NOT_READ, Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
-from cloudtasks_nb.fanout.batch.status import part_of, progress_of, read_facts, status_of, stored_progress
+from cloudtasks_nb.fanout.batch.status import aged, part_of, progress_of, read_facts, status_of, stored_progress
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import IMPORTED, BatchFacts, Cancel, whole
 from cloudtasks_nb.fanout.states import State
@@ -30,6 +30,7 @@ from tests.unit.fanout.conftest import NOW, chunks, put, put_facts, refs, spool
 
 ROWS = 100
 MOMENT = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+FAR = dt.datetime(2126, 1, 1, 12, tzinfo=dt.UTC)
 AGO = dt.timedelta(seconds=2)
 
 
@@ -68,6 +69,12 @@ SITUATIONS = {
     "being sent": Situation("running", "", {"sent": 40}, SEEN),
     "rate-limited": Situation("running", "at the queue's limit of 1/s, not before ", ALL_SENT, LIMITED),
     "scheduled": Situation("running", "100 rows are scheduled for later", ALL_SENT, LATER),
+    "scheduled once": Situation(
+        "running", "100 rows are scheduled for 2126-01-01 12:00:00 UTC", ALL_SENT, {**LATER, "due": FAR}
+    ),
+    "one at a time": Situation(
+        "running", "at the queue's limit of 1 at a time (max_concurrent)", ALL_SENT, {**SEEN, "at_once": 1}
+    ),
     "behind a batch": Situation("running", "2,787 tasks of batch aa before it", ALL_SENT, {**SEEN, "ahead": AHEAD}),
     "behind two": Situation("running", "2,797 tasks of 2 batches before it", ALL_SENT, {**SEEN, "ahead": TWO_AHEAD}),
     "beside a batch": Situation("running", "", ALL_SENT, {**SEEN, "ahead": AHEAD, "rate": 5.0}),
@@ -77,7 +84,13 @@ SITUATIONS = {
     ),
     "a log that cannot be read": Situation("running", "no right", ALL_SENT, {**SEEN, "troubles": ["no right"]}),
     "a paused queue": Situation("paused", "the queue q is paused", ALL_SENT, PAUSED, action="queue.resume()"),
-    "a dead target": Situation("stopped", "no handler listens at h:1", ALL_SENT, ABSENT, action="ct.serve(bmi)"),
+    "a dead target": Situation(
+        "stopped",
+        "no handler listens at h:1 (bmi); the batch goes on by itself when one does",
+        ALL_SENT,
+        ABSENT,
+        action="ct.serve(bmi)",
+    ),
     "a dead emulator": Situation("stopped", "nothing answers", {"sent": 99}, {**SEEN, "silent": "nothing answers"}),
     "a dead sender": Situation(
         "stopped", "60 unsent, and no process sends", {"sent": 40}, {"watched": True, "at": AGO}, action=RESUME
@@ -98,6 +111,13 @@ SITUATIONS = {
         "last errors of rows that are tried again: RESOURCE_EXHAUSTED 60",
         {"sent": 99, "failed": 1},
         {**FAILED_NOW, "retried": {"RESOURCE_EXHAUSTED": 60}},
+        action="batch.errors()",
+    ),
+    "failing for long": Situation(
+        "failing",
+        "last errors of rows that are tried again: RESOURCE_EXHAUSTED 60; the next attempt is due at 2126-01-01 12:00",
+        {"sent": 60, "succeeded": 40},
+        {**SEEN, "failed_at": dt.timedelta(hours=3), "retried": {"RESOURCE_EXHAUSTED": 60}, "due": FAR},
         action="batch.errors()",
     ),
     "cancelled from elsewhere": Situation(
@@ -289,3 +309,32 @@ def test_some_rows_of_a_batch_are_as_they_have_ended(others: dict[State, int], w
     outbox: Any = SimpleNamespace(batches=SimpleNamespace(counts=lambda _: rows), causes=causes)
     _, part = part_of(outbox, Facts(now=MOMENT, counts={}), Status(state="running"), whole("a"))
     assert (part.state, part.total) == (word, 2 + sum(others.values()))
+
+
+@cases((5.0, None), (14.2, "as of 14 s ago"), (125.0, "as of 2 min 05 s ago"))
+def test_figures_have_an_age(outbox: Outbox, seconds: float, text: str | None) -> None:
+    """Old ones tell no rate and no end."""
+    batch = make(outbox, SITUATIONS["healthy"])
+    progress = seen(outbox, batch, SITUATIONS["healthy"], MOMENT)
+    assert progress.at is not None
+    shown = aged(progress, progress.at + dt.timedelta(seconds=seconds))
+    assert (shown.rate is None, shown.eta is None) == (text is not None,) * 2
+    assert ((text or "ago") in repr(shown), (text or "ago") in repr(shown.status)) == (text is not None,) * 2
+    assert aged(shown, MOMENT).status == shown.status
+
+
+def test_an_end_has_no_age(outbox: Outbox) -> None:
+    """What is final stays."""
+    case = replace(SITUATIONS["all succeeded"], known=SEEN)
+    progress = seen(outbox, make(outbox, case), case, MOMENT)
+    assert aged(progress, MOMENT + dt.timedelta(hours=1)) == progress
+
+
+def test_a_batch_fails_until_a_row_succeeds(outbox: Outbox) -> None:
+    """Also for a process that opens it later."""
+    case = SITUATIONS["failing for long"]
+    batch = make(outbox, case)
+    put_facts(outbox, batch, progress=asdict(seen(outbox, batch, case, MOMENT)))
+    assert read_facts(outbox, *read_batch(outbox, batch), MOMENT).failed_at is not None
+    put(outbox, batch, refs(outbox, batch)[:1], State.SUCCEEDED)
+    assert read_facts(outbox, *read_batch(outbox, batch), MOMENT).failed_at is None
