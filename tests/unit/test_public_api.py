@@ -172,7 +172,7 @@ def test_attributes(kind: str) -> None:
 
 def test_progress_has_a_field_for_each_state() -> None:
     """The word and the sentence of the batch come first, then the counts in the order of the states."""
-    status = ["state", "reason", "since", "at", "rate", "eta", "action", "owner"]
+    status = ["state", "reason", "since", "at", "rate", "eta", "action", "owner", "age"]
     assert [field.name for field in fields(ct.Progress)] == [*status, "total", *STATES, "settling", "sources"]
 
 
