@@ -515,10 +515,10 @@ class Sender:
 
     async def _learn_time(self) -> None:
         """After a silence, as of a machine that has slept, have the service say what time it has."""
-        if seconds_since_boot() - self._heard > _SILENCE:
+        while (asked := seconds_since_boot()) - self._heard > _SILENCE:
             with suppress(CloudTasksError):
                 await self.transport.raw("GetQueue", name_request(self._queue), resource_name=self._queue)
-            self._heard = seconds_since_boot()
+            self._heard = max(self._heard, asked)
 
     def _is_repeatable(self, request: Request) -> bool:
         """Return whether the names of its tasks are surely not free again, should it have been sent."""
@@ -535,7 +535,7 @@ class Sender:
         unclear, pauses = False, backoff(*_PAUSES)
         for tries in count(1):
             async with pace as epoch:
-                began = self.clock.ticks()
+                began, asked = self.clock.ticks(), seconds_since_boot()
                 if began >= deadline or (self._end.done() and deadline == math.inf):
                     break
                 if request is not None and not await self._may_send(request, unclear=unclear):
@@ -557,7 +557,7 @@ class Sender:
                     pace.failed(epoch)
                     self.report(Report(error=error))
                 else:
-                    self._heard = seconds_since_boot()
+                    self._heard = max(self._heard, asked)  # an answer may be read long after it came
                     self._unclear.pop(data, None)
                     pace.succeeded()
                     return _Reply(data=answer, unclear=unclear)

@@ -9,6 +9,7 @@ from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
+from cloudtasks_nb.fanout.sender import sender
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.unit.fanout.conftest import (
@@ -82,6 +83,22 @@ def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> N
     }
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service)
+
+
+def test_after_a_silence_the_service_is_asked_for_its_time(
+    outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that was read after the machine had slept tells no time but that before it."""
+    boot = [0.0]
+
+    def sleep(rpc: str, number: int) -> None:
+        boot[0] += 10.0 if (rpc, number) == ("BatchCreateTasks", 3) else 0.0
+
+    monkeypatch.setattr(sender, "seconds_since_boot", lambda: boot[0])
+    service = Service(after=sleep)
+    run_send(outbox, batch, service, in_flight=1)
+    assert service.calls["GetQueue"] > 0
     assert_each_once(outbox, batch, service)
 
 
