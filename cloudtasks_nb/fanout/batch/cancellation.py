@@ -174,16 +174,22 @@ class Cancellation:
 
         Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
         """
-        error = await self._delete_tasks(self.outbox.deletions(rows), rows)  # at once, and again after the wait
-        if error is not None and not isinstance(error, QueueNotFoundError):
-            return error
+        error, silent = await asyncio.gather(self._delete_known(rows), self._take(owner))
+        return silent or error
+
+    async def _take(self, owner: BatchOwner) -> CloudTasksError | None:
         try:
             async with owner.own(Purpose.CANCELS):
-                self.trouble = None
+                return None
         except StoreError as silent:
             self.trouble = f"another home may still send this batch: {silent.message}"
             return silent
-        return None
+
+    async def _delete_known(self, rows: Scope) -> CloudTasksError | None:
+        """Delete the tasks at once that others have sent by now; later ones are deleted after the wait."""
+        await self.reading.adopt(others=True)
+        error = await self._delete_tasks(self.outbox.deletions(rows), rows)
+        return None if isinstance(error, QueueNotFoundError) else error
 
     async def _join(self, rows: Scope) -> CloudTasksError | None:
         """Wait for the results of the requests that are under way: their tasks have to be deleted too.

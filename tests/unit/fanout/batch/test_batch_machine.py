@@ -539,6 +539,20 @@ def test_who_owns_a_batch_after_a_cancel_finishes_that(state: Batches) -> None:
     assert state.succeeded.keys() == {*range(4, 8)}
 
 
+def test_a_cancel_deletes_at_once_what_another_home_has_sent(state: Batches) -> None:
+    """It does not wait until that home can send no more; what comes later is deleted then."""
+    state.begin()
+    state.queue("pause")
+    state.cell("ada", rate=0.5)
+    state.wait(5.0)
+    state.stop("ada", asleep=False)
+    batch = state.open("bob")
+    state.kernels["bob"].do(lambda _: batch.cancel())
+    state.wait(30.0)
+    assert state.cloud.creations
+    assert not [one for one in state.evidence() if one.source is Source.QUEUE]
+
+
 def test_a_verb_ends_while_the_store_is_down(state: Batches) -> None:
     """It reads what can be read, although the sending waits for the store."""
     state.begin(ratio=0.0)
