@@ -284,22 +284,6 @@ def test_an_object_that_was_packed_after_its_listing_is_found(
     assert "1.jsonl is listed in" in str(results.sync())
 
 
-def test_threads_that_read_at_once_count_everything_once(store: Counting, outbox: Outbox, batch: str) -> None:
-    """Eight of them, and a writer meanwhile."""
-    writer = ResultWriter(store)
-    for number in range(10):
-        lines(store, batch, f"{number}.jsonl", b"bad\n", result(batch, number, value=number))
-    with ThreadPoolExecutor(9) as pool:
-        reading = [pool.submit(StoredResults(outbox, store, batch).sync) for _ in range(8)]
-        for row in range(10, 30):
-            writer.put(result(batch, row, value=row))
-        assert [one.result() for one in reading] == [None] * 8
-    results = StoredResults(outbox, store, batch)
-    results.sync()
-    assert values(results, batch, 30) == list(range(30))
-    assert (outbox.results.bad(batch), outbox.results.count(batch)) == (10, 30)
-
-
 def names(store: Store, batch: str) -> list[str]:
     """Return the names of the objects with results of a batch."""
     return [path.removeprefix(f"results/{batch}/") for page in store.pages(f"results/{batch}/") for path in page]

@@ -1,8 +1,6 @@
 """A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
 
 import re
-import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -16,17 +14,6 @@ from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
-
-
-@pytest.mark.parametrize("name", [None, "nightly"])
-def test_the_same_cell_three_times_is_one_batch(outbox: Outbox, name: str | None) -> None:
-    """Running a cell again attaches to its batch and adds nothing."""
-    first = spool(outbox, chunks(range(250)), name=name)
-    for _ in range(2):
-        again = spool(outbox, chunks(range(250)), name=name)
-        assert again == replace(first, created=False, added=0, known=250, left={State.UNSENT: 250})
-    assert tables(outbox.path)["rows"] == tables(outbox.path)["keys"] == 250
-    assert tables(outbox.path)["hidden"] == 0
 
 
 @pytest.mark.parametrize("by_id", [False, True])
@@ -141,28 +128,6 @@ def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -
         spool(outbox, again, name="days", skip=True)
 
 
-def test_other_batches_are_compared_before_the_write_lock(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others wait for the writing of the new rows alone: the rows of other batches are read without the lock."""
-    for at in range(0, 500, 100):
-        spool(outbox, chunks(range(at, at + 100)))
-    read: set[str | None] = set()
-    prepare = Incoming.prepare
-
-    def note(action: int, table: str | None, *_: object) -> int:
-        if action == sqlite3.SQLITE_READ:
-            read.add(table)
-        return sqlite3.SQLITE_OK
-
-    def watched(incoming: Incoming) -> None:
-        prepare(incoming)
-        incoming._connection.set_authorizer(note)
-
-    monkeypatch.setattr(Incoming, "prepare", watched)
-    assert spool(outbox, chunks(range(500, 600))).added == 100
-    assert "batches" in read
-    assert "keys" not in read
-
-
 @pytest.mark.parametrize("name", [None, "n"])
 def test_rows_that_others_add_meanwhile_are_compared_too(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, name: str | None
@@ -197,18 +162,6 @@ def test_rows_of_a_batch_without_a_name(outbox: Outbox) -> None:
     assert [one.scope and one.scope.rows for one in again] == [3, 9, 3]
     assert {one.batch for one in again} == {first.batch}
     assert tables(outbox.path)["rows"] == 9
-
-
-def test_rows_of_two_batches_without_a_name(outbox: Outbox) -> None:
-    """They are refused, unless one of the two has all of them; so are rows of other templates."""
-    first, second = (spool(outbox, chunks(range(at, at + 3))) for at in (0, 3))
-    with pytest.raises(BatchExistsError, match=r"^\d of these 6 rows are in the batch \w+ already, 3 in \w+"):
-        spool(outbox, chunks(range(6)))
-    spool(outbox, chunks(range(1, 4)), name="named")
-    assert spool(outbox, chunks(range(1, 3))).batch == first.batch
-    with pytest.raises(BatchExistsError, match="it was made of other templates"):
-        spool(outbox, chunks(range(4, 9)), recipe=b"other")
-    assert spool(outbox, chunks(range(3, 6))).batch == second.batch
 
 
 def test_an_id_is_the_name_of_a_batch_on_another_disk(outbox: Outbox, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What the outbox keeps of batches and rows, and how they are found."""
 
-import sqlite3
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
@@ -27,21 +26,7 @@ from tests.unit.fanout.conftest import (
     spool,
     tables,
     task,
-    watched,
 )
-
-
-def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
-    """To find a batch by its id costs the same however many there are."""
-    read: list[list[str]] = []
-    batch = spool(outbox, chunks(range(3))).batch
-    for at in (0, 10):
-        for number in range(at):
-            spool(outbox, chunks(range(3)), name=f"batch {number}")
-        read.append([])
-        with watched(outbox, lambda connection: connection.set_trace_callback(read[-1].append)):
-            assert outbox.batches.get(batch).total == 3
-    assert len(read[0]) == len(read[1])
 
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
@@ -162,17 +147,6 @@ def test_facts_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
         assert later.batches.facts(batch) == later.batches.get(batch).facts == EVERY_FACT
         later.batches.change(batch, lambda _: new)
     assert outbox.batches.facts(batch) == new
-
-
-def test_a_fact_that_stays_is_not_written(outbox: Outbox, batch: str) -> None:
-    """Where one fact changes, as the progress does every five seconds, the others are not written again."""
-    outbox.batches.change(batch, lambda _: EVERY_FACT)
-    written = list[str]()
-    outbox._database.write(sqlite3.Connection.set_trace_callback, written.append)
-    put_facts(outbox, batch, progress={"total": 4})
-    assert [statement for statement in written if "INSERT" in statement] == [
-        """INSERT OR REPLACE INTO facts VALUES (1, 'progress', '{"total":4}')"""
-    ]
 
 
 def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:

@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from cloudtasks_nb.errors import BatchExistsError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import IMPORTED, Choice, whole
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import PLACE, all_rows, chunks, put, refs, spool, take, task, tell
+from tests.unit.fanout.conftest import PLACE, all_rows, chunks, put, refs, spool, take, task
 
 ROWS = 5_000  # in three blocks
 
@@ -38,19 +37,6 @@ def given(outbox: Outbox, batch: str) -> list[bytes]:
     return [wire for request in take(outbox, batch) for wire in request.wire]
 
 
-def test_nothing_is_given_out_before_it_is_rendered(outbox: Outbox) -> None:
-    """Own rows of the batch are; what others add later is not."""
-    batch = fetch(outbox, range(300))
-    assert given(outbox, batch) == []
-    spool(outbox, chunks(range(1_000, 1_010)), name="march")
-    assert given(outbox, batch) == [task(str(row)) for row in range(1_000, 1_010)]
-    assert outbox.outcomes.elsewhere(whole(batch), {State.UNSENT}) == outbox.rows.elsewhere(batch) == 300
-    spool(outbox, chunks(range(200)), name="march")
-    assert sorted(given(outbox, batch)) == sorted(task(str(row)) for row in [*range(200), *range(1_000, 1_010)])
-    fetch(outbox, range(2_000, 2_005))
-    assert outbox.rows.elsewhere(batch) == 105
-
-
 @pytest.mark.parametrize("order", ["same", "shuffled"])
 def test_a_row_that_is_rendered_here_gets_its_task(outbox: Outbox, order: str) -> None:
     """Place, state and try stay; of a part of the rows, and beside new ones, only these are changed."""
@@ -69,16 +55,6 @@ def test_a_row_that_is_rendered_here_gets_its_task(outbox: Outbox, order: str) -
     assert all_rows(outbox, batch, "rows")[:ROWS] == list(range(ROWS))
     assert outbox.outcomes.elsewhere(whole(batch), set(State)) == ROWS // 2
     assert outbox.rows.states_of([before[7]]) == {before[7]: State.FAILED}
-
-
-def test_rows_of_another_request_get_no_task(outbox: Outbox) -> None:
-    """Their key is that of a row that was rendered here, and what they send is something else."""
-    batch = fetch(outbox, range(10))
-    other = chunks(range(10), request=lambda row: f"other-{row}")
-    with pytest.raises(BatchExistsError, match="with another request"):
-        spool(outbox, other, name="march")
-    assert outbox.rows.elsewhere(batch) == 10
-    assert set(all_rows(outbox, batch, "wire", wire=True)) == {b""}
 
 
 def test_a_sender_reads_tasks_that_have_come(outbox: Outbox) -> None:
@@ -104,18 +80,3 @@ def test_a_batch_of_another_home_is_compared_row_by_row(outbox: Outbox) -> None:
         connection.commit()
     again = spool(outbox, chunks(range(10)))
     assert (again.batch, again.known, again.added) == (batch, 0, 10)
-
-
-def test_which_rows_a_new_try_would_send(outbox: Outbox) -> None:
-    """By state, by rows and their tasks, and by cause: as `new_try` chooses them."""
-    batch = fetch(outbox, range(10))
-    found, tasks = refs(outbox, batch), all_rows(outbox, batch, "tasks")
-    tell(outbox, batch, found[:2], state=State.FAILED, last_status=13)
-    tell(outbox, batch, found[2:4], state=State.FAILED, last_status=14)
-    elsewhere = outbox.outcomes.elsewhere
-    assert elsewhere(whole(batch), {State.FAILED}) == 4
-    assert elsewhere(whole(batch), {State.FAILED}, Choice(statuses=frozenset({14}))) == 2
-    rows = [(found[0], tasks[0]), (found[1], "another"), (found[2], None), (found[9], None)]
-    assert elsewhere(whole(batch), {State.FAILED}, rows) == 2
-    spool(outbox, chunks(range(10)), name="march")
-    assert elsewhere(whole(batch), set(State)) == 0

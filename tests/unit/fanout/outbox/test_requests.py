@@ -28,16 +28,6 @@ def queue(outbox: Outbox, batch: str) -> RequestQueue:
     return outbox.requests.queue(batch)
 
 
-def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> None:
-    """A sender gets all rows once, in input order, in requests of up to a hundred."""
-    requests = take(outbox, batch)
-    assert [len(request.refs) for request in requests] == [100, 100, 50]
-    assert [ref for request in requests for ref in request.refs] == refs(outbox, batch)
-    assert [one for request in requests for one in request.tasks] == all_rows(outbox, batch, "tasks")
-    assert [one for request in requests for one in request.wire] == all_rows(outbox, batch, "wire", wire=True)
-    assert not any(request.tried for request in requests)
-
-
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
     """The next sender gets unanswered requests again, with their numbers and the time of their first sending."""
     first = take(outbox, batch, 2)
@@ -67,35 +57,6 @@ def test_answers_are_written_down(outbox: Outbox, batch: str, queue: RequestQueu
     assert reasons == ["INVALID_ARGUMENT: no", "INVALID_ARGUMENT: too large"]
     assert [(list(request.refs)[:8], request.tried) for request in after] == [(known[52:60], False)]
     assert after[0].seq != one.seq
-
-
-def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Two senders that heard the same change nothing more, and rows to be sent again are so once."""
-    (one,) = queue.turn([], 1, now=NOW)
-    ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
-    queue.turn([ack], 0, now=NOW)
-    outbox.requests.queue(batch).turn([ack], 0, now=NOW)
-    assert outbox.batches.counts(whole(batch))[State.SENT] == 90
-    rest = [ref for request in queue.turn([], 99, now=NOW) for ref in request.refs]
-    assert sorted(rest) == refs(outbox, batch)[90:]
-
-
-def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """A task may have run before its creation was acknowledged: the row is not made sent again."""
-    (one,) = queue.turn([], 1, now=NOW)
-    tell(outbox, batch, one.refs[0], state=State.SUCCEEDED)
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert outbox.rows.states(whole(batch))[:2] == bytes([State.SUCCEEDED, State.SENT])
-
-
-def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """When a row failed and was tried again before its first answer was written, the new try is still sent."""
-    (one,) = queue.turn([], 1, now=NOW)
-    tell(outbox, batch, one.refs[0], state=State.FAILED)
-    outbox.outcomes.new_try(whole(batch))
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    again = queue.turn([], 1, now=NOW)
-    assert [(list(request.refs), request.attempt) for request in again] == [([one.refs[0]], 2)]
 
 
 def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
@@ -140,18 +101,6 @@ def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: Reques
     assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
-def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
-    (one,) = queue.turn([], 1, now=NOW)
-    assert outbox.requests.void(batch) == set()
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    assert outbox.requests.void(batch) == {one.seq}
-    assert [request.seq for request in take(outbox, batch)] == [one.seq]
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    counts = outbox.batches.counts(whole(batch))
-    assert (counts[State.CANCELLED], counts[State.SENT]) == (150, 100)
-
-
 @pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
 def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int) -> None:
     """The first ones are those of the first input; rows that are no valid task do not count."""
@@ -159,21 +108,6 @@ def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int)
     spool(outbox, chunks(range(250, 500)), name="n")
     known = refs(outbox, batch)
     assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)
-
-
-def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """The service may have the tasks of a killed sender, until the next sender knows."""
-    (one,) = take(outbox, batch, 1)
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 250
-    outbox.requests.find_doubtful(batch)
-    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | {State.UNSENT: 150, State.SENT: 100}
-    assert outbox.rows.states(whole(batch)) == bytes([State.SENT] * 100 + [State.UNSENT] * 150)
-    assert outbox.rows.refs(batch, State.SENT) == []
-    (again,) = queue.turn([], 1, now=NOW, until=0)
-    assert (list(again.refs), again.seq, again.tried) == (list(one.refs), one.seq, True)
-    queue.turn([Ack(seq=again.seq, sent=again.refs[:60], again=again.refs[60:])], 0, now=NOW)
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 190
-    assert len(outbox.rows.refs(batch, State.SENT)) == 60
 
 
 def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> None:

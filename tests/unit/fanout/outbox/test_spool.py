@@ -73,17 +73,6 @@ def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:
     assert outbox.outcomes.new_try(whole(done.batch), allowed=set(State)) == 0
 
 
-def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
-    """Under a name, a row that was no task gives way to the one that is, and the other rows are left."""
-    done = spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n")
-    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
-    mended = spool(outbox, chunks(range(150)), name="n")
-    assert (mended.batch, mended.added, mended.known) == (done.batch, 1, 149)
-    assert outbox.batches.counts(whole(done.batch))[State.REJECTED] == 0
-    assert sorted(all_rows(outbox, done.batch, "rows")) == list(range(150))
-    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
-
-
 def test_a_valid_row_goes_before_a_rejected_one_of_its_key(outbox: Outbox) -> None:
     """Of two rows with one key, only one of which is a task, that one is sent and nothing raises."""
     rows = [chunk([0, 1], key=lambda _: "same", rejected={0: "no URL"})]
@@ -117,12 +106,6 @@ def test_a_batch_that_goes_while_its_rows_are_planned_is_told(outbox: Outbox) ->
         spool(outbox, plan(), name="n")
 
 
-def test_what_is_committed_is_not_called_a_failure(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trouble with the tidying up afterwards does not hide that the rows are safe."""
-    monkeypatch.setattr(outbox, "sweep", lambda: (_ for _ in ()).throw(OutboxError()))
-    assert spool(outbox, chunks(range(10))).added == 10
-
-
 def test_a_locked_outbox_is_told(path: Path) -> None:
     """When another program holds the file, the error says so after the waiting time."""
     with Outbox(path, timeout=0.05) as outbox, closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -147,18 +130,6 @@ def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
 
     assert sorted(at_once(plan)) == [(False, 0, 3_000), (True, 3_000, 0)]
     assert tables(outbox.path)["rows"] == 3_000
-
-
-def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> None:
-    """Rows that another kernel added while these were planned are known at the end."""
-    spool(outbox, chunks(range(100)), name="n")
-    with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spooling:
-        for part in chunks(range(300)):
-            spooling.add(part)
-        other = spool(outbox, chunks(range(200)), name="n")
-        mine = spooling.commit()
-    assert (other.added, other.known, mine.added, mine.known) == (100, 100, 100, 200)
-    assert outbox.batches.find()[0].total == 300
 
 
 PLANNER = """
