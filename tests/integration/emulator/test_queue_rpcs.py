@@ -47,21 +47,6 @@ def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> Non
     assert emulator.client.get_queue(name=name) == made
 
 
-def test_a_paused_queue_holds_its_retries_back(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
-    """A task that failed before a pause is retried only after it; TaskETA is the schedule time of GetTask."""
-    queue = failed_once.name.partition("/tasks/")[0]
-    assert emulator.client.pause_queue(name=queue).state == State.PAUSED
-    emulator.advance(60)
-    other = emulator.enqueue(emulator.make_queue(), target.url)
-    target.wait(2)
-    emulator.gone(other.name)
-    assert emulator.client.get_task(name=failed_once.name).dispatch_count == 1
-    assert emulator.client.resume_queue(name=queue).state == State.RUNNING
-    headers = target.wait(3)[2].headers
-    assert headers["x-cloudtasks-taskretrycount"] == "1"
-    assert abs(float(headers["x-cloudtasks-tasketa"]) - failed_once.schedule_time.timestamp()) < 2e-6
-
-
 def test_purge_removes_what_was_there_before(emulator: Emulator, paused: str) -> None:
     """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
     before = [emulator.enqueue(paused, "http://127.0.0.1:9/") for _ in range(5)]

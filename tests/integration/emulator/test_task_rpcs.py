@@ -43,48 +43,6 @@ def test_the_view_decides_about_the_body(
     assert made == got == listed
 
 
-def test_a_task_keeps_everything_that_was_given(emulator: Emulator, paused: str) -> None:
-    """A task with every field of an HTTP request comes back as it was sent."""
-    token = {"service_account_email": "sa@demo.iam.gserviceaccount.com", "audience": "https://a"}
-    http = {"url": "https://example.com/run?day=1", "http_method": "PUT", "headers": {"X-One": "1"}, "body": b"{}"}
-    sent = tasks_v2.Task(
-        name=f"{paused}/tasks/my_own-ID",
-        http_request={**http, "oidc_token": token},
-        dispatch_deadline={"seconds": 20},
-        retry_config={"max_attempts": 2, "min_backoff": {"seconds": 1}},
-    )
-    emulator.client.create_task(parent=paused, task=sent)
-    got = emulator.client.get_task({"name": sent.name, "response_view": "FULL"})
-    sent.http_request.headers["User-Agent"] = "Google-Cloud-Tasks"
-    for field in ("name", "http_request", "dispatch_deadline"):
-        assert getattr(got, field) == getattr(sent, field)
-    assert (got.retry_config.max_attempts, got.retry_config.min_backoff) == (2, timedelta(seconds=1))
-
-
-def test_list_tasks_goes_on_when_the_queue_changes(emulator: Emulator, paused: str) -> None:
-    """A task that stays in the queue is listed once although others go between two pages."""
-    made = [emulator.enqueue(paused, NOWHERE).name for _ in range(12)]
-    first = next(iter(emulator.client.list_tasks({"parent": paused, "page_size": 4}).pages))
-    seen = [task.name for task in first.tasks]
-    assert len(seen) == 4
-    gone = [seen[-1], next(name for name in made if name not in seen)]
-    for name in gone:
-        emulator.client.delete_task(name=name)
-    rest = emulator.client.list_tasks({"parent": paused, "page_size": 4, "page_token": first.next_page_token})
-    seen += [task.name for task in rest]
-    assert sorted(set(seen) - set(gone)) == sorted(set(made) - set(gone))
-    assert len(seen) == len(set(seen))
-
-
-def test_delete_a_task_that_is_retried(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
-    """A task deleted between two attempts is gone at once and not tried again."""
-    emulator.client.delete_task(name=failed_once.name)
-    emulator.advance(100)
-    last = emulator.enqueue(failed_once.name.partition("/tasks/")[0], target.url)
-    names = [request.headers["x-cloudtasks-taskname"] for request in target.wait(2)]
-    assert names == [failed_once.name.rpartition("/")[2], last.name.rpartition("/")[2]]
-
-
 def test_run_task_sends_it_now_even_from_a_paused_queue(emulator: Emulator, paused: str, target: Target) -> None:
     """RunTask ignores pause and schedule time; it shows the task as dispatched and not yet answered, in any view."""
     now = emulator.enqueue(paused, NOWHERE).schedule_time
