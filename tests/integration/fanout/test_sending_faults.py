@@ -82,27 +82,6 @@ def broken(folder: Path) -> Iterator[ct.Batch]:
         yield batch
 
 
-def by_resume(tasks: ct.Client) -> ct.Batch:
-    """Take the newest batch up."""
-    return tasks.batch().resume()
-
-
-def by_the_same_cell(tasks: ct.Client) -> ct.Batch:
-    """Run the cell again."""
-    return tasks.queue("killed").fan_out(MANY, url=TARGET, send_rate=1000)
-
-
-@pytest.mark.parametrize("again", [by_resume, by_the_same_cell])
-def test_the_next_connection_sends_the_rest(
-    broken: ct.Batch, folder: Path, again: Callable[[ct.Client], ct.Batch]
-) -> None:
-    """The connection that has lost its emulator keeps nobody from sending, and each row's task is there once."""
-    with ct.local(folder) as tasks:
-        sent(again(tasks))
-        assert rows_in(tasks.queue("killed")) == list(range(2000))
-        sent(broken)
-
-
 def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
     """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
     reached(broken, lambda progress: progress.state == "stopped")
