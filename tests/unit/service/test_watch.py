@@ -203,14 +203,6 @@ def test_a_read_at_once(watch: Watch) -> None:
     assert heard.next().at >= first.at
 
 
-def test_the_quickest_subscriber_sets_the_pace(watch: Watch) -> None:
-    """A slow subscriber does not slow down a quick one."""
-    watcher = start(Service())
-    watch(watcher, every=3600.0).next()
-    quick = watch(watcher)
-    assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
-
-
 def test_an_unknown_enum_value_is_unknown(watch: Watch) -> None:
     """A state that a newer service has is shown as no state; the queue is watched on."""
     heard = watch(Service(GetQueueStats=lambda name, **_: tasks_v2beta3.Queue.pb()(name=name, state=99)))
