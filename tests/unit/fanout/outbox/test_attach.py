@@ -1,19 +1,29 @@
 """A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec, Incoming
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables, task
+
+
+@pytest.mark.parametrize("name", [None, "nightly"])
+def test_the_same_cell_three_times_is_one_batch(outbox: Outbox, name: str | None) -> None:
+    """Running a cell again attaches to its batch and adds nothing."""
+    first = spool(outbox, chunks(range(250)), name=name)
+    for _ in range(2):
+        again = spool(outbox, chunks(range(250)), name=name)
+        assert again == replace(first, created=False, added=0, known=250, left={State.UNSENT: 250})
+    assert tables(outbox.path)["rows"] == tables(outbox.path)["keys"] == 250
+    assert tables(outbox.path)["hidden"] == 0
 
 
 @pytest.mark.parametrize("by_id", [False, True])
@@ -26,14 +36,6 @@ def test_a_longer_frame_under_its_name_sends_the_rest(outbox: Outbox, *, by_id: 
     assert all_rows(outbox, first.batch, "rows") == [*range(290), 300, *range(301, 312)]
     assert all_rows(outbox, first.batch, "wire", wire=True)[-1] == task("311")
     assert outbox.batches.get(first.batch).round == 2
-
-
-def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> None:
-    """When only some rows of a chunk are new, they still find their place in what the plan shows."""
-    first = spool(outbox, chunks(range(50)), name="n")
-    spool(outbox, chunks([*range(40, 60)]), name="n")
-    last = list(outbox.rows.pages(whole(first.batch)))[-1]
-    assert orjson.loads(last.shown)[3] == [list(last.rows)] == [list(range(50, 60))]
 
 
 @cases(
@@ -106,26 +108,6 @@ def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
     assert (again.batch, again.added, again.duplicates, again.known) == (done.batch, 0, 0, 103)
     with pytest.raises(DuplicateRowsError, match="3 of 103 rows"):
         spool(outbox, same)
-
-
-@pytest.mark.parametrize("name", [None, "days"])
-def test_the_same_rows_again_leave_out_the_same_duplicates(outbox: Outbox, name: str | None) -> None:
-    """Also those that are another request: where the first of a key is there, they are no conflict with the batch."""
-    same = [chunk(range(10)), chunk([10, 11], key=lambda _: "5")]
-    first = spool(outbox, same, name=name, skip=True)
-    again = spool(outbox, same, name=name, skip=True)
-    assert (again.batch, again.added, again.known) == (first.batch, 0, 12)
-    if name is not None:  # without one these rows are no longer those of this batch
-        with pytest.raises(BatchExistsError, match="1 of 1 row"):
-            spool(outbox, [chunk([10], key=lambda _: "5")], name=name, skip=True)
-
-
-def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -> None:
-    """Also behind one of its key that is no task: with errors="skip" it is not taken for that one's duplicate."""
-    spool(outbox, chunks(range(3)), name="days")
-    again = [chunk([1], key=lambda _: "1", rejected={1: "no URL"}), chunk([2], key=lambda _: "1")]
-    with pytest.raises(BatchExistsError, match="1 of 2 rows"):
-        spool(outbox, again, name="days", skip=True)
 
 
 @pytest.mark.parametrize("name", [None, "n"])

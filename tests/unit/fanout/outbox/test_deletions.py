@@ -5,7 +5,7 @@ import pytest
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import all_rows, chunks, put, refs, send_all, spool, tell
+from tests.unit.fanout.conftest import all_rows, chunks, refs, send_all, spool, tell
 
 
 @pytest.fixture
@@ -27,17 +27,6 @@ def counted(outbox: Outbox, batch: str) -> dict[State, int]:
     stored = outbox.rows.states(whole(batch))
     assert found == {State(state): stored.count(state) for state in set(stored)}
     return found
-
-
-def test_pages_have_every_task_once_in_order(outbox: Outbox, sent: str) -> None:
-    """All tasks in the queue are given out, in the order in which they were sent."""
-    put(outbox, sent, refs(outbox, sent)[10:20], State.SUCCEEDED)
-    pages, page, tasks = outbox.deletions(whole(sent)), None, list[str]()
-    while page := pages.turn(page, [True] * len(page.refs) if page else [], size=100):
-        assert len(page.tasks) <= 100
-        tasks += page.tasks
-    assert tasks == all_rows(outbox, sent, "tasks", states={State.CANCELLED})
-    assert counted(outbox, sent) == {State.SUCCEEDED: 10, State.CANCELLED: 240}
 
 
 def test_rows_that_a_killed_process_has_deleted_are_cancelled(outbox: Outbox, sent: str) -> None:

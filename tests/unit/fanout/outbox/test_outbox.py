@@ -4,28 +4,20 @@ from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 
-import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, Cancel, Published, Reached, StoredGate, whole
-from cloudtasks_nb.fanout.plan.identity import task_id
-from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import (
     NOTHING,
     PLACE,
-    all_rows,
     chunks,
-    digest,
-    put,
     put_facts,
-    refs,
     spool,
     tables,
-    task,
 )
 
 
@@ -50,14 +42,6 @@ def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, caps
     )
     assert choose(outbox.batches.find(), ids[0]).id == ids[0]
     assert capsys.readouterr().out == ""
-
-
-def test_the_size_of_each_batch(outbox: Outbox) -> None:
-    """It grows with the rows; a batch without rows has none."""
-    sizes = [spool(outbox, chunks(range(rows)), name=f"rows {rows}").batch for rows in (0, 100, 5_000)]
-    none, few, many = (outbox.batches.sizes()[batch] for batch in sizes)
-    assert none == 0
-    assert 100 * 100 < few < many / 10
 
 
 def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
@@ -147,41 +131,3 @@ def test_facts_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
         assert later.batches.facts(batch) == later.batches.get(batch).facts == EVERY_FACT
         later.batches.change(batch, lambda _: new)
     assert outbox.batches.facts(batch) == new
-
-
-def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:
-    """A page is a chunk of the plan, with what it shows and the place of each row in it."""
-    pages = list(outbox.rows.pages(whole(batch), wire=True))
-    assert [len(page.refs) for page in pages] == [100, 100, 50]
-    assert orjson.loads(pages[1].shown)[3] == [[*range(100, 200)]]
-    assert list(pages[1].indexes) == list(range(100))
-    assert list(pages[2].wire) == [task(str(row)) for row in range(200, 250)]
-    assert pages[0].tasks[0] == task_id(batch, digest("0"), 1)
-
-
-def test_rows_of_some_states_behind_a_row(outbox: Outbox, batch: str) -> None:
-    """Rows can be asked for by their states and from a row on; nothing is decoded that was not asked for."""
-    known = refs(outbox, batch)
-    for at in (5, 150, 240):
-        put(outbox, batch, known[at], State.FAILED)
-    assert all_rows(outbox, batch, "rows", states={State.FAILED}) == [5, 150, 240]
-    assert all_rows(outbox, batch, "rows", states={State.FAILED}, after=known[5]) == [150, 240]
-    assert all_rows(outbox, batch, "rows", after=known[150]) == list(range(151, 250))
-    assert all_rows(outbox, batch, "indexes", states={State.FAILED}) == [5, 50, 40]
-    assert all_rows(outbox, batch, "wire", states={State.FAILED}) == [b""] * 3
-    assert all_rows(outbox, batch, "rows", states=()) == []
-
-
-def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:
-    """Rows are found by the ids of their newest tasks; other ids are left out."""
-    tasks = all_rows(outbox, batch, "tasks")
-    wanted = {tasks[7]: refs(outbox, batch)[7], tasks[249]: refs(outbox, batch)[249]}
-    others = [
-        task_id(batch, digest("7"), 2),
-        task_id("00000000", digest("7"), 1),
-        task_id(batch, digest("unknown"), 1),
-        task_id(batch, digest("7")[:8] + bytes(8), 1),
-        "12345",
-    ]
-    assert outbox.rows.locate(batch, [*wanted, *others]) == wanted
-    assert len(outbox.rows.locate(batch, tasks * 10)) == 250

@@ -3,21 +3,17 @@
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Cancel, whole
+from cloudtasks_nb.fanout.outbox.records import Ack, whole
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
-from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,
     chunks,
-    digest,
-    put_facts,
     refs,
     send_all,
     spool,
     take,
-    task,
     tell,
 )
 
@@ -59,20 +55,6 @@ def test_answers_are_written_down(outbox: Outbox, batch: str, queue: RequestQueu
     assert after[0].seq != one.seq
 
 
-def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
-    """Failed rows from all over the batch are packed together, tries that differ apart."""
-    batch = spool(outbox, chunks(range(5_000))).batch
-    send_all(outbox, batch)
-    known = refs(outbox, batch)
-    tell(outbox, batch, known[::20], state=State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 250
-    requests = take(outbox, batch)
-    assert [len(request.refs) for request in requests] == [100, 100, 50]
-    assert [ref for request in requests for ref in request.refs] == known[::20]
-    assert requests[0].tasks[1] == task_id(batch, digest("20"), 2)
-    assert requests[0].wire[1] == task("20")
-
-
 def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     """Rows of a megabyte are not sent again a hundred at a time."""
     large = chunks(range(12), size=1, request=lambda row: f"{row}-" + "x" * 250_000)
@@ -83,22 +65,6 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     requests = take(outbox, batch)
     assert all(sum(map(len, request.wire)) <= 4 << 20 for request in requests)
     assert sum(len(request.refs) for request in requests) == 12
-
-
-def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
-    (one,) = queue.turn([], 1, now=NOW)
-    put_facts(outbox, batch, cancel=Cancel(at=0, by=""))
-    steps = outbox.requests.cancel(whole(batch), 70)
-    assert [next(steps), next(steps)] == [70, 70]
-    queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
-    assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
-    assert list(steps) == [10]
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
-    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    assert take(outbox, batch) == []
-    put_facts(outbox, batch, cancel=None)
-    assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
 
 
 @pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
@@ -121,14 +87,3 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     (again,) = take(outbox, ours)
     assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
     assert sum(outbox.requests.cancel(whole(others))) == 30
-
-
-def test_rows_in_doubt_stay_cancelled_when_divided(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Of a request that a killed sender left, and that was cancelled since, no row is sent by the next one."""
-    known = refs(outbox, batch)
-    take(outbox, batch, 1)
-    assert queue.turn([], 0, now=NOW) == []
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    found = queue.turn([], 9, now=NOW, until=known[9])
-    assert [list(one.refs) for one in found] == [known[:10], known[10:100]]
-    assert outbox.requests.void(batch) == {one.seq for one in found}
