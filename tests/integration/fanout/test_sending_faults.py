@@ -1,4 +1,4 @@
-"""A bad network, an emulator that dies, late rows, a log that loses entries: each row is sent once, no state is false."""
+"""A bad network, an emulator that dies, late rows, a log that loses entries: each row is sent once, as it is shown."""
 
 import asyncio
 import json

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import settings
 
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch import stored_results
@@ -18,7 +19,6 @@ from cloudtasks_nb.fanout.batch.stored_results import StoredResults, batch_keys,
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, pack_result, tag_of
 from cloudtasks_nb.store.store import Found, Range, Store
-from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool, tables
 
 KEY = b"key of the batch"
@@ -359,7 +359,11 @@ def test_no_pack_of_a_deleted_batch_stays(
     assert names(bucket, batch) == []
 
 
-@cases(*range(50))
+#: Fifty with `--hypothesis-profile=long`.
+SEEDS = range(50 if settings.default is settings.get_profile("long") else 12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_two_homes_read_and_pack_at_once(outbox: Outbox, tmp_path: Path, seed: int) -> None:
     """While results come late: both have the same in the end, and a third one that reads what is left of the store."""
     draw, place = random.Random(seed), f"memory://homes-{next(_numbers)}"

@@ -12,12 +12,9 @@ from cloudtasks_nb.fanout.outbox.records import BatchFacts, Cancel, Published, R
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import (
-    NOTHING,
     PLACE,
     chunks,
-    put_facts,
     spool,
-    tables,
 )
 
 
@@ -42,20 +39,6 @@ def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, caps
     )
     assert choose(outbox.batches.find(), ids[0]).id == ids[0]
     assert capsys.readouterr().out == ""
-
-
-def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
-    """Its rows go, the others stay, and the same rows make it again under the same id."""
-    other = spool(outbox, chunks(range(1_000, 1_003))).batch
-    put_facts(outbox, batch, corrected=1)
-    outbox.batches.delete(batch)
-    with pytest.raises(BatchNotFoundError):
-        outbox.batches.counts(whole(batch))
-    assert outbox.sweep() == 1
-    left = {"batches": 1, "blocks": 1, "rows": 3, "keys": 3, "tallies": 1, "spans": 2, "inputs": 1}
-    assert tables(path) == {**NOTHING, **left}
-    assert [record.id for record in outbox.batches.find()] == [other]
-    assert spool(outbox, chunks(range(250))).batch == batch
 
 
 def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
