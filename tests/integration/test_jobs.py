@@ -1,6 +1,5 @@
-"""Three jobs of an analyst from beginning to end, through public names only; none of them merges by hand."""
+"""Two jobs of an analyst from beginning to end, through public names only; none of them merges by hand."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -61,25 +60,6 @@ def test_four_years_of_weather(tasks: ct.Client, weather: pd.DataFrame) -> None:
     assert results["range"].tolist() == (weather["temp_max"] - weather["temp_min"]).tolist()
     assert results["rain"].tolist() == days["precipitation"].tolist()
     assert results.query("rain == 99").index.tolist() == ["2014-06-01", "2014-06-02"]
-
-
-def test_sweep_of_2000_combinations(tasks: ct.Client) -> None:
-    """What came back stands beside what went in, under the index of the input."""
-    names = ["principal", "interest", "years"]
-    grid = pd.DataFrame(
-        itertools.product(range(1000, 11_000, 1000), [rate / 100 for rate in range(1, 11)], range(1, 21)), columns=names
-    )
-    grid.index = pd.RangeIndex(5000, 7000, name="combination")
-
-    def loan(principal: int, interest: float, years: int) -> dict[str, float]:
-        return {"total": principal * (1 + interest) ** years}
-
-    batch = tasks.queue("sweep", create=True, **QUICK).fan_out(grid, url=ct.serve(loan), body=names, progress=False)
-    assert batch.wait(PATIENCE).succeeded == 2000
-    results = batch.results()
-    assert results.index.equals(grid.index)
-    assert (results[names] == grid).all(axis=None)
-    assert results["total"].tolist() == [loan(*row)["total"] for row in grid.itertuples(index=False)]
 
 
 class Site(Target):

@@ -6,10 +6,9 @@ import signal
 import sys
 import threading
 import weakref
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 
@@ -71,21 +70,6 @@ def test_one_loop_a_process() -> None:
     """Everything that waits runs on one thread, which is not the caller's."""
     assert {_loop.run(thread_name()) for _ in range(3)} == {"cloudtasks-nb"}
     assert _loop.loop() is _loop.loop()
-
-
-def test_submit_does_not_wait() -> None:
-    """The caller goes on and asks for the result later."""
-    gate = threading.Event()
-    future = _loop.submit(asyncio.to_thread(gate.wait, PATIENCE))
-    assert not future.done()
-    gate.set()
-    assert future.result(PATIENCE)
-
-
-def test_errors_come_out_where_it_was_called() -> None:
-    """What a coroutine raises is raised by `run`."""
-    with pytest.raises(KeyError):
-        _loop.run(AsyncMock(side_effect=KeyError("x"))())
 
 
 class Endless:
@@ -413,13 +397,6 @@ def _collect_and_finish(weak: weakref.ref[asyncio.Future[None]]) -> None:
     gc.collect()
     if (future := weak()) is not None:
         future.set_result(None)
-
-
-def test_call_soon() -> None:
-    """A plain function is called on the loop's thread."""
-    called: Future[list[str]] = Future()
-    _loop.call_soon(lambda word: called.set_result([word, threading.current_thread().name]), "x")
-    assert called.result(PATIENCE) == ["x", "cloudtasks-nb"]
 
 
 def test_a_forked_process_gets_its_own() -> None:

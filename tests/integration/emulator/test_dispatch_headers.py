@@ -77,20 +77,6 @@ def test_a_deadline_that_passes(emulator: Emulator, target: Target) -> None:
     assert counts(target.wait(2)[1]) == ("1", "0", "504", "")
 
 
-def test_every_task_is_sent_once(emulator: Emulator, target: Target) -> None:
-    """Many tasks of several queues all arrive, each of them once."""
-    queues = [emulator.make_queue() for _ in range(4)]
-    for number in range(3):
-        for queue in queues:
-            url = f"{target.url}/{queue.rpartition('/')[2]}/{number}"
-            requests = [{"parent": queue, "task": {"http_request": {"url": f"{url}/{n}"}}} for n in range(100)]
-            emulator.client.batch_create_tasks({"parent": queue, "requests": requests})
-    target.wait(1_200)
-    for queue in queues:
-        emulator.drained(queue)
-    assert len({request.path for request in target.received}) == len(target.received) == 1_200
-
-
 def test_an_answer_that_fails_an_attempt(failed_once: tasks_v2.Task) -> None:
     """It is kept as the last attempt's status, in canonical form."""
     task, attempt = failed_once, failed_once.last_attempt

@@ -94,15 +94,6 @@ def test_the_lease_is_held_by_the_last_one(start_emulator: StartEmulator, stack:
     assert "Traceback" not in emulator.errors()
 
 
-def test_without_lease_no_holder_is_needed(start_emulator: StartEmulator, stack: ExitStack) -> None:
-    """Without `--lease` the emulator runs until it is stopped."""
-    emulator = start_emulator()
-    lease(emulator, stack).close()
-    with pytest.raises(subprocess.TimeoutExpired):
-        emulator.process.wait(3)
-    assert emulator.stop() == 0
-
-
 def stops(emulator: Emulator) -> bool:
     """Ask whether the emulator has got the signal to stop."""
     with closing(requests.get(f"http://{emulator.http}/lease", stream=True, timeout=PATIENCE)) as answer:

@@ -2,14 +2,10 @@
 
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-import grpc
 import pytest
-from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 import cloudtasks_nb as ct
 from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
@@ -46,20 +42,6 @@ def test_the_toolkit_connects(
         assert tasks.certs_url == f"{emulator.ready['http']}/oauth2/v1/certs"
 
 
-@ONE_PORT
-def test_many_connections_at_once(emulator: Emulator, queue: str, stack: ExitStack) -> None:
-    """Two hundred connections of both protocols, and a hundred that say nothing, do not hold each other up."""
-    for _ in range(100):
-        connected(emulator, stack)
-    options = [("grpc.use_local_subchannel_pool", 1)]  # a connection for each channel
-    channels = [stack.enter_context(grpc.insecure_channel(emulator.ready["grpc"], options)) for _ in range(100)]
-    clients = [tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel)) for channel in channels]
-    with ThreadPoolExecutor(16) as pool:
-        by_grpc = pool.map(lambda client: client.get_queue(name=queue).name, clients)
-        by_http = pool.map(lambda _: emulator.request("GET", f"/v2/{queue}")["name"], range(100))
-        assert {*by_grpc, *by_http} == {queue}
-
-
 def test_silent_clients_do_not_delay_the_end(start_emulator: StartEmulator, stack: ExitStack) -> None:
     """A stop disconnects clients that have sent nothing, half a request, or gRPC's first bytes."""
     emulator = start_emulator("--single-port")
@@ -87,9 +69,3 @@ def test_tls_clients_come_and_go_silently(start_emulator: StartEmulator, tmp_pat
             pass
     assert emulator.errors() == ""
     assert emulator.stop() == 0
-
-
-def test_a_fixed_port(start_emulator: StartEmulator, free_port: int) -> None:
-    """`--port` is the one port."""
-    first = start_emulator("--single-port", "--port", str(free_port))
-    assert first.ready["grpc"] == f"127.0.0.1:{free_port}"

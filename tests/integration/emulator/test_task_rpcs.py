@@ -1,14 +1,20 @@
-"""Every RPC on single tasks, called through Google's own client."""
+"""Every RPC on tasks, batches and queues, the statistics of v2beta3 and `http_target`, through Google's own clients."""
 
 import re
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
-from google.cloud import tasks_v2
+from google.api_core.exceptions import Aborted
+from google.cloud import tasks_v2, tasks_v2beta3
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.longrunning.operations_pb2 import GetOperationRequest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.rpc import code_pb2
 
-from tests.integration.conftest import Emulator, Target
+from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.integration.emulator.conftest import NOWHERE, batch
 
 BOTH_TRANSPORTS = True
@@ -41,48 +47,6 @@ def test_the_view_decides_about_the_body(
         assert shown.http_request.body == body
         assert shown.view == view
     assert made == got == listed
-
-
-def test_a_task_keeps_everything_that_was_given(emulator: Emulator, paused: str) -> None:
-    """A task with every field of an HTTP request comes back as it was sent."""
-    token = {"service_account_email": "sa@demo.iam.gserviceaccount.com", "audience": "https://a"}
-    http = {"url": "https://example.com/run?day=1", "http_method": "PUT", "headers": {"X-One": "1"}, "body": b"{}"}
-    sent = tasks_v2.Task(
-        name=f"{paused}/tasks/my_own-ID",
-        http_request={**http, "oidc_token": token},
-        dispatch_deadline={"seconds": 20},
-        retry_config={"max_attempts": 2, "min_backoff": {"seconds": 1}},
-    )
-    emulator.client.create_task(parent=paused, task=sent)
-    got = emulator.client.get_task({"name": sent.name, "response_view": "FULL"})
-    sent.http_request.headers["User-Agent"] = "Google-Cloud-Tasks"
-    for field in ("name", "http_request", "dispatch_deadline"):
-        assert getattr(got, field) == getattr(sent, field)
-    assert (got.retry_config.max_attempts, got.retry_config.min_backoff) == (2, timedelta(seconds=1))
-
-
-def test_list_tasks_goes_on_when_the_queue_changes(emulator: Emulator, paused: str) -> None:
-    """A task that stays in the queue is listed once although others go between two pages."""
-    made = [emulator.enqueue(paused, NOWHERE).name for _ in range(12)]
-    first = next(iter(emulator.client.list_tasks({"parent": paused, "page_size": 4}).pages))
-    seen = [task.name for task in first.tasks]
-    assert len(seen) == 4
-    gone = [seen[-1], next(name for name in made if name not in seen)]
-    for name in gone:
-        emulator.client.delete_task(name=name)
-    rest = emulator.client.list_tasks({"parent": paused, "page_size": 4, "page_token": first.next_page_token})
-    seen += [task.name for task in rest]
-    assert sorted(set(seen) - set(gone)) == sorted(set(made) - set(gone))
-    assert len(seen) == len(set(seen))
-
-
-def test_delete_a_task_that_is_retried(emulator: Emulator, failed_once: tasks_v2.Task, target: Target) -> None:
-    """A task deleted between two attempts is gone at once and not tried again."""
-    emulator.client.delete_task(name=failed_once.name)
-    emulator.advance(100)
-    last = emulator.enqueue(failed_once.name.partition("/tasks/")[0], target.url)
-    names = [request.headers["x-cloudtasks-taskname"] for request in target.wait(2)]
-    assert names == [failed_once.name.rpartition("/")[2], last.name.rpartition("/")[2]]
 
 
 def test_run_task_sends_it_now_even_from_a_paused_queue(emulator: Emulator, paused: str, target: Target) -> None:
@@ -131,3 +95,218 @@ def test_pages_fit_a_default_channel(emulator: Emulator, paused: str) -> None:
     assert {len(task.http_request.body) for page in pages for task in page.tasks} == {20_000}
     sizes = [tasks_v2.ListTasksResponse.pb(page).ByteSize() for page in pages]
     assert (len(made), len(sizes), max(sizes) < 3_600_000) == (500, 3, True)
+
+
+BOTH_TRANSPORTS = True
+Created = tasks_v2.BatchCreateTasksMetadata.State
+Deleted = tasks_v2.BatchDeleteTasksMetadata.State
+
+
+def requests(queue: str, *ids: str, **http: object) -> list[dict[str, Any]]:
+    """Build one CreateTaskRequest an id."""
+    request = {"url": NOWHERE, **http}
+    return [{"parent": queue, "task": {"name": f"{queue}/tasks/{one}", "http_request": request}} for one in ids]
+
+
+def test_batch_create(emulator: Emulator, paused: str) -> None:
+    """BatchCreateTasks makes the tasks, and its operation is done with the answer, in the view of each request."""
+    ids = [f"t{n}" for n in range(100)]
+    made = requests(paused, *ids, body=b"x")
+    made[1]["response_view"] = "FULL"
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": made})
+    result = operation.result()
+    assert [task.http_request.body for task in result.tasks[:3]] == [b"", b"x", b""]
+    assert operation.operation.done
+    assert emulator.client.get_operation(GetOperationRequest(name=operation.operation.name)) == operation.operation
+    assert operation.operation.name.startswith(f"{LOCATION}/operations/")
+    assert [task.name for task in result.tasks] == [f"{paused}/tasks/{one}" for one in ids]
+    assert result.tasks[0] == emulator.client.get_task(name=f"{paused}/tasks/t0")
+    assert operation.metadata.state == Created.SUCCEEDED
+    assert dict(operation.metadata.failed_requests) == {}
+    assert operation.metadata.start_time <= operation.metadata.end_time
+    assert len(list(emulator.client.list_tasks(parent=paused))) == 100
+
+
+def test_a_batch_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
+    """Refused items are listed by their positions, with code and text; the others are created."""
+    emulator.client.create_task(requests(paused, "there")[0])
+    bad_url = {"parent": paused, "task": {"http_request": {"url": "ftp://x"}}}
+    mixed = [*requests(paused, "a", "there"), bad_url, *requests(paused, "b", "a")]
+    operation = emulator.client.batch_create_tasks({"parent": paused, "requests": mixed})
+    assert [task.name.rpartition("/")[2] for task in operation.result().tasks] == ["a", "b"]
+    assert operation.metadata.state == Created.PARTIALLY_SUCCEEDED == 5
+    failed = {index: (status.code, status.message) for index, status in operation.metadata.failed_requests.items()}
+    exists = (code_pb2.ALREADY_EXISTS, "Requested entity already exists")
+    invalid = (code_pb2.INVALID_ARGUMENT, "HttpTarget.url must start with 'http://' or 'https://'.")
+    assert failed == {1: exists, 2: invalid, 4: exists}
+
+
+def test_a_batch_of_which_nothing_succeeds_is_aborted(emulator: Emulator, paused: str) -> None:
+    """When every request fails the operation fails with the documented text, and its metadata says why for each."""
+    there = requests(paused, "a", "b")
+    emulator.client.batch_create_tasks({"parent": paused, "requests": there})
+    deletion = {"parent": paused, "names": [f"{paused}/tasks/{number}" for number in range(2)]}
+    created = emulator.client.batch_create_tasks({"parent": paused, "requests": there}), "Create"
+    for operation, verb in (created, (emulator.client.batch_delete_tasks(deletion), "Delete")):
+        details = f"refer to Batch{verb}TasksMetadata.failed_requests for individual error details"
+        with pytest.raises(Aborted, match=f"None of the requests succeeded, {details}"):
+            operation.result()
+        assert sorted(operation.metadata.failed_requests) == [0, 1]
+        assert operation.metadata.state.name == "PARTIALLY_SUCCEEDED"
+
+
+def test_messages_beyond_4_mib(emulator: Emulator, paused: str) -> None:
+    """A batch of 9 MB is accepted and its bodies come back whole."""
+    body = b"0123456789abcdef" * 56_250
+    ids = [f"t{number}" for number in range(10)]
+    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, *ids, body=body)})
+    listed = emulator.client.list_tasks({"parent": paused, "response_view": "FULL"})
+    assert [task.http_request.body == body for task in listed] == [True] * 10
+
+
+def test_batch_delete(emulator: Emulator, paused: str) -> None:
+    """BatchDeleteTasks removes up to 1,000 tasks; its operation is done and empty."""
+    for start in range(0, 1_000, 100):
+        made = requests(paused, *(f"t{number}" for number in range(start, start + 100)))
+        emulator.client.batch_create_tasks({"parent": paused, "requests": made})
+    names = [task.name for task in emulator.client.list_tasks(parent=paused)]
+    kept = emulator.client.create_task(requests(paused, "kept")[0])
+    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
+    operation.result()
+    assert operation.metadata.state == Deleted.SUCCEEDED
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [kept.name]
+
+
+def test_batch_delete_may_succeed_in_part(emulator: Emulator, paused: str) -> None:
+    """Missing names are listed by their positions; the others are deleted."""
+    emulator.client.batch_create_tasks({"parent": paused, "requests": requests(paused, "a", "b")})
+    names = [f"{paused}/tasks/{one}" for one in ("a", "none", "b", "a")]
+    operation = emulator.client.batch_delete_tasks({"parent": paused, "names": names})
+    operation.result()
+    assert operation.metadata.state == Deleted.PARTIALLY_SUCCEEDED == 3
+    failed = {index: status.code for index, status in operation.metadata.failed_requests.items()}
+    assert failed == {1: code_pb2.NOT_FOUND, 3: code_pb2.NOT_FOUND}
+
+
+BOTH_TRANSPORTS = True
+State = tasks_v2.Queue.State
+
+
+DEFAULTS: dict[str, Any] = {
+    "rateLimits": {"maxDispatchesPerSecond": 500.0, "maxConcurrentDispatches": 1000, "maxBurstSize": 100},
+    "retryConfig": {"maxAttempts": 100, "maxDoublings": 16, "minBackoff": "0.100s", "maxBackoff": "3600s"},
+}
+GIVEN: dict[str, Any] = {
+    "rateLimits": {"maxDispatchesPerSecond": 0.5, "maxConcurrentDispatches": 7},
+    "retryConfig": {"maxAttempts": -1, "maxRetryDuration": "90s", "minBackoff": "2s"},
+    "stackdriverLoggingConfig": {"samplingRatio": 0.25},
+}
+
+
+@pytest.mark.parametrize("given", [{}, GIVEN], ids=["defaults", "given"])
+def test_a_new_queue(emulator: Emulator, given: dict[str, Any]) -> None:
+    """CreateQueue and GetQueue show the settings that were sent; CreateQueue fills in Google's defaults."""
+    fields = MessageToDict(ParseDict(given, tasks_v2.Queue.pb()()), preserving_proto_field_name=True)
+    name = emulator.make_queue(**fields)
+    shown = MessageToDict(tasks_v2.Queue.pb(emulator.client.get_queue(name=name)))
+    expected = {group: {**DEFAULTS.get(group, {}), **given.get(group, {})} for group in DEFAULTS | given}
+    expected["rateLimits"]["maxBurstSize"] = 10 if given else 100  # it follows the rate
+    assert shown == {"name": name, "state": "RUNNING", **expected}
+
+
+def test_update_queue_makes_a_queue_that_is_not_there(emulator: Emulator) -> None:
+    """UpdateQueue creates the queue when it is absent."""
+    name = f"{LOCATION}/queues/upserted"
+    made = emulator.client.update_queue(
+        queue=tasks_v2.Queue(name=name, retry_config={"max_backoff": Duration(seconds=5)})
+    )
+    assert made.retry_config.max_backoff.total_seconds() == 5
+    assert emulator.client.get_queue(name=name) == made
+
+
+def test_purge_removes_what_was_there_before(emulator: Emulator, paused: str) -> None:
+    """PurgeQueue deletes the tasks, records the time and keeps tasks that are created after it."""
+    before = [emulator.enqueue(paused, "http://127.0.0.1:9/") for _ in range(5)]
+    purged = emulator.client.purge_queue(name=paused)
+    assert purged.purge_time >= before[-1].create_time
+    assert emulator.client.get_queue(name=paused).purge_time == purged.purge_time
+    assert list(emulator.client.list_tasks(parent=paused)) == []
+    after = emulator.enqueue(paused, "http://127.0.0.1:9/")
+    assert [task.name for task in emulator.client.list_tasks(parent=paused)] == [after.name]
+    assert emulator.client.get_queue(name=paused).state == State.PAUSED
+
+
+@pytest.fixture
+def beta(emulator: Emulator) -> tasks_v2beta3.CloudTasksClient:
+    """Give Google's v2beta3 client on the emulator."""
+    client: tasks_v2beta3.CloudTasksClient = emulator.connect(tasks_v2beta3.CloudTasksClient)
+    return client
+
+
+def stats(beta: tasks_v2beta3.CloudTasksClient, queue: str) -> tasks_v2beta3.QueueStats:
+    """Read a queue's statistics."""
+    return beta.get_queue({"name": queue, "read_mask": "stats"}).stats
+
+
+def test_the_counts_follow_the_tasks(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, target: Target) -> None:
+    """Waiting and running tasks, and the answers of the last minute, are counted."""
+    queue = emulator.make_queue(rate_limits={"max_concurrent_dispatches": 1})
+    held = target.hold()
+    target.script(held)
+    tasks = [emulator.enqueue(queue, target.url) for _ in range(3)]
+    target.wait()
+    running = stats(beta, queue)
+    found = (running.tasks_count, running.concurrent_dispatches_count, running.executed_last_minute_count)
+    assert found == (3, 1, 0)
+    held.release()
+    for task in tasks:
+        emulator.gone(task.name)
+    done = stats(beta, queue)
+    assert (done.tasks_count, done.concurrent_dispatches_count, done.executed_last_minute_count) == (0, 0, 3)
+    assert "oldest_estimated_arrival_time" not in done
+    emulator.advance(61)
+    assert stats(beta, queue).executed_last_minute_count == 0
+
+
+def test_the_next_schedule_time(beta: tasks_v2beta3.CloudTasksClient, emulator: Emulator, paused: str) -> None:
+    """`oldest_estimated_arrival_time` is the nearest schedule time, and the rate is the queue's."""
+    now = emulator.enqueue(paused, NOWHERE).schedule_time
+    (first,) = emulator.client.list_tasks(parent=paused)
+    emulator.client.delete_task(name=first.name)
+    for hours in (5, 2, 9):
+        emulator.enqueue(paused, NOWHERE, schedule_time=now + timedelta(hours=hours))
+    shown = stats(beta, paused)
+    assert shown.oldest_estimated_arrival_time == now + timedelta(hours=2)
+    assert shown.effective_execution_rate == 500
+
+
+OLD_URL = "https://nowhere.invalid:1/old?a=1"
+
+
+def override(target: Target, **fields: object) -> dict[str, Any]:
+    """Build an `http_target` that leads to the target."""
+    return {"uri_override": {"scheme": "HTTP", "host": "127.0.0.1", "port": target.port, **fields}}
+
+
+def test_it_reroutes_tasks_that_wait_already(emulator: Emulator, paused: str, target: Target) -> None:
+    """The override of a queue counts for tasks created before it, which keep their own URL in the API."""
+    task = emulator.enqueue(paused, OLD_URL, {"body": b"kept"})
+    updated = emulator.client.update_queue({"queue": {"name": paused, "http_target": override(target)}})
+    assert updated.http_target.uri_override.port == target.port
+    assert emulator.client.get_task(name=task.name).http_request.url == OLD_URL
+    emulator.client.resume_queue(name=paused)
+    (request,) = target.wait()
+    assert (request.path, request.body) == ("/old?a=1", b"kept")
+    assert request.headers["host"] == f"127.0.0.1:{target.port}"
+    emulator.gone(task.name)
+
+
+@pytest.mark.parametrize(("method", "body"), [("PUT", b"body"), ("GET", b"")])
+def test_method_and_headers(emulator: Emulator, target: Target, method: str, body: bytes) -> None:
+    """The queue's method, which may have no body, replaces the task's; its headers do so, and others are added."""
+    headers = [{"header": {"key": "X-A", "value": "queue"}}, {"header": {"key": "X-B", "value": "queue"}}]
+    queue = emulator.make_queue(http_target={**override(target), "http_method": method, "header_overrides": headers})
+    emulator.enqueue(queue, OLD_URL, {"headers": {"x-a": "task", "X-C": "task"}, "body": b"body"})
+    (request,) = target.wait()
+    assert (request.method, request.body) == (method, body)
+    assert [request.headers.get(name) for name in ("x-a", "x-b", "x-c")] == ["queue", "queue", "task"]

@@ -45,16 +45,6 @@ def test_the_attempts_of_a_batch(retried: ct.Batch) -> None:
     assert found.loc[found.status == "INTERNAL", "message"].iloc[0] == "LookupError: no 2"
 
 
-def test_attempts_wait_for_their_turn(queue: ct.Queue, serve: Any) -> None:
-    """With one at a time, the wait of the second has the duration of the first."""
-    queue.update(max_concurrent=1)
-    batch = queue.fan_out(pd.DataFrame({"row": range(2)}), url=serve(lambda row: row, name="turns"))
-    batch.wait()
-    second, first = (one for _, one in batch.attempts().iterrows())
-    assert second["time"] - second["duration"] >= first["time"] - pd.Timedelta("1ms")
-    assert second["wait"] >= first["wait"]
-
-
 def test_numbers_of_attempts(tasks: ct.Client, serve: Any) -> None:
     """Each attempt on a task is a row."""
 
@@ -115,18 +105,6 @@ def test_a_batch_of_another_queue_is_refused(retried: ct.Batch, queue: ct.Queue)
     """The log of a queue has the attempts of its own tasks only."""
     with pytest.raises(ct.errors.InvalidInputError, match=f"is of queue {retried.queue}, not of {queue.id}"):
         queue.attempts(batch=retried)
-
-
-def test_how_http_statuses_are_read_is_said(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log has canonical codes only."""
-    queue.attempts(status=503)
-    assert capsys.readouterr().out == "the log has no HTTP statuses: status=503 is read as UNAVAILABLE\n"
-
-
-def test_more_attempts_than_the_limit(retried: ct.Batch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A note says so."""
-    assert len(retried.attempts(limit=2)) == 2
-    assert capsys.readouterr().out == "the newest 2 attempts; there are more: batch.attempts(limit=None)\n"
 
 
 def test_a_paused_batch_has_no_attempts(paused: ct.Queue) -> None:

@@ -3,12 +3,9 @@
 from typing import Any
 
 import pandas as pd
-import pytest
 
 import cloudtasks_nb as ct
-from cloudtasks_nb.errors import PreconditionError
 from tests.cases import cases
-from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import PATIENCE, Serve
 
 
@@ -32,23 +29,3 @@ def test_periods_arrive_whole_and_without_holes(
     assert bodies[0]["start"] == first
     assert [body["end"] for body in bodies[:-1]] == [body["start"] for body in bodies[1:]]
     assert str(batch.tasks()["start"].dtype) == f"datetime64[us, {tz}]"
-
-
-def test_pauses_at_failures_and_is_cancelled(queue: ct.Queue, target: Target) -> None:
-    """After so many failures nothing more is sent, and the batch says why; a cancel drops the rest."""
-    target.script(*[500] * 90)
-    queue.update(max_attempts=1)
-    batch = queue.backfill("2026-01-01", "2026-03-31", freq="D", url=target.url, pause_at=3, send_rate=20)
-    with pytest.raises(PreconditionError, match=r"paused: \d+ of \d+ rows failed \(INTERNAL\), pause_at=3: the other"):
-        batch.wait(PATIENCE)
-    progress = batch.cancel().wait(PATIENCE)
-    assert progress.failed >= 3
-    assert progress.cancelled > 0
-    assert progress.failed + progress.cancelled == 90
-
-
-def test_unknown_queue(tasks: ct.Client) -> None:
-    """A queue that is not there is named, and no batch is left behind."""
-    with pytest.raises(ct.errors.QueueNotFoundError, match="nowhere"):
-        tasks.queue("nowhere").backfill("2026-01-01", "2026-01-02", freq="D", url="http://127.0.0.1:9/day")
-    assert len(tasks.batches()) == 0

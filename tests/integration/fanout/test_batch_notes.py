@@ -121,14 +121,6 @@ def test_a_batch_of_another_project(tasks: ct.Client) -> None:
         assert another.batch(made.id) == made
 
 
-def test_the_same_batch(tasks: ct.Client, batch: ct.Batch, queue: ct.Queue) -> None:
-    """A batch that was found again is equal to the one that was made, and no other is."""
-    assert tasks.batch(batch.id) == batch
-    assert len({tasks.batch(batch.id), batch}) == 1
-    assert queue.fan_out(ROWS, url=TARGET, name="another") != batch
-    assert batch != batch.id
-
-
 def test_one_notification_an_address(paused: ct.Queue, batch: ct.Batch, notes: Callable[[], list[str]]) -> None:
     """Naming the batch's own queue changes nothing; a note lists the other addresses that are notified too."""
     url = "http://127.0.0.1:9/done"

@@ -96,14 +96,6 @@ def test_an_error_cannot_steer_the_terminal(queue: ct.Queue, capsys: pytest.Capt
     assert "\x1b]0;PWNED" in batch.errors()["cause"].iloc[0]
 
 
-def test_rejected_rows_are_no_success(queue: ct.Queue, target: Target) -> None:
-    """A row that was never sent makes the exit code 1, too."""
-    rows = pd.DataFrame({"url": [target.url, "ftp://nowhere"]})
-    batch = queue.fan_out(rows, url="{url}", errors="skip")
-    assert batch.wait("240s").rejected == 1
-    assert cli.main(["watch", batch.id]) == 1
-
-
 def test_an_endpoint_that_is_gone(start_emulator: StartEmulator, capsys: pytest.CaptureFixture[str]) -> None:
     """An emulator that nobody can start again is named with its address, and the exit code is 2."""
     emulator = start_emulator()
@@ -182,11 +174,3 @@ def test_the_command_becomes_the_emulator(tmp_path: Path, start: Run) -> None:
     emulator.terminate()
     emulator.communicate(timeout=PATIENCE)
     assert emulator.returncode == 0
-
-
-def test_an_option_that_the_emulator_does_not_have(start: Run) -> None:
-    """The emulator's own words and exit code are those of the command."""
-    emulator = start("emulator", "--colour")
-    _, err = emulator.communicate(timeout=PATIENCE)
-    assert emulator.returncode == 2
-    assert "unrecognized arguments: --colour" in err

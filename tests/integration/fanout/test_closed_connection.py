@@ -11,7 +11,6 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from tests.cases import cases
-from tests.integration.conftest import Emulator
 from tests.integration.fanout.conftest import PATIENCE, sent
 
 URL = "http://127.0.0.1:9/{a}"
@@ -61,13 +60,6 @@ def test_a_batch_that_has_ended_is_not_waited_for(tasks: ct.Client, paused: ct.Q
         assert pool.submit(batch.wait).result(PATIENCE).cancelled == len(DATA)
 
 
-def test_another_connection_has_the_batch(emulator: Emulator, closed: ct.Batch) -> None:
-    """The batch is found again, and goes on."""
-    with ct.connect("demo", "us-central1", endpoint=emulator.ready["grpc"]) as again:
-        batch = again.batch(closed.id).cancel()
-        assert batch.wait(timeout="240s").cancelled == len(DATA)
-
-
 def test_closing_says_what_is_not_sent(tasks: ct.Client, paused: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """It does not wait for the sending, which goes on when the batch is opened again."""
     batch = paused.fan_out(pd.DataFrame({"a": range(1_000)}), url=URL, send_rate=1)
@@ -75,20 +67,3 @@ def test_closing_says_what_is_not_sent(tasks: ct.Client, paused: ct.Queue, capsy
     tasks.close()
     again = rf'tasks\.batch\("{batch.id}"\)\.resume\(\)'
     assert re.fullmatch(rf"batch {batch.id}: [\d,]+ rows not sent: {again}\n", capsys.readouterr().out)
-
-
-def test_closing_after_a_failure(tasks: ct.Client, paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the work in the background is shown before, not raised by `close`, and the channels are closed."""
-    batch = sent(paused.fan_out(DATA, url=URL))
-    client = tasks.client
-
-    def locked(_batch: str | None = None) -> Any:
-        raise errors.OutboxError("the outbox is locked")
-
-    monkeypatch.setattr(batch._tracker.outbox.batches, "get", locked)
-    with pytest.raises(errors.OutboxError, match="is locked"):
-        batch.wait(PATIENCE)
-    assert "the outbox is locked" in repr(batch)
-    tasks.close()
-    with pytest.raises(ValueError, match="closed channel"):
-        client.list_queues(parent="projects/p/locations/l")

@@ -153,16 +153,6 @@ def test_what_is_assumed_of_http_statuses_is_said(pages: ct.Batch, capsys: pytes
     assert capsys.readouterr().out == f"nothing is sent again: no row of batch {pages.id} is in state failed\n"
 
 
-def test_a_column_of_the_input_may_be_named_cause(once: ct.Queue, site: Site) -> None:
-    """Rows of `failed()` and `results()` are not taken for rows of `errors()` then."""
-    frame = pd.DataFrame({"status": [404, 503], "cause": ["flood", "storm"]})
-    batch = once.fan_out(frame, url=f"http://127.0.0.1:{site.port}/{{status}}/{{cause}}", body=None)
-    batch.wait()
-    site.repaired = True
-    assert batch.retry_failed(batch.failed().query("cause == 'storm'")).wait().succeeded == 1
-    assert batch.retry_failed(batch.results().query("state == 'failed'")).wait().succeeded == 2
-
-
 def test_causes_have_counts_times_and_an_example(once: ct.Queue, serve: Any, tasks: ct.Client) -> None:
     """Exceptions that differ in their values are one cause; a new connection finds the same."""
 

@@ -38,13 +38,6 @@ def test_ids_are_those_that_will_be(paused: ct.Queue, data: pd.DataFrame, words:
     assert (again.sendable, again.facts()["known"]) == (0, f"{len(made)} in the queue")
 
 
-def test_an_iterator_has_ids_too(paused: ct.Queue) -> None:
-    """What the rows are together is known when the last one was read."""
-    plan = paused.fan_out(iter([DATA, DATA + 10]), url=URL, dry_run=True)
-    batch = paused.fan_out(pd.concat([DATA, DATA + 10], ignore_index=True), url=URL)
-    assert plan.frame["task"].tolist() == batch.tasks()["task"].tolist()
-
-
 def test_a_file_is_read_anew(paused: ct.Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its path it makes the batch of its DataFrame; plan, bar and options know how many rows it has."""
     path = tmp_path / "rows.parquet"

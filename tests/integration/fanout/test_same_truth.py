@@ -175,17 +175,6 @@ def test_a_cancel_of_a_part_is_known_everywhere(
     assert sorted(double.calls) == [*range(12), 18, 19]
 
 
-def test_a_part_that_came_later_is_cancelled_everywhere(connect: Connect, handler: ct.Handler) -> None:
-    """A home that does not have its rows yet brings them here."""
-    ada, bob = connect("ada"), connect("bob")
-    ada.queue("reports", create=True, max_attempts=1).pause()
-    sent(cell(ada, handler, ROWS.head(15)))
-    theirs = bob.batch("march")
-    sent(cell(ada, handler, ROWS.tail(5))).cancel().wait("240s")
-    progress = reached(theirs, lambda progress: progress.cancelled == 5)
-    assert (progress.total, progress.pending) == (20, 15)
-
-
 def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     connect: Connect, emulator: Emulator, handler: ct.Handler, intercept: Intercept
 ) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[3]
-FEW, MANY = 100_000, 1_000_000
-SAME = 50  # MiB by which two runs may differ
+FEW, MANY = 50_000, 500_000
+SAME = 25  # MiB by which two runs may differ
 
 #: Plan an iterator of frames into an outbox, send it to a service that acknowledges at once, and print the peak memory.
 CHILD = """

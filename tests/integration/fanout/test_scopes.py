@@ -228,11 +228,3 @@ def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
         assert line == f"{first} … {last}, {months} months in UTC"
         assert len(notes) == (batch_view(batch).part is None)  # one on where it ends
     assert batch.whole.progress() == batch.progress()
-
-
-def test_the_chart_of_a_part_counts_attempts_on_its_rows(both: tuple[ct.Batch, ct.Batch]) -> None:
-    """Whatever became of the other rows of the batch before."""
-    both[0].retry_failed().wait("240s")
-    summary, _ = batch_view(both[1]).summary()
-    assert summary is not None
-    assert (sum(summary.throughput.succeeded), sum(summary.throughput.failed)) == (5, 1)

@@ -1,7 +1,9 @@
-"""Nothing is lost and nothing sent twice, whatever happens between the outbox and the service."""
+"""A bad network, an emulator that dies, late rows, a log that loses entries: each row is sent once, as it is shown."""
 
+import asyncio
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +14,8 @@ import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
+from cloudtasks_nb.fanout.sender.sender import Sender
+from tests.integration.conftest import Emulator, Target, options
 from tests.integration.fanout.conftest import reached, rows_in, sent
 from tests.proxy import Proxy
 
@@ -82,27 +86,6 @@ def broken(folder: Path) -> Iterator[ct.Batch]:
         yield batch
 
 
-def by_resume(tasks: ct.Client) -> ct.Batch:
-    """Take the newest batch up."""
-    return tasks.batch().resume()
-
-
-def by_the_same_cell(tasks: ct.Client) -> ct.Batch:
-    """Run the cell again."""
-    return tasks.queue("killed").fan_out(MANY, url=TARGET, send_rate=1000)
-
-
-@pytest.mark.parametrize("again", [by_resume, by_the_same_cell])
-def test_the_next_connection_sends_the_rest(
-    broken: ct.Batch, folder: Path, again: Callable[[ct.Client], ct.Batch]
-) -> None:
-    """The connection that has lost its emulator keeps nobody from sending, and each row's task is there once."""
-    with ct.local(folder) as tasks:
-        sent(again(tasks))
-        assert rows_in(tasks.queue("killed")) == list(range(2000))
-        sent(broken)
-
-
 def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
     """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
     reached(broken, lambda progress: progress.state == "stopped")
@@ -135,3 +118,54 @@ def test_a_temporary_emulator() -> None:
     sent(batch)
     assert rows_in(found.queue("killed")) == list(range(2000))
     found.close()
+
+
+URL = "http://127.0.0.1:9/run"
+
+
+def test_a_longer_cell_while_the_shorter_ends(paused: ct.Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next cell adds its rows after the sender has found nothing left, and before it reports that."""
+    longer = [pd.DataFrame({"row": range(150)})]
+
+    run = Sender.run
+
+    async def ending(self: Sender) -> int:
+        already = await run(self)
+        if longer:
+            await asyncio.to_thread(paused.fan_out, longer.pop(), url=URL, name="series", progress=False)
+        return already
+
+    monkeypatch.setattr(Sender, "run", ending)
+    batch = paused.fan_out(pd.DataFrame({"row": range(100)}), url=URL, name="series")
+    reached(batch.whole, lambda progress: progress.total == 150 and not progress.unsent)
+    assert len(paused.tasks()) == 150
+
+
+ROWS = pd.DataFrame({"row": range(20)})
+
+
+def states(batch: ct.Batch) -> dict[str, int]:
+    """Return how many rows are in each state, zeros left out."""
+    return {str(state): count for state, count in batch.tasks()["state"].value_counts().items() if count}
+
+
+@options("--log-limit", "20")
+def test_a_log_that_has_lost_entries(emulator: Emulator, target: Target) -> None:
+    """Rows whose first attempt was seen to fail, and nothing else, may have succeeded: no line sends them again."""
+    target.script(500, 500, 500)
+    connect = partial(ct.connect, "demo", "us-central1", endpoint=emulator.ready["grpc"])
+    with connect() as tasks:
+        queue = tasks.queue("main", create=True, max_attempts=5, min_backoff="1h", max_backoff="1h")
+        batch = queue.fan_out(ROWS.head(3), url=target.url)
+        reached(batch, lambda progress: progress.retrying == 3)
+    emulator.advance(3_700)
+    target.wait(6)
+    with connect() as tasks:
+        noise = tasks.queue("noise", create=True).fan_out(pd.DataFrame({"n": range(40)}), url=target.url)
+        assert noise.wait("240s").succeeded == 40
+        emulator.until(lambda: tasks.queue("main").attempts().empty)
+        batch = tasks.batch(batch.id)
+        reached(batch, lambda progress: progress.gone == 3)
+        assert (batch.status().state, states(batch)) == ("unknown", {"gone": 3})
+        assert "they may have run" in str(batch.status().reason)
+        assert not {"resend", "retry_failed"} & {*re.findall(r"\w+", repr(batch))}

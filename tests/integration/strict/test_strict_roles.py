@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pandas as pd
 import pytest
-from google.api_core.exceptions import InvalidArgument, NotFound, Unauthenticated
+from google.api_core.exceptions import InvalidArgument, Unauthenticated
 from google.cloud import tasks_v2
 from google.cloud.logging_v2.services.logging_service_v2 import LoggingServiceV2Client
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
@@ -74,13 +74,6 @@ def test_a_token_needs_the_right_to_act_as_its_account(emulator: StrictEmulator,
         client.create_task(parent=QUEUE, task=signed)
 
 
-def test_an_unknown_service_account(emulator: StrictEmulator, connect: Connect) -> None:
-    """A token of a service account that does not exist is refused, whatever the roles on the project."""
-    client = connect(emulator.user("olga@example.com", "roles/owner"))
-    with pytest.raises(NotFound):
-        client.create_task(parent=QUEUE, task=task(oidc_token={"service_account_email": emulator.email("nobody")}))
-
-
 def test_the_log_has_a_permission_of_its_own(emulator: StrictEmulator, connect: Connect) -> None:
     """Entries of the log are read with a role of Cloud Logging, until it is revoked."""
     client = connect(emulator.user("ann@example.com", ADMIN), LoggingServiceV2Client)
@@ -138,17 +131,6 @@ def test_the_role_of_an_enqueuer_is_enough_to_fan_out(
     assert "--member=serviceAccount:sender@demo.iam.gserviceaccount.com --role=roles/cloudtasks.viewer" in printed
     assert batch.wait(timeout=PATIENCE).succeeded == 250
     assert len(queue.enqueue(https_target.url, {"day": 1})) == 1
-
-
-@pytest.mark.parametrize(("role", "verb"), [("taskRunner", ct.Queue.run), ("taskDeleter", ct.Queue.delete_tasks)])
-def test_who_may_not_read_queues_is_told_of_tasks(
-    emulator: StrictEmulator, login: Login, role: str, verb: Callable[[ct.Queue, str], pd.DataFrame]
-) -> None:
-    """That no task was there is a report, also if it cannot be asked whether the queue is."""
-    emulator.seed("reports")
-    found = verb(login("sender", f"roles/cloudtasks.{role}").queue("reports"), "nothing")
-    assert found["ok"].tolist() == [False]
-    assert "entity was not found" in found["error"].item()
 
 
 def test_without_the_log_the_tasks_are_sent_all_the_same(

@@ -91,15 +91,6 @@ def test_an_existing_queue_is_changed(
     assert (row.state, row.max_attempts) == ("PAUSED", 9)
 
 
-def test_no_doublings(tasks: ct.Client, capsys: pytest.CaptureFixture[str]) -> None:
-    """Zero doublings hold from the beginning, though CreateQueue takes 0 for a missing value."""
-    name = "reports"
-    for _ in range(2):
-        tasks.queue(name, create=True, max_doublings=0)
-    assert tasks.queues().max_doublings[name] == 0
-    assert capsys.readouterr().out.count("\n") == 1
-
-
 def test_who_loses_the_race_brings_its_settings(
     tasks: ct.Client, queue: ct.Queue, intercept: Intercept, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,15 +152,6 @@ def test_the_emulator_of_the_environment(emulator: Emulator, monkeypatch: pytest
         assert tasks.endpoint == "127.0.0.1:1"
     with ct.connect("p", "l", endpoint="cloudtasks.googleapis.com") as tasks:
         assert repr(tasks) == "<Cloud Tasks in p / l [GOOGLE p]>"
-
-
-def test_nobody_is_asked_before_a_token_comes() -> None:
-    """Serving asks nobody; while the emulator that it depends on is not there, its certificates are not either."""
-    account = "worker@p.iam.gserviceaccount.com"
-    with ct.connect("p", "l", endpoint="127.0.0.1:9") as tasks:
-        ct.serve(print, name="early", service_account=account, tasks=tasks).close()
-        with pytest.raises(errors.EndpointError):
-            _ = tasks.certs_url
 
 
 def test_a_project_that_is_not_known_yet() -> None:

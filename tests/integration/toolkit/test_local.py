@@ -134,20 +134,6 @@ def test_one_temporary_emulator_a_process() -> None:
     ended(pid)
 
 
-def test_an_emulator_of_another_machine_is_not_reported(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Machines may share a home; whether an emulator runs on another one cannot be seen from here."""
-    with monkeypatch.context() as patch, ct.local() as first:
-        patch.setattr("platform.node", lambda: "another")
-        first.queue("q", create=True).pause().fan_out(pd.DataFrame({"x": [1]}), url=NOWHERE, progress=False)
-        pid = pid_of(first)
-    ended(pid)
-    with ct.local() as second:
-        second.batches()
-    assert "has ended" not in capsys.readouterr().out
-
-
 def test_batches_of_a_temporary_emulator_are_reported_as_lost(capsys: pytest.CaptureFixture[str]) -> None:
     """After its end the next connection says once what was lost with it; an emulator that runs has lost nothing."""
     lost = "an earlier emulator has ended with its queues, its tasks and 1 batch"

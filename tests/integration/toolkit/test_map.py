@@ -13,20 +13,14 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client.mapping import callee, rows_for
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.progress import Progress
-from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.outbox.records import Scope
 from cloudtasks_nb.handlers import serving
 from tests.cases import cases
-from tests.integration.conftest import PATIENCE, until
-from tests.interrupts import interrupt, interruptible
 from tests.processes import run
 
 ACCOUNT = "caller@demo.iam.gserviceaccount.com"
@@ -79,50 +73,6 @@ def test_rows_of_an_earlier_version_are_computed_again(queue: ct.Queue, capsys: 
     assert again == 'computing 2 rows again; stale="keep" keeps them'
     with pytest.raises(errors.InvalidInputError, match="stale='old'"):
         queue.map(new, [1, 2], stale="old")  # type: ignore[arg-type]
-
-
-class Formula:
-    """A function that is edited: the old one waits for row 1 until the new one runs."""
-
-    def __init__(self) -> None:
-        self.calls = list[int]()
-        self.edited = threading.Event()
-
-    def versions(self) -> tuple[Callable[[int], int], Callable[[int], int]]:
-        """Return the function before and after it was edited."""
-        calls, edited = self.calls, self.edited
-
-        def old() -> Callable[[int], int]:
-            def times(n: int) -> int:
-                assert n != 1 or edited.wait(PATIENCE)
-                return 2 * n
-
-            return times
-
-        def new() -> Callable[[int], int]:
-            def times(n: int) -> int:
-                calls.append(n)
-                edited.set()
-                return 3 * n
-
-            return times
-
-        return old(), new()
-
-
-def test_rows_that_ran_while_the_function_was_edited(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are computed again before `map` returns, and a line says why; the frame is of one version."""
-    formula = Formula()
-    old, new = formula.versions()
-    rows = pd.DataFrame({"n": [1, 2]})
-    batch = queue.fan_out(rows, url=ct.serve(old))
-    until(lambda: batch.progress().succeeded == 1)
-    assert queue.map(new, rows)["result"].tolist() == [3, 6]
-    assert sorted(formula.calls) == [1, 2]
-    said = [line for line in capsys.readouterr().out.splitlines() if "again" in line]
-    first, second = said
-    assert first == 'computing 1 row again; stale="keep" keeps it'
-    assert second == "computing 1 row again: an earlier version ended it meanwhile"
 
 
 def test_a_function_that_changes_all_the_time(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,27 +304,6 @@ def test_a_wait_that_ends_early(
     assert re.search(r'batch = (tasks\.batch\("\w{8}"\)) finds it, \1\.cancel\(\) cancels it', line)
     paused.resume()
     assert paused.map(half, [1])["half"].tolist() == [0.5]
-
-
-def test_an_interrupt_in_a_notebook(
-    paused: ct.Queue, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One line says how to go on, no frame of this package is shown, and the cells below do not run."""
-    finished = Tracker.finished
-
-    async def interrupted(self: Tracker, rows: Scope) -> Progress:
-        interrupt()
-        return await finished(self, rows)
-
-    monkeypatch.setattr(Tracker, "finished", interrupted)
-    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    shell.user_ns |= {"queue": paused, "half": half}
-    with interruptible():
-        ended = shell.run_cell("queue.map(half, [1])")
-    assert isinstance(ended.error_in_exec, KeyboardInterrupt)
-    *_, line, last = said(capsys).strip().splitlines()
-    assert ".cancel() cancels it" in line
-    assert last == "KeyboardInterrupt"
 
 
 def test_exceptions_that_are_given_up(queue: ct.Queue) -> None:

@@ -60,13 +60,6 @@ def test_a_limit(filled: ct.Queue, capsys: pytest.CaptureFixture[str], limit: in
     assert capsys.readouterr().out == (note if cut else "")
 
 
-@pytest.mark.parametrize("verb", ["run", "delete_tasks"])
-def test_tasks_by_their_word(filled: ct.Queue, target: Target, verb: str) -> None:
-    """What the tasks are in can be named, as in all verbs that take a frame."""
-    filled.route(target.url)
-    assert getattr(filled, verb)(df=filled.tasks()).ok.all()
-
-
 def test_run(filled: ct.Queue, target: Target) -> None:
     """Tasks of a paused queue are dispatched now, the others stay."""
     filled.route(target.url)
@@ -165,14 +158,6 @@ def test_pause_and_resume(tasks: ct.Client, queue: ct.Queue, target: Target) -> 
     assert target.received == []
     assert queue.resume() is queue
     assert len(target.wait(1)) == 1
-
-
-def test_delete(tasks: ct.Client, queue: ct.Queue) -> None:
-    """The queue is deleted, and creating it again reports for how long its name is blocked."""
-    assert queue.delete() is queue
-    assert queue.id not in tasks.queues().index
-    with raises(errors.PreconditionError, f'the queue "{queue.id}" cannot be created', hint="use another name"):
-        tasks.queue(queue.id, create=True)
 
 
 def test_update(tasks: ct.Client, queue: ct.Queue) -> None:

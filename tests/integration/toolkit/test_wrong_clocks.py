@@ -58,14 +58,6 @@ def test_a_time(wrong: ct.Client, queue: ct.Queue, emulator: Emulator) -> None:
         reports.schedule("http://127.0.0.1:9/never", at=now + 31 * days)
 
 
-def test_states(wrong: ct.Client, queue: ct.Queue, emulator: Emulator) -> None:
-    """A task is scheduled or ready by the time of the service."""
-    reports, now = wrong.queue(queue.id), service_time(emulator)
-    made = [reports.schedule("http://127.0.0.1:9/never", at=now + minutes * 60 * SECOND) for minutes in (5, -5)]
-    assert [one["state"].tolist() for one in made] == [["scheduled"], ["ready"]]
-    assert sorted(reports.tasks()["state"]) == ["ready", "scheduled"]
-
-
 def test_the_attempts_of_the_last_minutes(wrong: ct.Client, queue: ct.Queue) -> None:
     """A duration goes back from the time of the service, also in the first call of a kernel."""
     assert wrong.queue(queue.id).attempts(since="2min")["status"].tolist() == ["OK"]

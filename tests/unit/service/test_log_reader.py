@@ -105,16 +105,6 @@ def line(name: str, time: float, received: float | None = None, visible: float |
     return Line(id=name, **{key: round(value * SECOND) for key, value in times.items()})
 
 
-def test_late_and_out_of_order() -> None:
-    """An entry that arrives late, or before an older one, is returned as well; the longest delay counts."""
-    odd = line("late", 1, received=300), line("unordered", 3, received=3, visible=4.9)
-    reading = Reading(Log(line("a", 1), line("b", 2), *odd, line("c", 302)))
-    for now in (3, 5, 301, 303):
-        reading.read(now)
-    assert reading.entries == ["a", "b", "unordered", "late", "c"]
-    assert reading.reader.lag == 299 * SECOND
-
-
 def test_a_clock_that_is_set_back() -> None:
     """Our clock may be two days ahead and be put right between two reads, or between two pages: nothing is missed."""
     reading = Reading(Log(*(line(f"{n:02}", n) for n in range(8)), line("late", 5, received=21), line("new", 30)))

@@ -263,12 +263,6 @@ def test_an_endpoint_that_does_not_answer(request: pytest.FixtureRequest, kind: 
     assert Transport(Endpoint(project="p", location="l", target="t", local=True), Auth()).connect_timeout < 5
 
 
-def test_the_emulator_of_a_folder_that_does_not_answer(closed: int, tmp_path: Path) -> None:
-    """The hint names the folder: another emulator does not have its tasks."""
-    with raises(errors.EndpointError, "nothing answers", hint=f"ct.local({str(tmp_path)!r}) starts the emulator again"):
-        use(closed, GET, place={"folder": str(tmp_path)}, connect_timeout=0.2)
-
-
 def test_an_endpoint_that_went_away(fake: Fakes, closed: int) -> None:
     """A connection that breaks later raises too, and one that comes back is used again."""
     server = fake(port=closed)

@@ -193,24 +193,6 @@ def test_an_endpoint_without_statistics(watch: Watch) -> None:
     assert (found.values["state"], found.values.get("tasks")) == ("PAUSED", None)
 
 
-def test_a_read_at_once(watch: Watch) -> None:
-    """After a change one need not wait for the next read."""
-    watcher = start(Service())
-    heard = watch(watcher, every=3600.0)
-    first = heard.next()
-    watcher.refresh(OTHER)
-    watcher.refresh(QUEUE)
-    assert heard.next().at >= first.at
-
-
-def test_the_quickest_subscriber_sets_the_pace(watch: Watch) -> None:
-    """A slow subscriber does not slow down a quick one."""
-    watcher = start(Service())
-    watch(watcher, every=3600.0).next()
-    quick = watch(watcher)
-    assert [quick.next().queue for _ in range(3)] == [QUEUE] * 3
-
-
 def test_an_unknown_enum_value_is_unknown(watch: Watch) -> None:
     """A state that a newer service has is shown as no state; the queue is watched on."""
     heard = watch(Service(GetQueueStats=lambda name, **_: tasks_v2beta3.Queue.pb()(name=name, state=99)))

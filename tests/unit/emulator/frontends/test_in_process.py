@@ -24,7 +24,6 @@ from cloudtasks_nb.emulator.frontends.http import host_and_port
 from cloudtasks_nb.emulator.model.apis import v2
 from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.store.database import TaskDatabase
-from cloudtasks_nb.emulator.strict.metadata import MetadataServer
 from cloudtasks_nb.errors import EmulatorError, InvalidInputError, PortInUseError
 from tests.cases import cases
 from tests.unit.emulator.conftest import QUEUE
@@ -173,17 +172,6 @@ async def test_errors_at_the_start(settings: dict[str, Any], error: type[Emulato
                 pass
     assert hint in (refused.value.hint or "")
     assert (f"port {port} is in use" in refused.value.message) is (error is PortInUseError)
-
-
-async def test_the_metadata_server_ends() -> None:
-    """It listens nowhere then; one that never listened can be closed too."""
-    nobody: Any = None
-    server: Any = MetadataServer(nobody, nobody)
-    await server.close()
-    port = await server.listen("127.0.0.1", 0)
-    assert [address[1] for address in server._runner.addresses] == [port]
-    await server.close()
-    assert server._runner.addresses == []
 
 
 @pytest.mark.parametrize(("port", "next_one"), [(0, 0), (8123, 8124), (65_535, 0)])

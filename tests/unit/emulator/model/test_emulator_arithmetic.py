@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb.emulator.dispatch.dispatch import TokenBucket
-from cloudtasks_nb.emulator.model.attempts import RetryPolicy
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND, Clock
 from cloudtasks_nb.emulator.store.state import DueTimes
 from tests.cases import cases
@@ -43,24 +42,6 @@ def test_clock_refuses_to_go_back() -> None:
     """The clock cannot be moved into the past."""
     with pytest.raises(ValueError, match="forward"):
         Clock().advance(-1)
-
-
-@given(st.integers(1, 5000), st.integers(0, 5000), st.integers(0, DAY), st.integers(0, DAY))
-def test_backoff_never_shrinks(failures: int, doublings: int, low: int, high: int) -> None:
-    """A later failure waits at least as long as an earlier one, and never longer than `max_backoff`."""
-    policy = RetryPolicy(min_backoff=low, max_backoff=high, max_doublings=doublings)
-    assert policy.backoff(failures) <= policy.backoff(failures + 1) <= high
-
-
-@cases(
-    (3, 0, 2, 999, False), (3, 0, 3, 0, True), (1, 0, 1, 0, True),
-    (3, 10, 3, 9, False), (3, 10, 2, 11, False), (3, 10, 3, 10, True),  # both limits have to be reached
-    (-1, 10, 1, 9, False), (-1, 10, 1, 10, True), (-1, 0, 100_000, 10**9, False),  # -1: until the queue's retention
-)  # fmt: skip
-def test_giving_up(attempts: int, duration: int, made: int, since: int, *, over: bool) -> None:
-    """A task is dropped when attempts and duration are both used up; unlimited ones do not count."""
-    policy = RetryPolicy(max_attempts=attempts, max_retry_duration=duration * SECOND)
-    assert policy.gives_up(made, since * SECOND) is over
 
 
 def new_bucket(rate: float, burst: int) -> TokenBucket:

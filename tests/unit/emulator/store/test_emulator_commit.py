@@ -83,20 +83,6 @@ def noted_commits(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[threadi
     return threads
 
 
-async def test_a_slow_disk_is_committed_in_the_thread(
-    store: Store, queue: QueueState, committer: Committer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a commit that took long, the next one leaves the loop free."""
-    monkeypatch.setattr(commit_module, "_SLOW", -1.0)
-    monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
-    threads = noted_commits(store, monkeypatch)
-    for number in range(2):
-        committer.note_call()
-        store.add(queue, new_task(f"t{number}"), NOW)
-        await committer.commit()
-    assert [thread is threading.main_thread() for thread in threads] == [True, False]
-
-
 async def test_callers_share_a_commit(
     store: Store, queue: QueueState, committer: Committer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,31 +96,6 @@ async def test_callers_share_a_commit(
 
     await asyncio.gather(*map(one, range(50)))
     assert (rows(store), len(commits) <= 3) == (50, True)
-
-
-async def test_a_caller_that_is_alone_again(
-    store: Store, committer: Committer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a shared commit one caller waits for others once; then it is committed without a thread again."""
-    monkeypatch.setattr(commit_module, "_SLOW", 60.0)
-    await asyncio.gather(*(committer.commit() for _ in range(3)))
-    monkeypatch.setattr(commit_module, "_ALONE_AFTER", -1.0)
-    threads = noted_commits(store, monkeypatch)
-    for _ in range(2):
-        committer.note_call()
-        await committer.commit()
-    assert [thread is threading.main_thread() for thread in threads] == [False, True]
-
-
-async def test_flushing(store: Store, queue: QueueState, committer: Committer) -> None:
-    """After a flush all changes are committed, those of waiting callers too."""
-    await asyncio.gather(*(committer.commit() for _ in range(3)))  # now a caller waits for others
-    store.add(queue, new_task("a"), NOW)
-    waiting = asyncio.create_task(committer.commit())
-    await asyncio.sleep(0)
-    await committer.flush()
-    assert (rows(store), len(store.database), waiting.done()) == (1, 0, False)
-    await waiting
 
 
 async def test_a_wait_for_the_disk_is_cancelled(store: Store, woken: Woken, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,13 +153,6 @@ async def test_changes_without_a_caller_are_committed_soon(
         async with asyncio.timeout(240):
             await woken.event.wait()
         assert (rows(store), woken) == (before + 1, [queue] * (before + 1))
-
-
-async def test_closing_writes_what_is_left(store: Store, committer: Committer) -> None:
-    """What was put in before the end is committed at the end."""
-    store.add(new_queue(store), new_task("a"), NOW)
-    await committer.close()
-    assert rows(store) == 1
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("disk is full"), OverflowError("disk is full")])

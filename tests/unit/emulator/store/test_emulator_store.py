@@ -199,18 +199,6 @@ StoreModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25)
 test_store_behaves_like_its_model = StoreModel.TestCase
 
 
-def test_a_task_is_shown_when_it_is_safe(store: Store, queue: QueueState) -> None:
-    """Between submission and commit a task is not there, and its name is taken."""
-    store.add(queue, new_task("a"), NOW)
-    with refused("NOT_FOUND"):
-        store.task(queue, "a")
-    with refused("ALREADY_EXISTS"):
-        store.add(queue, new_task("a"), NOW)
-    assert take(queue, NOW) is None
-    commit(store)
-    assert store.task(queue, "a").number == take(queue, NOW)
-
-
 @pytest.mark.parametrize("under_way", [False, True])
 def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock: Clock, *, under_way: bool) -> None:
     """Tasks that are purged before they are committed stay purged, even with a sweep in between."""
@@ -229,13 +217,6 @@ def test_a_sweep_before_the_commit_of_purged_tasks(make_store: MakeStore, clock:
     store = make_store()
     sweep_all(store, clock.now())
     assert store.database.read("SELECT seq FROM tasks UNION SELECT q FROM purged_ranges") == []
-
-
-def test_a_page_leaves_out_uncommitted_deletions(store: Store, queue: QueueState) -> None:
-    """A task whose deletion is not committed yet is not listed any more."""
-    put(store, queue, *("a", "b", "c"))
-    store.delete(queue, "b")
-    assert [task.id for task in chain.from_iterable(store.tasks(queue, 0))] == ["a", "c"]
 
 
 @cases(
@@ -284,16 +265,6 @@ def test_attempts_in_flight_survive_a_lost_transaction(store: Store) -> None:
     assert store.claim(rebuilt, claim.task.number) is None
     assert not store.end_attempt(claim, AttemptResult(http_status=500), POLICY, LogSubject(queue.q, 0.0, "a"))
     assert (rebuilt.in_flight, rebuilt.attempts[claim.task.number].failures) == (0, 1)
-
-
-def test_executions_are_counted_for_a_minute(store: Store, queue: QueueState, clock: Clock) -> None:
-    """Replies count for sixty seconds, good and bad ones."""
-    for task_id, status in (("a", 200), ("b", 500)):
-        put(store, queue, task_id)
-        attempt(store, store.claim_now(queue, task_id), status)
-        clock.advance(30 * SECOND)
-    found = [queue.last_minute(clock.now() + ahead) for ahead in (-SECOND, 0, 30 * SECOND)]
-    assert found == [(2, 1), (1, 1), (0, 0)]
 
 
 @pytest.mark.parametrize("size", [4096, 8192])
@@ -429,22 +400,6 @@ def test_purged_tasks_leave_the_file_at_once(make_store: MakeStore, clock: Clock
     sweep_all(store, clock.now())
     assert store.database.read("SELECT * FROM tombstones") == []
     assert store.queue(QUEUE).tombstones == {}
-
-
-def test_names_of_two_purges(make_store: MakeStore, clock: Clock) -> None:
-    """Each purge sets its own time for its names, whatever the sweep has done in between."""
-    store = make_store()
-    queue = new_queue(store)
-    fill(store, queue, 2)
-    store.purge(queue)
-    clock.advance(HOUR // 2)
-    put(store, queue, "later", now=clock.now())
-    store.purge(queue)
-    sweep(store, clock.now())
-    sweep(store, clock.now())
-    sweep_all(store, clock.now())
-    clock.advance(HOUR // 2)
-    assert set(make_store().queue(QUEUE).tombstones) == {"later"}
 
 
 def test_names_with_different_lives(store: Store, clock: Clock) -> None:

@@ -25,7 +25,6 @@ from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.periods.partitions import combinations, partition
 from cloudtasks_nb.fanout.plan.identity import Place
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial, make_plan
-from cloudtasks_nb.fanout.plan.preview import StoredPreview
 from cloudtasks_nb.fanout.plan.render import plan_chunks
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -148,16 +147,6 @@ def batch_rows(outbox: Outbox, batch: str) -> pd.DataFrame:
     return ReadRows(outbox.rows.pages(whole(batch))).stored.columns()
 
 
-def test_the_columns_of_periods_are_shown(backfills: Harness, outbox: Outbox) -> None:
-    """`batch.tasks()` has the columns of the periods, whether a template names them or not."""
-    record = backfills.run(body={"day": "{start:%Y-%m-%d}"}, across={"shop": ["bern"]})
-    stored = StoredPreview()
-    for page in outbox.rows.pages(record.whole):
-        stored.add(page.shown, page.indexes)
-    assert list(stored.columns()) == ["start", "end", "partition", "shop"]
-    assert stored.columns()["partition"].tolist() == ["2026-01-01", "2026-01-02", "2026-01-03"]
-
-
 def test_words_are_passed_on(backfills: Harness) -> None:
     """The words of a fan-out mean the same here; times without a zone are those of the backfill's."""
     lasting: dict[str, Any] = {"send_rate": 3, "canary": 2, "pause_at": "5%"}
@@ -207,15 +196,6 @@ def test_other_partitions_under_a_name(backfills: Harness, words: dict[str, Any]
     assert backfills.catalog.outbox.batches.find()[0].total == 3
 
 
-def test_name_of_a_fan_out(backfills: Harness, outbox: Outbox) -> None:
-    """A batch that is no backfill gets no partitions."""
-    backfills.run()
-    request = backfills.catalog.requests[-1]
-    spool(outbox, plan_chunks(request.data, request.recipe, now=NOW), recipe=request.recipe.identity, name="plain")
-    with pytest.raises(BatchExistsError, match="is no backfill, this is"):
-        backfills.run(name="plain")
-
-
 # Dry run
 
 
@@ -234,15 +214,6 @@ def test_verdicts(backfills: Harness, outbox: Outbox) -> None:
     ]
     assert plan.sendable == 2
     assert plan.facts()["known"] == "1 in the queue, 1 failed, 1 succeeded"
-
-
-def test_bad_rows_are_not_sent(backfills: Harness) -> None:
-    """A partition that cannot become a task is not among those to send."""
-    plan = backfills.plan(at="{start}", end="2026-03-01")
-    late = plan.frame["problem"].notna()
-    assert late.sum() > 20
-    assert plan.frame.loc[late, ["verdict", "why"]].drop_duplicates().to_numpy().tolist() == [["skip", "problem"]]
-    assert plan.sendable == len(plan.frame) - late.sum()
 
 
 def test_plan_says_what_of(backfills: Harness) -> None:
@@ -264,16 +235,6 @@ def test_plan_shows_what_would_be_sent(backfills: Harness, outbox: Outbox) -> No
 
 
 # Notes, and what is stored
-
-
-def test_says_where_it_reaches_beyond(backfills: Harness, capsys: pytest.CaptureFixture[str]) -> None:
-    """A range that is not of whole periods prints one note; a range of whole periods prints none."""
-    backfills.run()
-    assert capsys.readouterr().out == ""
-    backfills.run("2026-01-15", "2026-02-01", freq="MS")
-    assert capsys.readouterr().out.splitlines() == [
-        "the first partition begins 2026-01-01, before 2026-01-15; the last partition ends 2026-03-01, after 2026-02-01"
-    ]
 
 
 def test_ranges_that_two_kernels_ask_for_at_once_are_both_kept(backfills: Harness, outbox: Outbox, path: Path) -> None:

@@ -12,7 +12,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.batches import claim_batch, delete_batch, read_claim
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.threads import at_once
 from tests.unit.fanout.conftest import chunks, spool
 
 
@@ -57,13 +56,6 @@ def test_who_reads_asks_the_store_once(
     assert read_claim(other, batch) == read_claim(store, batch) == before
 
 
-def test_homes_that_claim_at_once(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
-    """Two homes, each with two processes, agree on one key."""
-    homes = iter([outbox, theirs] * 2)
-    at_once(lambda: claim(next(homes), store, batch), 4)
-    assert len({own_key(home, batch) for home in (outbox, theirs)}) == 1
-
-
 def test_what_was_sent_without_a_claim_is_claimed_when_results_are_read(
     outbox: Outbox, theirs: Outbox, store: Store, batch: str
 ) -> None:
@@ -90,16 +82,6 @@ def test_a_store_that_may_only_be_read(outbox: Outbox, theirs: Outbox, store: St
     claim(theirs, store, batch)
     claim(outbox, mine, batch)
     assert batch_keys(outbox, mine, batch) == (own_key(theirs, batch), key)
-
-
-def test_a_batch_that_another_home_has_made_anew(outbox: Outbox, theirs: Outbox, store: Store, batch: str) -> None:
-    """Its key is found when the claim is read again."""
-    claim(outbox, store, batch)
-    old = own_key(outbox, batch)
-    delete_batch(store, batch)
-    claim(theirs, store, batch)
-    assert batch_keys(outbox, store, batch) == (old,)
-    assert batch_keys(outbox, store, batch, again=True) == (own_key(theirs, batch), old)
 
 
 def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, store: Store) -> None:

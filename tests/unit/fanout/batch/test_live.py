@@ -14,7 +14,6 @@ import pytest
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display import browser_tab, progress_bar
-from cloudtasks_nb.errors import ServiceError
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.outbox.records import Scope, whole
@@ -189,16 +188,6 @@ def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[Fak
     assert "100 %" in screens[0].shown[-1]
     tracker.move(7)
     screens[0].until("70 %")
-
-
-def test_waiting_ends_with_its_time_or_with_an_error(screens: list[FakeLive]) -> None:
-    """After its time waiting raises TimeoutError, and what ended the sending is raised as well."""
-    tracker: Any = FakeTracker()
-    with pytest.raises(TimeoutError):
-        live_module.wait(tracker, tracker.bundle, 0.02, ROWS, lambda: tracker.progress)
-    tracker.finish(ServiceError("no"))
-    with pytest.raises(ServiceError, match="no"):
-        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
 
 
 async def test_waiting_on_the_background_loop_is_refused() -> None:

@@ -12,7 +12,6 @@ import pytest
 from cloudtasks_nb._names import CODES
 from cloudtasks_nb.errors import OutboxError, StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
-from cloudtasks_nb.fanout.batch import witnesses
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Row, Source, fold
@@ -170,19 +169,6 @@ def world(outbox: Outbox) -> World:
     return World(outbox, batch, values=VALUES)
 
 
-def test_entries_become_outcomes(world: World) -> None:
-    """Success, last failure and an attempt that will be repeated, each with what the log has of it."""
-    first, second, third, *_ = world.tasks
-    news = (entry(first, status="OK"), entry(second, attempt=3), entry(third, attempt=1, retry_time=9 * SECOND))
-    world.apply(snapshot(entries=news))
-    assert world.counts() == {"succeeded": 1, "failed": 1, "sent": 3}
-    page = next(world.outbox.rows.pages(whole(world.batch)))
-    assert list(page.attempts) == [1, 3, 1, None, None]
-    assert list(page.last_status) == [0, 13, 13, None, None]
-    assert page.duration[0] == SECOND // 2
-    assert page.schedule_time[2] == 9 * SECOND
-
-
 def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A snapshot that met a full disk is applied again, as the log is not read again."""
     heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
@@ -197,13 +183,6 @@ def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: py
     assert "log" not in world.tracker.sources
     world.apply(heard)
     assert world.counts() == {"sent": 4, "succeeded": 1}
-
-
-def test_tasks_of_others_are_none_of_our_business(world: World) -> None:
-    """Other batches and hand-made tasks share the queue and its log."""
-    others = ("hand-made", "0" * 20 + "-ffffffff-1", "0" * 20 + world.tasks[0][20:])
-    world.apply(snapshot(entries=tuple(entry(task, status="OK") for task in others)))
-    assert world.counts() == {"sent": 5}
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
@@ -222,15 +201,6 @@ def test_rows_that_left_without_an_entry_are_settling_for_two_minutes(world: Wor
     assert world.counts() == {"sent": 3, "gone": 2}
     assert world.tracker.search.settling == 0
     assert world.asked[-1] == "log"
-
-
-def test_entries_that_can_be_read_late_make_no_row_gone(world: World) -> None:
-    """The log received them at once; by name they are found 45 s later, and ten minutes later."""
-    for task, seconds in zip(world.tasks, [45, 45, 600, 600, 45], strict=True):
-        world.late(task, seconds)
-    seen = world.watch(1000)
-    assert not any("gone" in counts for counts in seen)
-    assert world.counts() == {"succeeded": 5}
 
 
 @pytest.mark.parametrize("values", [{"max_attempts": 5}, {"max_attempts": -1}, {"max_retry_duration": 3.0}])
@@ -281,15 +251,6 @@ def test_only_a_log_that_has_everything_shows_what_failed(world: World, first: d
     assert world.counts() == {"gone": 5}
 
 
-def test_a_row_whose_deletion_was_asked_for_is_cancelled_though_its_last_attempt_failed(world: World) -> None:
-    """The process was killed before it knew that the task was deleted."""
-    world.immediate = True
-    world.late(world.tasks[0], 0, status="UNAVAILABLE")
-    world.outbox.deletions(whole(world.batch)).turn(None, (), size=5)
-    world.watch(10)
-    assert world.counts() == {"cancelled": 5}
-
-
 def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another kernel records its failure, and opens a new try, while this one reads the log for its first task."""
     world.immediate = True
@@ -308,16 +269,6 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
     assert world.counts() == {"sent": 4, "unsent": 1}
     world.search()
     assert world.counts() == {"gone": 4, "unsent": 1}
-
-
-def test_a_purge_does_not_explain_what_was_gone_before(world: World) -> None:
-    """The log is read once more for these rows, after the queue was purged."""
-    world.immediate = True
-    world.watch(10)
-    assert world.outbox.causes.lost(whole(world.batch)) == {None: 5}
-    world.apply(snapshot(world.now(), values={"purge_time": world.now()}))
-    asyncio.run(world.tracker.recheck())
-    assert world.outbox.causes.lost(whole(world.batch)) == {None: 5}
 
 
 def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
@@ -408,16 +359,6 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert page.duration[0] == SECOND // 2
 
 
-def test_a_queue_without_a_log_is_searched_often(world: World) -> None:
-    """Its searches take no time here, so nothing waits for the next one."""
-    world.put(world.tasks)
-    world.there = {task: pending("retrying", attempts=1) for task in world.tasks[:2]}
-    world.clock.advance(60)
-    assert world.watch(10, log_sampling_ratio=0.0)[-1] == {"sent": 2, "succeeded": 3}
-    world.there.popitem()
-    assert world.watch(10, log_sampling_ratio=0.0)[-1] == {"sent": 1, "succeeded": 4}
-
-
 def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
     """The answer came after the deadline: the log has a failure, but the function has returned."""
     world.put(world.tasks[0], 3)
@@ -482,15 +423,6 @@ def test_error_texts_that_could_not_be_read_are_read_later(world: World) -> None
     world.clock.advance(60)
     world.apply(snapshot(entries=(entry(world.tasks[1]),)))
     assert next(world.outbox.rows.pages(whole(world.batch))).last_message[0] == "refused"
-
-
-def test_error_texts_of_many_rows_are_told_page_by_page(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot may have a hundred thousand failures, each with a traceback; of successes nothing is read for them."""
-    monkeypatch.setattr(witnesses, "_TOGETHER", 2)
-    world.put(world.tasks, 3, "refused")
-    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
-    assert world.asked == ["failures"]
-    assert list(next(world.outbox.rows.pages(whole(world.batch))).last_message) == ["refused"] * 5
 
 
 SPLITS: list[tuple[str, dict[str, Any], tuple[int | None, ...]]] = [

@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from cloudtasks_nb.fanout.batch.view import PeriodStates, upcoming
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
@@ -79,12 +77,6 @@ def test_line(outbox: Outbox) -> None:
     )
 
 
-def test_line_of_what_was_not_asked_for(outbox: Outbox) -> None:
-    """A batch of which it is not known what was asked for says what it has."""
-    text: Any = calendar(outbox, plan(outbox, "2026-01-01", "2026-01-03")).draw(fresh=True)
-    assert text[0] == "2026-01-01 … 2026-01-03, 3 days in America/New_York"
-
-
 def test_kept_for_a_while(outbox: Outbox) -> None:
     """A drawing that took a second is shown for 20, unless the newest one is wanted; then it is drawn again."""
     batch = plan(outbox, "2026-01-01", "2026-01-01")
@@ -96,22 +88,6 @@ def test_kept_for_a_while(outbox: Outbox) -> None:
     assert read(made.draw(fresh=True)) == ["2026-01-01: 1 row: 1 failed"]
     put(outbox, batch, refs(outbox, batch), State.SUCCEEDED)
     assert read(made.draw(fresh=False)) == ["2026-01-01: 1 row: 1 succeeded"]
-
-
-def test_no_rows(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch without rows has no calendar."""
-    batch = plan(outbox, "2026-01-01", "2026-01-01")
-    monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: b"")
-    assert calendar(outbox, batch).draw(fresh=True) is None
-
-
-def test_rows_in_between(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows that come between two looks at the outbox spoil nothing: the drawing before stays."""
-    batch = plan(outbox, "2026-01-01", "2026-01-02")
-    made = calendar(outbox, batch)
-    before = made.draw(fresh=True)
-    monkeypatch.setattr(outbox.rows, "states", lambda *_, **__: bytes([State.UNSENT] * 3))
-    assert made.draw(fresh=True) == before
 
 
 @cases(

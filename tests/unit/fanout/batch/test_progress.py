@@ -13,17 +13,6 @@ from tests.unit.fanout.conftest import chunks, put, put_facts, refs, spool
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 
-def test_rows_are_either_done_pending_or_unsent() -> None:
-    """The three kinds add up to the total."""
-    made = progress(unsent=1, ready=2, running=1, succeeded=3, failed=1, gone=1, cancelled=1)
-    assert (made.done, made.pending, made.unsent, made.finished) == (6, 3, 1, False)
-
-
-def test_finished_means_that_every_row_is_final() -> None:
-    """Rejected, cancelled and gone rows are final as well."""
-    assert progress(succeeded=6, rejected=1, failed=1, cancelled=1, gone=1).finished
-
-
 def test_the_repr_is_one_line_and_leaves_zeros_out() -> None:
     """The text has every count that is not zero, and the rate while tasks are done."""
     made = progress(ready=4, succeeded=6, rate=2.0, eta=NOW)

@@ -111,14 +111,6 @@ def test_another_library_for_parquet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.to_parquet() == [1, "a"]
 
 
-@pytest.mark.parametrize("values", [[], [{"y": 1}], [ValueError("no"), {"y": 1}]])
-def test_errors_are_text(values: list[Any]) -> None:
-    """Also where every row has succeeded."""
-    found = join(values).frame["error"]
-    assert found.dtype == "string"
-    assert found.str.contains("no").fillna(False).tolist() == [isinstance(value, Exception) for value in values]
-
-
 def test_an_error_that_is_not_stored() -> None:
     """It is the last message: why a row was rejected, or what Cloud Tasks said. One that was overcome is none."""
     error = ValueError("no")

@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
 
@@ -276,29 +275,6 @@ def test_the_forecast(outbox: Outbox, known: dict[str, Any], rate: float | None,
     progress = seen(outbox, make(outbox, case), case, MOMENT)
     eta = None if minutes is None else MOMENT + dt.timedelta(minutes=minutes)
     assert (progress.rate, progress.eta) == (rate, eta)
-
-
-def test_what_the_rows_tell_counts_more_than_what_was_stored(outbox: Outbox) -> None:
-    """Rows that failed a moment ago are tried again by now."""
-    case = Situation("failed", "2 failed", {"failed": 2, "succeeded": 98}, {"at": AGO})
-    batch, now = make(outbox, case), dt.datetime.now(dt.UTC)
-    put_facts(outbox, batch, progress=asdict(seen(outbox, batch, case, now)))
-    put(outbox, batch, refs(outbox, batch)[:2], State.SENT)
-    assert stored_progress(outbox, outbox.batches.get(batch), now).state == "running"
-
-
-def test_rows_in_an_unknown_state_have_not_succeeded() -> None:
-    """A batch has the word only if each row is in a state that is a success."""
-    further: Any = IntEnum("further", {"SKIPPED": 99}).SKIPPED  # type: ignore[attr-defined]
-    made = dict.fromkeys(State, 0) | {State.SUCCEEDED: 3}
-    for rows, word in ((made, "succeeded"), (made | {further: 1}, "unknown")):
-        assert status_of(Facts(now=MOMENT, counts=rows)).state == word
-
-
-def test_what_is_not_known_of_a_batch_is_no_reason() -> None:
-    """Rows are left, and nothing else is known."""
-    counts = dict.fromkeys(State, 0) | {State.UNSENT: 9}
-    assert status_of(Facts(now=MOMENT, counts=counts)).action == RESUME
 
 
 @cases(({}, "succeeded"), ({State.SENT: 1}, "running"), ({State.UNSENT: 1}, "running"), ({State.FAILED: 1}, "failed"))

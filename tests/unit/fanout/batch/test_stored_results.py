@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import settings
 
 from cloudtasks_nb.errors import BatchNotFoundError, StoreError
 from cloudtasks_nb.fanout.batch import stored_results
@@ -18,7 +19,6 @@ from cloudtasks_nb.fanout.batch.stored_results import StoredResults, batch_keys,
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, pack_result, tag_of
 from cloudtasks_nb.store.store import Found, Range, Store
-from tests.cases import cases
 from tests.unit.fanout.conftest import chunks, spool, tables
 
 KEY = b"key of the batch"
@@ -284,22 +284,6 @@ def test_an_object_that_was_packed_after_its_listing_is_found(
     assert "1.jsonl is listed in" in str(results.sync())
 
 
-def test_threads_that_read_at_once_count_everything_once(store: Counting, outbox: Outbox, batch: str) -> None:
-    """Eight of them, and a writer meanwhile."""
-    writer = ResultWriter(store)
-    for number in range(10):
-        lines(store, batch, f"{number}.jsonl", b"bad\n", result(batch, number, value=number))
-    with ThreadPoolExecutor(9) as pool:
-        reading = [pool.submit(StoredResults(outbox, store, batch).sync) for _ in range(8)]
-        for row in range(10, 30):
-            writer.put(result(batch, row, value=row))
-        assert [one.result() for one in reading] == [None] * 8
-    results = StoredResults(outbox, store, batch)
-    results.sync()
-    assert values(results, batch, 30) == list(range(30))
-    assert (outbox.results.bad(batch), outbox.results.count(batch)) == (10, 30)
-
-
 def names(store: Store, batch: str) -> list[str]:
     """Return the names of the objects with results of a batch."""
     return [path.removeprefix(f"results/{batch}/") for page in store.pages(f"results/{batch}/") for path in page]
@@ -375,7 +359,11 @@ def test_no_pack_of_a_deleted_batch_stays(
     assert names(bucket, batch) == []
 
 
-@cases(*range(50))
+#: Fifty with `--hypothesis-profile=long`.
+SEEDS = range(50 if settings.default is settings.get_profile("long") else 12)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_two_homes_read_and_pack_at_once(outbox: Outbox, tmp_path: Path, seed: int) -> None:
     """While results come late: both have the same in the end, and a third one that reads what is left of the store."""
     draw, place = random.Random(seed), f"memory://homes-{next(_numbers)}"

@@ -1,16 +1,13 @@
 """A frame meets the batches that are there: the same cell, a longer frame, and what is refused."""
 
 import re
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchExistsError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec, Incoming
 from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
@@ -39,14 +36,6 @@ def test_a_longer_frame_under_its_name_sends_the_rest(outbox: Outbox, *, by_id: 
     assert all_rows(outbox, first.batch, "rows") == [*range(290), 300, *range(301, 312)]
     assert all_rows(outbox, first.batch, "wire", wire=True)[-1] == task("311")
     assert outbox.batches.get(first.batch).round == 2
-
-
-def test_what_is_shown_of_added_rows_is_of_their_own_chunk(outbox: Outbox) -> None:
-    """When only some rows of a chunk are new, they still find their place in what the plan shows."""
-    first = spool(outbox, chunks(range(50)), name="n")
-    spool(outbox, chunks([*range(40, 60)]), name="n")
-    last = list(outbox.rows.pages(whole(first.batch)))[-1]
-    assert orjson.loads(last.shown)[3] == [list(last.rows)] == [list(range(50, 60))]
 
 
 @cases(
@@ -121,48 +110,6 @@ def test_duplicates_can_be_left_out(outbox: Outbox) -> None:
         spool(outbox, same)
 
 
-@pytest.mark.parametrize("name", [None, "days"])
-def test_the_same_rows_again_leave_out_the_same_duplicates(outbox: Outbox, name: str | None) -> None:
-    """Also those that are another request: where the first of a key is there, they are no conflict with the batch."""
-    same = [chunk(range(10)), chunk([10, 11], key=lambda _: "5")]
-    first = spool(outbox, same, name=name, skip=True)
-    again = spool(outbox, same, name=name, skip=True)
-    assert (again.batch, again.added, again.known) == (first.batch, 0, 12)
-    if name is not None:  # without one these rows are no longer those of this batch
-        with pytest.raises(BatchExistsError, match="1 of 1 row"):
-            spool(outbox, [chunk([10], key=lambda _: "5")], name=name, skip=True)
-
-
-def test_a_row_that_is_mended_to_another_request_is_a_conflict(outbox: Outbox) -> None:
-    """Also behind one of its key that is no task: with errors="skip" it is not taken for that one's duplicate."""
-    spool(outbox, chunks(range(3)), name="days")
-    again = [chunk([1], key=lambda _: "1", rejected={1: "no URL"}), chunk([2], key=lambda _: "1")]
-    with pytest.raises(BatchExistsError, match="1 of 2 rows"):
-        spool(outbox, again, name="days", skip=True)
-
-
-def test_other_batches_are_compared_before_the_write_lock(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others wait for the writing of the new rows alone: the rows of other batches are read without the lock."""
-    for at in range(0, 500, 100):
-        spool(outbox, chunks(range(at, at + 100)))
-    read: set[str | None] = set()
-    prepare = Incoming.prepare
-
-    def note(action: int, table: str | None, *_: object) -> int:
-        if action == sqlite3.SQLITE_READ:
-            read.add(table)
-        return sqlite3.SQLITE_OK
-
-    def watched(incoming: Incoming) -> None:
-        prepare(incoming)
-        incoming._connection.set_authorizer(note)
-
-    monkeypatch.setattr(Incoming, "prepare", watched)
-    assert spool(outbox, chunks(range(500, 600))).added == 100
-    assert "batches" in read
-    assert "keys" not in read
-
-
 @pytest.mark.parametrize("name", [None, "n"])
 def test_rows_that_others_add_meanwhile_are_compared_too(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch, name: str | None
@@ -197,18 +144,6 @@ def test_rows_of_a_batch_without_a_name(outbox: Outbox) -> None:
     assert [one.scope and one.scope.rows for one in again] == [3, 9, 3]
     assert {one.batch for one in again} == {first.batch}
     assert tables(outbox.path)["rows"] == 9
-
-
-def test_rows_of_two_batches_without_a_name(outbox: Outbox) -> None:
-    """They are refused, unless one of the two has all of them; so are rows of other templates."""
-    first, second = (spool(outbox, chunks(range(at, at + 3))) for at in (0, 3))
-    with pytest.raises(BatchExistsError, match=r"^\d of these 6 rows are in the batch \w+ already, 3 in \w+"):
-        spool(outbox, chunks(range(6)))
-    spool(outbox, chunks(range(1, 4)), name="named")
-    assert spool(outbox, chunks(range(1, 3))).batch == first.batch
-    with pytest.raises(BatchExistsError, match="it was made of other templates"):
-        spool(outbox, chunks(range(4, 9)), recipe=b"other")
-    assert spool(outbox, chunks(range(3, 6))).batch == second.batch
 
 
 def test_an_id_is_the_name_of_a_batch_on_another_disk(outbox: Outbox, tmp_path: Path) -> None:

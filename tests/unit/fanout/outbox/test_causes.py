@@ -13,7 +13,6 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import MOST_CAUSES
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import FINAL, State
-from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, all_rows, chunks, record_outcomes, refs, send_all, spool, tell, watched
 
 
@@ -133,38 +132,6 @@ def test_showing_the_causes_reads_no_rows(outbox: Outbox, batch: str) -> None:
 
 
 FAULT = Fault("E", "report, etl.py line 1")
-
-
-@cases(
-    ({5: "E: oslo"}, "E: oslo"),
-    ({5: "E: oslo", 3: "E: wien", 4: "E: bern"}, "E: wien … and 2 like it"),
-    ({3: "mod.E: oslo\n7", 4: "E: wien"}, "E: oslo 7 … and 1 like it"),
-    ({3: "E: " + "long " * 30, 4: "E: wien"}, "E: " + "long " * 19 + "l … and 1 like it"),
-)
-def test_a_cause_with_a_traceback_is_shown_by_its_first_message(
-    outbox: Outbox, batch: str, messages: dict[int, str], words: str
-) -> None:
-    """Of the first row in input order, whichever fails first."""
-    send_all(outbox, batch)
-    for row, message in messages.items():
-        tell(outbox, batch, refs(outbox, batch)[row], state=State.FAILED, last_message=message, fault=FAULT)
-    assert outbox.causes.failed(whole(batch)) == {words: len(messages)}
-
-
-def test_the_first_message_is_found_in_one_row(outbox: Outbox, batch: str) -> None:
-    """The work is the same for one row and for all rows that have the cause."""
-    send_all(outbox, batch)
-    steps = []
-    for rows in (refs(outbox, batch)[:1], refs(outbox, batch)):
-        tell(outbox, batch, rows, state=State.FAILED, last_message="E: no", fault=FAULT)
-        steps.append(0)
-
-        def step() -> None:
-            steps[-1] += 1
-
-        with watched(outbox, lambda connection: connection.set_progress_handler(step, 1)):
-            assert outbox.causes.found(whole(batch))[0].text == "E: no"
-    assert 0 < steps[1] <= steps[0] + 20
 
 
 def test_messages_that_differ_in_every_row_are_counted_by_their_type(outbox: Outbox) -> None:

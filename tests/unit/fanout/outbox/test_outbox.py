@@ -1,47 +1,21 @@
 """What the outbox keeps of batches and rows, and how they are found."""
 
-import sqlite3
 from dataclasses import fields, replace
 from operator import attrgetter
 from pathlib import Path
 
-import orjson
 import pytest
 
 from cloudtasks_nb.errors import BatchNotFoundError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, Cancel, Published, Reached, StoredGate, whole
-from cloudtasks_nb.fanout.plan.identity import task_id
-from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.raising import raises
 from tests.unit.fanout.conftest import (
-    NOTHING,
     PLACE,
-    all_rows,
     chunks,
-    digest,
-    put,
-    put_facts,
-    refs,
     spool,
-    tables,
-    task,
-    watched,
 )
-
-
-def test_a_batch_is_read_without_the_others(outbox: Outbox) -> None:
-    """To find a batch by its id costs the same however many there are."""
-    read: list[list[str]] = []
-    batch = spool(outbox, chunks(range(3))).batch
-    for at in (0, 10):
-        for number in range(at):
-            spool(outbox, chunks(range(3)), name=f"batch {number}")
-        read.append([])
-        with watched(outbox, lambda connection: connection.set_trace_callback(read[-1].append)):
-            assert outbox.batches.get(batch).total == 3
-    assert len(read[0]) == len(read[1])
 
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:
@@ -65,28 +39,6 @@ def test_of_several_batches_with_a_name_the_newest_is_meant(outbox: Outbox, caps
     )
     assert choose(outbox.batches.find(), ids[0]).id == ids[0]
     assert capsys.readouterr().out == ""
-
-
-def test_the_size_of_each_batch(outbox: Outbox) -> None:
-    """It grows with the rows; a batch without rows has none."""
-    sizes = [spool(outbox, chunks(range(rows)), name=f"rows {rows}").batch for rows in (0, 100, 5_000)]
-    none, few, many = (outbox.batches.sizes()[batch] for batch in sizes)
-    assert none == 0
-    assert 100 * 100 < few < many / 10
-
-
-def test_a_deleted_batch_leaves_nothing(outbox: Outbox, batch: str, path: Path) -> None:
-    """Its rows go, the others stay, and the same rows make it again under the same id."""
-    other = spool(outbox, chunks(range(1_000, 1_003))).batch
-    put_facts(outbox, batch, corrected=1)
-    outbox.batches.delete(batch)
-    with pytest.raises(BatchNotFoundError):
-        outbox.batches.counts(whole(batch))
-    assert outbox.sweep() == 1
-    left = {"batches": 1, "blocks": 1, "rows": 3, "keys": 3, "tallies": 1, "spans": 2, "inputs": 1}
-    assert tables(path) == {**NOTHING, **left}
-    assert [record.id for record in outbox.batches.find()] == [other]
-    assert spool(outbox, chunks(range(250))).batch == batch
 
 
 def test_a_beginning_that_two_batches_have_is_refused(outbox: Outbox) -> None:
@@ -162,52 +114,3 @@ def test_facts_are_kept(outbox: Outbox, batch: str, path: Path) -> None:
         assert later.batches.facts(batch) == later.batches.get(batch).facts == EVERY_FACT
         later.batches.change(batch, lambda _: new)
     assert outbox.batches.facts(batch) == new
-
-
-def test_a_fact_that_stays_is_not_written(outbox: Outbox, batch: str) -> None:
-    """Where one fact changes, as the progress does every five seconds, the others are not written again."""
-    outbox.batches.change(batch, lambda _: EVERY_FACT)
-    written = list[str]()
-    outbox._database.write(sqlite3.Connection.set_trace_callback, written.append)
-    put_facts(outbox, batch, progress={"total": 4})
-    assert [statement for statement in written if "INSERT" in statement] == [
-        """INSERT OR REPLACE INTO facts VALUES (1, 'progress', '{"total":4}')"""
-    ]
-
-
-def test_rows_are_paged_by_chunk(outbox: Outbox, batch: str) -> None:
-    """A page is a chunk of the plan, with what it shows and the place of each row in it."""
-    pages = list(outbox.rows.pages(whole(batch), wire=True))
-    assert [len(page.refs) for page in pages] == [100, 100, 50]
-    assert orjson.loads(pages[1].shown)[3] == [[*range(100, 200)]]
-    assert list(pages[1].indexes) == list(range(100))
-    assert list(pages[2].wire) == [task(str(row)) for row in range(200, 250)]
-    assert pages[0].tasks[0] == task_id(batch, digest("0"), 1)
-
-
-def test_rows_of_some_states_behind_a_row(outbox: Outbox, batch: str) -> None:
-    """Rows can be asked for by their states and from a row on; nothing is decoded that was not asked for."""
-    known = refs(outbox, batch)
-    for at in (5, 150, 240):
-        put(outbox, batch, known[at], State.FAILED)
-    assert all_rows(outbox, batch, "rows", states={State.FAILED}) == [5, 150, 240]
-    assert all_rows(outbox, batch, "rows", states={State.FAILED}, after=known[5]) == [150, 240]
-    assert all_rows(outbox, batch, "rows", after=known[150]) == list(range(151, 250))
-    assert all_rows(outbox, batch, "indexes", states={State.FAILED}) == [5, 50, 40]
-    assert all_rows(outbox, batch, "wire", states={State.FAILED}) == [b""] * 3
-    assert all_rows(outbox, batch, "rows", states=()) == []
-
-
-def test_a_task_leads_to_its_row(outbox: Outbox, batch: str) -> None:
-    """Rows are found by the ids of their newest tasks; other ids are left out."""
-    tasks = all_rows(outbox, batch, "tasks")
-    wanted = {tasks[7]: refs(outbox, batch)[7], tasks[249]: refs(outbox, batch)[249]}
-    others = [
-        task_id(batch, digest("7"), 2),
-        task_id("00000000", digest("7"), 1),
-        task_id(batch, digest("unknown"), 1),
-        task_id(batch, digest("7")[:8] + bytes(8), 1),
-        "12345",
-    ]
-    assert outbox.rows.locate(batch, [*wanted, *others]) == wanted
-    assert len(outbox.rows.locate(batch, tasks * 10)) == 250

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.errors import BatchExistsError, CloudTasksError, DuplicateRowsError
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.plan.render import Chunk, Forecast
 from cloudtasks_nb.fanout.refusals import plain_reason
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, put, refs, send_all, spool, tables
+from tests.unit.fanout.conftest import PLACE, all_rows, chunk, chunks, digest, send_all, spool, tables
 
 
 def forecast(outbox: Outbox, planned: Iterable[Chunk], *, shown: int | None = None, **spec: Any) -> Forecast:
@@ -79,20 +78,6 @@ def test_a_dry_run_is_a_spool_that_is_rolled_back(
         assert {task for row, task in enumerate(found.tasks) if row not in found.problems} <= made
 
 
-def test_states_of_known_rows(outbox: Outbox) -> None:
-    """Rows that the batch has come with their states, in the order of the input; a row that was no task is new."""
-    batch = spool(outbox, chunks(range(2_500), rejected={2_400: "no URL"}), name="days", skip=True).batch
-    put(outbox, batch, refs(outbox, batch)[:100], State.SENT)
-
-    def backwards(row: int) -> str:
-        return str(2_599 - row)
-
-    found = forecast(outbox, chunks(range(2_600), key=backwards, request=backwards), name="days", shown=2_550)
-    assert found.states == ["new"] * 100 + ["unsent"] * 99 + ["new"] + ["unsent"] * 2_300 + ["in the queue"] * 50
-    assert (found.known, found.sendable) == ({"in the queue": 100}, 2_500)
-    assert forecast(outbox, chunks(range(1)), name=batch).states == ["in the queue"]
-
-
 def test_another_process_that_writes(outbox: Outbox, batch: str) -> None:
     """A dry run does not wait for the write lock, and writes nothing."""
     stored = tables(outbox.path)
@@ -115,30 +100,10 @@ def test_a_damaged_outbox(outbox: Outbox) -> None:
         pass
 
 
-def test_ids_of_tasks(outbox: Outbox) -> None:
-    """A row that the batch has shows its newest task, one that is new the task that it will be."""
-    batch = spool(outbox, chunks(range(2)), name="days").batch
-    put(outbox, batch, refs(outbox, batch), State.SENT)
-    put(outbox, batch, refs(outbox, batch)[0], State.FAILED)
-    outbox.outcomes.new_try(whole(batch))
-    found = forecast(outbox, chunks(range(3)), name="days")
-    assert found.tasks == [*ids(batch, [0], 2), *ids(batch, [1, 2])]
-    assert (found.known, found.sendable, found.refusal) == ({"in the queue": 1}, 2, "")
-
-
 def test_no_ids_where_sending_would_raise(outbox: Outbox) -> None:
     """Rows without a name that would not be sent as a whole have no batch, and so no ids."""
     found = forecast(outbox, chunks(range(3), rejected={1: "no URL"}))
     assert found == Forecast(tasks=[None] * 3, problems={1: "no URL"}, sendable=2, duplicates=0)
-
-
-def test_rows_of_the_same_batch(outbox: Outbox) -> None:
-    """The rows of a batch without a name are found again; all of them are counted, also those that are not shown."""
-    batch = spool(outbox, chunks(range(30))).batch
-    send_all(outbox, batch)
-    found = forecast(outbox, chunks(range(30)), shown=3)
-    assert (found.tasks, found.states) == (ids(batch, range(3)), ["in the queue"] * 3)
-    assert (found.known, found.sendable) == ({"in the queue": 30}, 0)
 
 
 def test_a_batch_that_comes_while_the_rows_are_planned(outbox: Outbox) -> None:

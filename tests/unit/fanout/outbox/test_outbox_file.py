@@ -13,11 +13,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
@@ -138,46 +137,6 @@ def test_many_may_open_a_new_file_at_once(path: Path) -> None:
     assert at_once(begin, 6) == [0] * 6
 
 
-def test_a_file_that_another_program_holds_from_the_start_is_told(path: Path) -> None:
-    """When the file cannot even be opened because it is locked, the error says so."""
-    path.parent.mkdir()
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("CREATE TABLE x (y)")
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(OutboxError, match="locked by another program"):
-            Outbox(path, timeout=0.0)
-
-
-class Busy:
-    """A connection that is refused a new journal a few times, as SQLite does without waiting."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-
-    def execute(self, _: str) -> Busy:
-        """Fail while it is busy."""
-        self.times -= 1
-        if self.times >= 0:
-            busy = sqlite3.OperationalError("database is locked")
-            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
-            raise busy
-        return self
-
-    def fetchone(self) -> tuple[str]:
-        """Return the journal."""
-        return ("wal",)
-
-
-def test_the_journal_is_chosen_when_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where SQLite does not wait for processes that open the file at the same time, we do, for a while."""
-    slept: list[float] = []
-    monkeypatch.setattr("time.sleep", slept.append)
-    assert database._set_journal(cast("Any", Busy(3)), "WAL", float("inf")) == "wal"
-    assert len(slept) == 3
-    with pytest.raises(sqlite3.OperationalError):
-        database._set_journal(cast("Any", Busy(3)), "WAL", 0.0)
-
-
 def test_another_format_has_another_version() -> None:
     """Whoever changes tables, stored numbers or facts raises VERSION; two who do so meet in the last line."""
     enums = {kind.__name__: {one.name: one.value for one in kind} for kind in (State, Fact, Source)}
@@ -261,27 +220,6 @@ def test_elsewhere_there_is_nothing_to_say(outbox: Outbox) -> None:
     assert outbox.note is None
 
 
-def test_any_thread_may_use_the_outbox(outbox: Outbox, batch: str) -> None:
-    """Threads read and write at the same time."""
-    with ThreadPoolExecutor(8) as pool:
-        add = outbox.batches.change
-        list(pool.map(lambda _: add(batch, lambda facts: replace(facts, corrected=facts.corrected + 1)), range(50)))
-        assert set(pool.map(lambda _: outbox.batches.get(batch).total, range(50))) == {250}
-    assert outbox.batches.facts(batch).corrected == 50
-
-
-def test_one_sender_a_batch(outbox: Outbox, batch: str, path: Path) -> None:
-    """Who holds the right to send has it alone, until it is released."""
-    hold: Any = outbox.requests.lock(batch)
-    assert hold.certain
-    with Outbox(path) as other:
-        assert other.requests.lock(batch) is None
-        assert other.requests.lock("another") is not None
-        hold.release()
-        taken: Any = other.requests.lock(batch)
-        taken.release()
-
-
 #: A kernel that sends a batch, and that has forked a process which outlives it.
 KERNEL = """
 import os, signal, sys
@@ -359,26 +297,6 @@ def test_a_connection_that_is_used_is_closed_after_that(path: Path) -> None:
     closing.join()
     connections += [file.write(lambda connection: connection), file.read(lambda connection: connection)]
     for connection in connections:
-        with pytest.raises(sqlite3.ProgrammingError):
-            connection.execute("SELECT 1")
-
-
-def test_readings_share_a_connection_unless_they_overlap(path: Path) -> None:
-    """A new connection reads the whole schema; one that has failed is not used again."""
-    file = database.Database(path, timeout=1)
-    file.prepare()
-
-    def both(outer: sqlite3.Connection) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-        return outer, file.read(lambda inner: inner)
-
-    first, second = file.read(both)
-    assert first is not second
-    assert file.read(lambda connection: connection) is first
-    with pytest.raises(OutboxError):
-        file.read(lambda connection: connection.execute("SELECT no_column"))
-    assert file.read(lambda connection: connection) is second
-    file.close()
-    for connection in (first, second):
         with pytest.raises(sqlite3.ProgrammingError):
             connection.execute("SELECT 1")
 

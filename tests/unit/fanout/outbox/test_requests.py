@@ -3,21 +3,17 @@
 import pytest
 
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import Ack, Cancel, whole
+from cloudtasks_nb.fanout.outbox.records import Ack, whole
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
-from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.conftest import (
     NOW,
     all_rows,
     chunks,
-    digest,
-    put_facts,
     refs,
     send_all,
     spool,
     take,
-    task,
     tell,
 )
 
@@ -26,16 +22,6 @@ from tests.unit.fanout.conftest import (
 def queue(outbox: Outbox, batch: str) -> RequestQueue:
     """Give requests as a sender gets them."""
     return outbox.requests.queue(batch)
-
-
-def test_rows_are_given_out_a_hundred_at_a_time(outbox: Outbox, batch: str) -> None:
-    """A sender gets all rows once, in input order, in requests of up to a hundred."""
-    requests = take(outbox, batch)
-    assert [len(request.refs) for request in requests] == [100, 100, 50]
-    assert [ref for request in requests for ref in request.refs] == refs(outbox, batch)
-    assert [one for request in requests for one in request.tasks] == all_rows(outbox, batch, "tasks")
-    assert [one for request in requests for one in request.wire] == all_rows(outbox, batch, "wire", wire=True)
-    assert not any(request.tried for request in requests)
 
 
 def test_what_a_sender_left_comes_first_and_unchanged(outbox: Outbox, batch: str) -> None:
@@ -69,49 +55,6 @@ def test_answers_are_written_down(outbox: Outbox, batch: str, queue: RequestQueu
     assert after[0].seq != one.seq
 
 
-def test_the_same_answer_twice_counts_once(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Two senders that heard the same change nothing more, and rows to be sent again are so once."""
-    (one,) = queue.turn([], 1, now=NOW)
-    ack = Ack(seq=one.seq, sent=one.refs[:90], again=one.refs[90:])
-    queue.turn([ack], 0, now=NOW)
-    outbox.requests.queue(batch).turn([ack], 0, now=NOW)
-    assert outbox.batches.counts(whole(batch))[State.SENT] == 90
-    rest = [ref for request in queue.turn([], 99, now=NOW) for ref in request.refs]
-    assert sorted(rest) == refs(outbox, batch)[90:]
-
-
-def test_an_outcome_that_came_before_the_answer_stays(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """A task may have run before its creation was acknowledged: the row is not made sent again."""
-    (one,) = queue.turn([], 1, now=NOW)
-    tell(outbox, batch, one.refs[0], state=State.SUCCEEDED)
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    assert outbox.rows.states(whole(batch))[:2] == bytes([State.SUCCEEDED, State.SENT])
-
-
-def test_an_answer_for_an_older_try_is_not_taken_for_the_newer(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """When a row failed and was tried again before its first answer was written, the new try is still sent."""
-    (one,) = queue.turn([], 1, now=NOW)
-    tell(outbox, batch, one.refs[0], state=State.FAILED)
-    outbox.outcomes.new_try(whole(batch))
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    again = queue.turn([], 1, now=NOW)
-    assert [(list(request.refs), request.attempt) for request in again] == [([one.refs[0]], 2)]
-
-
-def test_new_tries_are_sent_a_hundred_at_a_time(outbox: Outbox) -> None:
-    """Failed rows from all over the batch are packed together, tries that differ apart."""
-    batch = spool(outbox, chunks(range(5_000))).batch
-    send_all(outbox, batch)
-    known = refs(outbox, batch)
-    tell(outbox, batch, known[::20], state=State.FAILED)
-    assert outbox.outcomes.new_try(whole(batch)) == 250
-    requests = take(outbox, batch)
-    assert [len(request.refs) for request in requests] == [100, 100, 50]
-    assert [ref for request in requests for ref in request.refs] == known[::20]
-    assert requests[0].tasks[1] == task_id(batch, digest("20"), 2)
-    assert requests[0].wire[1] == task("20")
-
-
 def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     """Rows of a megabyte are not sent again a hundred at a time."""
     large = chunks(range(12), size=1, request=lambda row: f"{row}-" + "x" * 250_000)
@@ -124,34 +67,6 @@ def test_new_tries_of_large_rows_make_smaller_requests(outbox: Outbox) -> None:
     assert sum(len(request.refs) for request in requests) == 12
 
 
-def test_a_cancel_can_be_made_in_steps(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Each step cancels some rows in input order; while a cancel is wished no sender gets rows, also not after it."""
-    (one,) = queue.turn([], 1, now=NOW)
-    put_facts(outbox, batch, cancel=Cancel(at=0, by=""))
-    steps = outbox.requests.cancel(whole(batch), 70)
-    assert [next(steps), next(steps)] == [70, 70]
-    queue.turn([Ack(seq=one.seq, again=one.refs)], 0, now=NOW)
-    assert queue.turn([], 99, now=NOW) == take(outbox, batch) == []
-    assert list(steps) == [10]
-    assert outbox.batches.counts(whole(batch))[State.CANCELLED] == 250
-    assert outbox.outcomes.new_try(whole(batch), [(refs(outbox, batch)[0], None)], {State.CANCELLED}) == 1
-    assert take(outbox, batch) == []
-    put_facts(outbox, batch, cancel=None)
-    assert list(take(outbox, batch)[-1].refs) == refs(outbox, batch)[:1]
-
-
-def test_cancel_leaves_what_is_under_way_to_its_sender(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Rows of a request that may have arrived stay unsent until its sender knows; the request is void."""
-    (one,) = queue.turn([], 1, now=NOW)
-    assert outbox.requests.void(batch) == set()
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    assert outbox.requests.void(batch) == {one.seq}
-    assert [request.seq for request in take(outbox, batch)] == [one.seq]
-    queue.turn([Ack(seq=one.seq, sent=one.refs)], 0, now=NOW)
-    counts = outbox.batches.counts(whole(batch))
-    assert (counts[State.CANCELLED], counts[State.SENT]) == (150, 100)
-
-
 @pytest.mark.parametrize(("count", "last"), [(0, -1), (1, 0), (249, 248), (250, 250), (400, 400), (999, 499)])
 def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int) -> None:
     """The first ones are those of the first input; rows that are no valid task do not count."""
@@ -159,21 +74,6 @@ def test_the_first_rows_of_several_inputs(outbox: Outbox, count: int, last: int)
     spool(outbox, chunks(range(250, 500)), name="n")
     known = refs(outbox, batch)
     assert outbox.rows.last_of_first(batch, count) == (known[last] if last >= 0 else 0)
-
-
-def test_rows_in_doubt_count_as_sent(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """The service may have the tasks of a killed sender, until the next sender knows."""
-    (one,) = take(outbox, batch, 1)
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 250
-    outbox.requests.find_doubtful(batch)
-    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | {State.UNSENT: 150, State.SENT: 100}
-    assert outbox.rows.states(whole(batch)) == bytes([State.SENT] * 100 + [State.UNSENT] * 150)
-    assert outbox.rows.refs(batch, State.SENT) == []
-    (again,) = queue.turn([], 1, now=NOW, until=0)
-    assert (list(again.refs), again.seq, again.tried) == (list(one.refs), one.seq, True)
-    queue.turn([Ack(seq=again.seq, sent=again.refs[:60], again=again.refs[60:])], 0, now=NOW)
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 190
-    assert len(outbox.rows.refs(batch, State.SENT)) == 60
 
 
 def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> None:
@@ -187,14 +87,3 @@ def test_a_request_over_parts_has_no_rows_of_other_batches(outbox: Outbox) -> No
     (again,) = take(outbox, ours)
     assert (list(again.refs), again.tried) == (refs(outbox, ours), True)
     assert sum(outbox.requests.cancel(whole(others))) == 30
-
-
-def test_rows_in_doubt_stay_cancelled_when_divided(outbox: Outbox, batch: str, queue: RequestQueue) -> None:
-    """Of a request that a killed sender left, and that was cancelled since, no row is sent by the next one."""
-    known = refs(outbox, batch)
-    take(outbox, batch, 1)
-    assert queue.turn([], 0, now=NOW) == []
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    found = queue.turn([], 9, now=NOW, until=known[9])
-    assert [list(one.refs) for one in found] == [known[:10], known[10:100]]
-    assert outbox.requests.void(batch) == {one.seq for one in found}

@@ -1,13 +1,14 @@
-"""How rows come into the outbox: all or none, each key once, and never unseen twice."""
+"""How rows come into the outbox: all or none, each key once, never unseen twice; also those of another home."""
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,13 @@ import pytest
 from cloudtasks_nb.errors import DuplicateRowsError, OutboxError
 from cloudtasks_nb.fanout.outbox import spool as spool_module
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import whole
+from cloudtasks_nb.fanout.outbox.records import IMPORTED, whole
 from cloudtasks_nb.fanout.outbox.spool import BatchSpec
+from cloudtasks_nb.fanout.plan.identity import named_identity
 from cloudtasks_nb.fanout.plan.render import Chunk
 from cloudtasks_nb.fanout.states import State
 from tests.threads import at_once
-from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, spool, tables
+from tests.unit.fanout.conftest import NOTHING, PLACE, all_rows, chunk, chunks, put, refs, spool, tables, take, task
 
 ROOT = Path(__file__).parents[4]
 
@@ -73,24 +75,6 @@ def test_rejected_rows_are_kept_with_their_reason(outbox: Outbox) -> None:
     assert outbox.outcomes.new_try(whole(done.batch), allowed=set(State)) == 0
 
 
-def test_a_rejected_row_that_was_mended_is_sent(outbox: Outbox) -> None:
-    """Under a name, a row that was no task gives way to the one that is, and the other rows are left."""
-    done = spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n")
-    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
-    mended = spool(outbox, chunks(range(150)), name="n")
-    assert (mended.batch, mended.added, mended.known) == (done.batch, 1, 149)
-    assert outbox.batches.counts(whole(done.batch))[State.REJECTED] == 0
-    assert sorted(all_rows(outbox, done.batch, "rows")) == list(range(150))
-    assert spool(outbox, chunks(range(150), rejected={3: "no URL"}), name="n").known == 150
-
-
-def test_a_valid_row_goes_before_a_rejected_one_of_its_key(outbox: Outbox) -> None:
-    """Of two rows with one key, only one of which is a task, that one is sent and nothing raises."""
-    rows = [chunk([0, 1], key=lambda _: "same", rejected={0: "no URL"})]
-    done = spool(outbox, rows)
-    assert (done.added, done.rejected, done.duplicates) == (1, 1, 0)
-
-
 def test_two_batches_may_have_the_same_short_id(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """When another batch happens to have a batch's id, the next id is taken, and found again."""
 
@@ -117,12 +101,6 @@ def test_a_batch_that_goes_while_its_rows_are_planned_is_told(outbox: Outbox) ->
         spool(outbox, plan(), name="n")
 
 
-def test_what_is_committed_is_not_called_a_failure(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trouble with the tidying up afterwards does not hide that the rows are safe."""
-    monkeypatch.setattr(outbox, "sweep", lambda: (_ for _ in ()).throw(OutboxError()))
-    assert spool(outbox, chunks(range(10))).added == 10
-
-
 def test_a_locked_outbox_is_told(path: Path) -> None:
     """When another program holds the file, the error says so after the waiting time."""
     with Outbox(path, timeout=0.05) as outbox, closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -147,18 +125,6 @@ def test_two_threads_with_one_frame_make_one_batch(outbox: Outbox) -> None:
 
     assert sorted(at_once(plan)) == [(False, 0, 3_000), (True, 3_000, 0)]
     assert tables(outbox.path)["rows"] == 3_000
-
-
-def test_two_threads_that_lengthen_a_batch_add_each_row_once(outbox: Outbox) -> None:
-    """Rows that another kernel added while these were planned are known at the end."""
-    spool(outbox, chunks(range(100)), name="n")
-    with outbox.spool(BatchSpec(place=PLACE, recipe=b"recipe", name="n")) as spooling:
-        for part in chunks(range(300)):
-            spooling.add(part)
-        other = spool(outbox, chunks(range(200)), name="n")
-        mine = spooling.commit()
-    assert (other.added, other.known, mine.added, mine.known) == (100, 100, 100, 200)
-    assert outbox.batches.find()[0].total == 300
 
 
 PLANNER = """
@@ -208,3 +174,58 @@ def test_large_rows_make_smaller_blocks(outbox: Outbox) -> None:
     done = spool(outbox, [replace(chunk([row]), tasks=[large]) for row in range(6)])
     assert tables(outbox.path)["blocks"] == 6
     assert all_rows(outbox, done.batch, "wire", wire=True) == [large] * 6
+
+
+ROWS = 5_000  # in three blocks
+
+
+def fetch(outbox: Outbox, rows: Iterable[int], name: str | None = "march") -> str:
+    """Bring rows of another home here; without a name they are those of the batch that has all of these rows."""
+    known = spool(outbox, chunks(range(1)), name="model").batch
+    identity = named_identity(PLACE, name) if name else bytes(16)
+    record = replace(
+        outbox.batches.get(known), id="0000abcd", identity=identity, name=name, description={IMPORTED: True}
+    )
+    spec = BatchSpec(place=PLACE, recipe=b"recipe", name=name, skip=True, origin=record, description=record.description)
+    with outbox.spool(spec) as spooling:
+        for chunk in chunks(rows, 2_000):
+            spooling.add(replace(chunk, tasks=[b""] * len(chunk.rows)))
+        return spooling.commit().batch
+
+
+def given(outbox: Outbox, batch: str) -> list[bytes]:
+    """Return the tasks that a sender gets."""
+    return [wire for request in take(outbox, batch) for wire in request.wire]
+
+
+@pytest.mark.parametrize("order", ["same", "shuffled"])
+def test_a_row_that_is_rendered_here_gets_its_task(outbox: Outbox, order: str) -> None:
+    """Place, state and try stay; of a part of the rows, and beside new ones, only these are changed."""
+    batch = fetch(outbox, range(ROWS))
+    before = refs(outbox, batch)
+    put(outbox, batch, before[7], State.FAILED)
+    mine = list(range(0, ROWS, 2))
+    if order == "shuffled":
+        random.Random(1).shuffle(mine)
+    spooled = spool(outbox, chunks([*mine[:100], ROWS, *mine[100:]]), name="march")
+    assert (spooled.added, spooled.known) == (1, len(mine))
+    assert refs(outbox, batch)[:ROWS] == before
+    assert all_rows(outbox, batch, "wire", wire=True) == [
+        task(str(row)) if row % 2 == 0 or row == ROWS else b"" for row in range(ROWS + 1)
+    ]
+    assert all_rows(outbox, batch, "rows")[:ROWS] == list(range(ROWS))
+    assert outbox.outcomes.elsewhere(whole(batch), set(State)) == ROWS // 2
+    assert outbox.rows.states_of([before[7]]) == {before[7]: State.FAILED}
+
+
+def test_a_batch_of_another_home_is_compared_row_by_row(outbox: Outbox) -> None:
+    """What its record says of all rows does not make them those of the cell."""
+    own = spool(outbox, chunks(range(10)))
+    identity = outbox.batches.get(own.batch).identity
+    outbox.batches.delete(own.batch)
+    batch = fetch(outbox, range(100, 110), name=None)
+    with closing(sqlite3.connect(outbox.path)) as connection:
+        connection.execute("UPDATE batches SET identity = ? WHERE id = ?", (identity, batch))
+        connection.commit()
+    again = spool(outbox, chunks(range(10)))
+    assert (again.batch, again.known, again.added) == (batch, 0, 10)

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import re
-import tracemalloc
 from ast import literal_eval
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -353,22 +352,6 @@ def test_read_task() -> None:
     assert read_task(chunk.tasks[0]) == (URL, b'{"origin":"JFK","n":1}', int(NOW.timestamp() + 1) * 1_000_000)
     (chunk,) = _chunks(FRAME.head(1))
     assert read_task(chunk.tasks[0])[2] is None
-
-
-def test_memory_of_an_iterator() -> None:
-    """Ten times the rows of an iterator need no more memory."""
-
-    def peak(parts: int) -> int:
-        tracemalloc.start()
-        frames = (pd.DataFrame({"n": np.arange(2_000) + 2_000 * part, "s": "x" * 50}) for part in range(parts))
-        for _ in plan_chunks(frames, compile_recipe({"url": URL + "/{n}"}), now=NOW):
-            pass
-        found = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return found
-
-    peak(1)
-    assert peak(20) < peak(2) + 8 * 2**20
 
 
 class _Served:
