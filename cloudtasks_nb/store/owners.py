@@ -6,15 +6,20 @@ Who writes them, and when, is decided by `store.ownership`.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from cloudtasks_nb.errors import PreconditionError, StoreError
-from cloudtasks_nb.store.store import Dated, Store
+from cloudtasks_nb.store.ownership import Owner, Seen
+from cloudtasks_nb.store.store import Dated, Store, answer_of
 
-__all__ = ["OwnerObjects", "probe"]
+__all__ = ["OwnerObjects", "ThreadedObjects", "probe"]
 
+_PATIENCE = 20.0  # seconds for a call of the store
 _DIGITS = 6  # of a number, so that names sort
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,41 @@ class OwnerObjects:
 
     def _path(self, name: str) -> str:
         return f"batches/{self.batch}/owners/{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadedObjects:
+    """The objects of one batch as coroutines ask for them; each call runs in a thread, and ends."""
+
+    objects: OwnerObjects
+
+    async def numbers(self) -> dict[int, float]:
+        """Return the numbers that were taken, and when each object was modified."""
+        return await self._ask(self.objects.numbers)
+
+    async def read(self, number: int) -> Seen | None:
+        """Return what an object says; None if there is none with this number."""
+        found = await self._ask(self.objects.read, number)
+        return None if found is None else Seen(Owner.unpack(found.data), found.modified)
+
+    async def create(self, number: int, owner: Owner) -> bool:
+        """Write an object if there is none with this number."""
+        return await self._ask(self.objects.create, number, owner.pack())
+
+    async def write(self, number: int, owner: Owner) -> None:
+        """Write an object in place of the one with this number."""
+        await self._ask(self.objects.write, number, owner.pack())
+
+    async def now(self) -> float:
+        """Return the time by the store's clock, in seconds."""
+        return await self._ask(self.objects.now)
+
+    async def delete(self, numbers: Any) -> None:
+        """Delete objects."""
+        await self._ask(self.objects.delete, numbers)
+
+    async def _ask(self, function: Callable[..., T], *args: Any) -> T:
+        return await answer_of(self.objects.store, _PATIENCE, function, *args)
 
 
 def probe(store: Store) -> None:

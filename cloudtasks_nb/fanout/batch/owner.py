@@ -7,7 +7,7 @@ import datetime as dt
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._settings import user
@@ -17,49 +17,17 @@ from cloudtasks_nb.fanout.outbox.database import Hold
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.store.batches import delete_batch
-from cloudtasks_nb.store.owners import OwnerObjects, probe
+from cloudtasks_nb.store.owners import OwnerObjects, ThreadedObjects, probe
 from cloudtasks_nb.store.ownership import BEAT, PEEK, Identity, Look, Owner, Ownership, Purpose, Seen
-from cloudtasks_nb.store.store import Store, answer_of
+from cloudtasks_nb.store.store import Store
 
 __all__ = ["BatchOwner", "probe_once"]
 
-_PATIENCE = 20.0  # seconds for a call of the store
 _LOCK_POLL = 0.2  # seconds between two checks whether a sender of this home has ended
 _LAST = 5.0  # seconds in which the end is told
 
-T = TypeVar("T")
-
 #: The stores that homes of this process have written to: of each, where the outbox is, and the place.
 _probed: set[tuple[str, str]] = set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Objects:
-    """The objects of one batch in a store; each call runs in a thread, and ends."""
-
-    objects: OwnerObjects
-
-    async def numbers(self) -> dict[int, float]:
-        return await self._ask(self.objects.numbers)
-
-    async def read(self, number: int) -> Seen | None:
-        found = await self._ask(self.objects.read, number)
-        return None if found is None else Seen(Owner.unpack(found.data), found.modified)
-
-    async def create(self, number: int, owner: Owner) -> bool:
-        return await self._ask(self.objects.create, number, owner.pack())
-
-    async def write(self, number: int, owner: Owner) -> None:
-        await self._ask(self.objects.write, number, owner.pack())
-
-    async def now(self) -> float:
-        return await self._ask(self.objects.now)
-
-    async def delete(self, numbers: Any) -> None:
-        await self._ask(self.objects.delete, numbers)
-
-    async def _ask(self, function: Callable[..., T], *args: Any) -> T:
-        return await answer_of(self.objects.store, _PATIENCE, function, *args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +82,7 @@ class BatchOwner:
     ) -> None:
         self._outbox, self._store, self._batch, self._changed = outbox, store, batch, changed
         self._ownership = Ownership(
-            _Objects(OwnerObjects(store, batch)), _Home(outbox, batch, user()), seconds_since_boot, asyncio.sleep
+            ThreadedObjects(OwnerObjects(store, batch)), _Home(outbox, batch, user()), seconds_since_boot, asyncio.sleep
         )
         self._keeper: asyncio.Task[None] | None = None
         self._hold: Hold | None = None  # keeps other processes of this home from owning the batch
