@@ -170,7 +170,7 @@ class QueueCalls(Service):
             concurrent_dispatches_count=queue.in_flight,
             effective_execution_rate=queue.config.rate,
         )
-        if (due := self._store.next_due(queue)) is not None:
+        if (due := self._engine.dispatcher.next_due(queue)) is not None:
             stats.oldest_estimated_arrival_time.FromMicroseconds(due)
         return stats
 

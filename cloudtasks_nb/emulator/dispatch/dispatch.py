@@ -95,7 +95,8 @@ class _QueueDispatch:
 
     bucket: TokenBucket = field(default_factory=TokenBucket)
     timer: asyncio.TimerHandle | None = None
-    held: dict[int, tuple[str, str]] = field(default_factory=dict)  # number of a task -> unreachable address, id
+    # number of a task -> unreachable address, id, when it is due
+    held: dict[int, tuple[str, str, int]] = field(default_factory=dict)
 
     def is_full(self, live: dict[str, int]) -> bool:
         """Return whether too many tasks wait for unreachable targets; `live` has the number of each task by its id."""
@@ -192,8 +193,15 @@ class Dispatcher:
         for queue in self._store.contents.by_number.values():
             state = self._queue_dispatch(queue)
             state.drop_deleted(queue.live)
-            targets.update((address, queue.name) for address, _ in state.held.values())
+            targets.update((address, queue.name) for address, *_ in state.held.values())
         return [{"address": address, "queue": queue, "tasks": tasks} for (address, queue), tasks in targets.items()]
+
+    def next_due(self, queue: QueueState) -> int | None:
+        """Return when the first task is due, one that waits for its target too; None without tasks."""
+        state = self._queue_dispatch(queue)
+        state.drop_deleted(queue.live)
+        dues = [self._store.next_due(queue), *(due for *_, due in state.held.values())]
+        return min((due for due in dues if due is not None), default=None)
 
     def waiting(self) -> list[dict[str, Any]]:
         """Return each queue that has tasks: how many, its state, when the next one is sent, and absent targets."""
@@ -323,7 +331,7 @@ class Dispatcher:
         call = self._prepare(claim)
         unreachable = self._unreachable.probes
         if unreachable and call.address in unreachable:
-            state.held[claim.task.number] = call.address, claim.task.id
+            state.held[claim.task.number] = call.address, claim.task.id, claim.attempts.due
             return
         state.bucket.take()
         self._start(claim, call)
@@ -395,7 +403,7 @@ class Dispatcher:
     def _reachable_again(self, address: str) -> None:
         for queue in self._store.contents.by_number.values():
             held = self._queue_dispatch(queue).held
-            for number in [number for number, (at, _) in reversed(held.items()) if at == address]:
+            for number in [number for number, (at, *_) in reversed(held.items()) if at == address]:
                 del held[number]
                 queue.due.put_back(number)
         self.wake_all()
