@@ -128,10 +128,7 @@ def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets:
         _attempt(types.Attempt.pb().FromString(_whole_field(task.last_attempt))) if count else _waiting(at, now)
         for task, count, at in zip(read, tries, due, strict=True)
     ]
-    requests, tags, bodies = _requests(read, body=body, secrets=secrets)
-    headers = [shown.copy() for _, _, shown, _ in requests]
-    for index, tag in tags.items():
-        headers[index][TAG_HEADER] = tag
+    requests, headers, bodies = _requests(read, body=body, secrets=secrets)
     return {
         "task": short,
         "queue": [queues[head] for head in heads],
@@ -188,29 +185,34 @@ _Task = type(TaskPage().tasks.add())
 _HttpRequest, _AppEngineRequest = types.HttpRequest.pb(), types.AppEngineHttpRequest.pb()
 
 
-def _requests(tasks: Sequence[Any], *, body: bool, secrets: bool) -> tuple[list[_Request], dict[int, str], list[Any]]:
-    """Return the requests of tasks of a `TaskPage`: what many have in common, the tag of each by its place, the bodies.
+def _requests(
+    tasks: Sequence[Any], *, body: bool, secrets: bool
+) -> tuple[list[_Request], list[dict[str, str]], list[Any]]:
+    """Return the requests of tasks of a `TaskPage`, one object for all that are alike, and their headers and bodies.
 
-    No object is made for a row but its tag: the garbage collector would traverse them again and again.
+    Of many objects that are alive the garbage collector makes more work.
     """
     known: dict[Any, _Request] = {}
-    requests, tags, bodies = list[_Request](), dict[int, str](), list[Any]()
-    for index, task in enumerate(tasks):
+    requests, headers, bodies = list[_Request](), list[dict[str, str]](), list[Any]()
+    for task in tasks:
         kind, raw, content = _HttpRequest, _whole_field(task.http_request), None
         if not raw and task.app_engine_http_request:
             kind, raw = _AppEngineRequest, _whole_field(task.app_engine_http_request)
         if body:
             raw, content = _without_body(kind.FromString(raw), secrets=secrets)
-        before, found, after = raw.partition(_TAG)
-        if found:
-            tags[index] = after[:_TAG_SIZE].decode()
+        before, tagged, after = raw.partition(_TAG)
         # Requests of a queue mostly differ only in bodies and tags, and converting one costs more than all the rest.
         key = kind, before, after[_TAG_SIZE:]
-        if key not in known:
-            known[key] = _request_values(kind.FromString(raw), secrets=secrets)
-        requests.append(known[key])
+        request = known.get(key)
+        if request is None:
+            request = known[key] = _request_values(kind.FromString(raw), secrets=secrets)
+        shown = request[2].copy()
+        if tagged:
+            shown[TAG_HEADER] = after[:_TAG_SIZE].decode()
+        requests.append(request)
+        headers.append(shown)
         bodies.append(content)
-    return requests, tags, bodies
+    return requests, headers, bodies
 
 
 def _whole_field(pieces: Sequence[bytes]) -> bytes:

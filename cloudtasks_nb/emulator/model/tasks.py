@@ -57,8 +57,8 @@ _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
 # What stands before the tag in the bytes of a request.
 _TAG_SIZE = 32
 _TAG = len_field(3, len_field(1, TAG_HEADER.encode()) + len_field(2, _TAG_SIZE * b"0"))[:-_TAG_SIZE]
-# The results of `_http_field` for the latest requests, cut where the tag stands: in most batches they differ in body and
-# tag only.
+# The results of `_http_field` for the latest requests, cut where the tag stands: in most batches they differ in body
+# and tag only.
 _cached: dict[bytes, tuple[bytes, bytes, str, str]] = {}
 _MAX_CACHED, _MAX_CACHED_SIZE = 64, 4096  # larger requests may be refused for their size, and must not be cached
 _ID_BITS = 66  # the service's ids need more than 64 bits too

@@ -41,7 +41,7 @@ _SLICES = 5  # requests in which the rows of a second are sent, so that no secon
 _LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
 _ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
-_RESERVE = 4  # requests that are read before a call ends, so that no call waits for the disk
+_RESERVE = 8  # requests that are read together, before calls end, so that no call waits for the disk
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
@@ -306,7 +306,7 @@ class Sender:
         while True:
             last = self._exhausted or self._end.done()
             want = 0 if last else max(0, self._limit + self._reserve - self._flying - len(self._ready))
-            if self._acks or want:
+            if (self._acks or want) and not self._gathers(want):
                 # Cancelling must not lose requests that the outbox has marked as taken.
                 self._exchanging = asyncio.ensure_future(self._exchange(want))
                 await asyncio.shield(self._exchanging)
@@ -314,6 +314,10 @@ class Sender:
                 return
             else:
                 await self._wait()
+
+    def _gathers(self, want: int) -> bool:
+        """Return whether more answers are awaited before they are stored: each time costs a write to the disk."""
+        return self._meter is None and 0 < want < self._reserve and bool(self._ready) and self._flying > 1
 
     async def _wait(self) -> None:
         """Wait until requests have come or a request has ended."""
