@@ -249,8 +249,6 @@ class Sender:
             else:
                 return
 
-    # From the outbox and back
-
     async def _send_all(self) -> CloudTasksError | None:
         """Send until no row is left, or until an error that retrying cannot fix; return that error.
 
@@ -306,7 +304,9 @@ class Sender:
         while True:
             last = self._exhausted or self._end.done()
             want = 0 if last else max(0, self._limit + self._reserve - self._flying - len(self._ready))
-            if (self._acks or want) and not self._gathers(want):
+            # Answers are stored together while requests wait: each time costs a write to the disk.
+            awaits_more = self._meter is None and 0 < want < self._reserve and self._ready and self._flying > 1
+            if (self._acks or want) and not awaits_more:
                 # Cancelling must not lose requests that the outbox has marked as taken.
                 self._exchanging = asyncio.ensure_future(self._exchange(want))
                 await asyncio.shield(self._exchanging)
@@ -314,10 +314,6 @@ class Sender:
                 return
             else:
                 await self._wait()
-
-    def _gathers(self, want: int) -> bool:
-        """Return whether more answers are awaited before they are stored: each time costs a write to the disk."""
-        return self._meter is None and 0 < want < self._reserve and bool(self._ready) and self._flying > 1
 
     async def _wait(self) -> None:
         """Wait until requests have come or a request has ended."""
@@ -371,8 +367,6 @@ class Sender:
         finally:
             self._flying -= 1
             self._changed.set()
-
-    # To the service and back
 
     async def _send_rows(self, request: Request, results: _Results) -> None:
         """Create the tasks of a request: in one call, or row by row if the service does not take that."""
