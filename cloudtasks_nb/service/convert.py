@@ -202,7 +202,7 @@ def _requests(
             raw, content = _without_body(kind.FromString(raw), secrets=secrets)
         before, tagged, after = raw.partition(_TAG)
         # Requests of a queue mostly differ only in bodies and tags, and converting one costs more than all the rest.
-        key = kind, before, after[_TAG_SIZE:]
+        key = kind, before, tagged, after[_TAG_SIZE:]
         request = known.get(key)
         if request is None:
             request = known[key] = _request_values(kind.FromString(raw), secrets=secrets)

@@ -226,7 +226,7 @@ def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
     wire = request.SerializeToString()
     before, found, after = wire.rpartition(_TAG)
     tag = after[:_TAG_SIZE] if found else b""
-    key = before + after[len(tag) :]
+    key = before + found + after[len(tag) :]  # with what stands before a tag: a request without one is another
     cached = _cached.get(key)
     if cached is None:
         field, method, target = _http_field(request, wire)

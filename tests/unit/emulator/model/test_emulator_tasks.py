@@ -214,6 +214,16 @@ def test_requests_that_differ_in_their_tags(others: dict[str, str]) -> None:
     assert len(tasks_module._cached) <= 4  # the order of headers is not given
 
 
+@pytest.mark.parametrize("others", [{}, {"X": "1"}])
+def test_a_request_without_a_tag_is_another(others: dict[str, str]) -> None:
+    """Tasks with and without a tag are stored as they came, in any order."""
+    tasks_module._cached.clear()
+    tag = {TAG_HEADER: "a" * 32}
+    for mine in (tag, {}, tag, {}):
+        request = stored(http(headers={**others, **mine})).http_request
+        assert dict(request.headers) == {**others, **mine, "User-Agent": HTTP_AGENT}
+
+
 def test_what_looks_like_a_tag_in_a_url() -> None:
     """Two URLs stay two, even if their bytes are those of a header with a tag."""
     odd = tasks_module._TAG.decode()
