@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
 
 from cloudtasks_nb._names import TAG_HEADER
-from cloudtasks_nb.store.results import tag_of
+from cloudtasks_nb.store.results import tag_hash
 
 __all__ = ["MAX_BYTES", "TAG_BYTES", "CreateEncoder", "http_requests", "name_request", "split_task", "tasks"]
 
@@ -43,7 +42,7 @@ def _field(tag: bytes, payload: bytes) -> bytes:
 
 # The field of a Task with the header for a tag. Behind the whole Task a reader merges it into that
 # (https://protobuf.dev/programming-guides/encoding/#last-one-wins).
-_TAG = tag_of(b"", "").encode()  # all have its length
+_TAG = tag_hash(b"").hexdigest().encode()  # all have its length
 _HEADER = _field(_FIRST, TAG_HEADER.encode()) + _field(_SECOND, _TAG)
 _BEFORE_TAG = _field(_REQUEST, _field(_HEADERS, _HEADER)).removesuffix(_TAG)
 #: Bytes by which the tag makes a task larger.
@@ -100,28 +99,30 @@ class CreateEncoder:
     """
 
     def __init__(self, queue: str, key: bytes) -> None:
-        self._key = key
+        self._hash = tag_hash(key)
         self._parent = _field(_FIRST, queue.encode())
         self._prefix = f"{queue}/tasks/".encode()
         self._heads = lru_cache(maxsize=4_096)(self._head)
 
     def create(self, task: str, wire: bytes) -> bytes:
         """Return the `CreateTaskRequest` for a task with this id."""
-        return b"".join(self._pieces(task, wire)[1:])
+        batch = self.batch([task], [wire], "")
+        size, start = _number(batch, len(self._parent) + 1)
+        return batch[start : start + size]
 
     def batch(self, tasks: Sequence[str], wire: Sequence[bytes], request_id: str) -> bytes:
         """Return the `BatchCreateTasksRequest` for tasks with these ids."""
-        pieces = chain.from_iterable(map(self._pieces, tasks, wire))
-        return b"".join((self._parent, *pieces, _field(_THIRD, request_id.encode())))
+        pieces = [self._parent]
+        for task, content in zip(tasks, wire, strict=True):
+            name, tag = task.encode(), self._hash.copy()
+            tag.update(name)
+            head, made = self._heads(len(name), len(content)), tag.hexdigest().encode()
+            pieces += (head, name, content, _BEFORE_TAG, made, _BASIC_VIEW)
+        return b"".join((*pieces, _field(_THIRD, request_id.encode())))
 
-    def _pieces(self, task: str, wire: bytes) -> tuple[bytes, ...]:
-        """Return a `CreateTaskRequest` in pieces, behind the one that makes it a field of a batch."""
-        tag = tag_of(self._key, task).encode()
-        return *self._heads(len(task), len(wire)), task.encode(), wire, _BEFORE_TAG, tag, _BASIC_VIEW
-
-    def _head(self, task: int, wire: int) -> tuple[bytes, bytes]:
+    def _head(self, task: int, wire: int) -> bytes:
         """Return what stands before the id of a task, by the sizes of the id and of the rest of the task."""
         name = _FIRST + _length(len(self._prefix) + task) + self._prefix
         inner = len(name) + task + wire + TAG_BYTES
-        head = self._parent + _SECOND + _length(inner) + name
-        return _SECOND + _length(len(head) - len(name) + inner + len(_BASIC_VIEW)), head
+        parent = self._parent + _SECOND + _length(inner)
+        return _SECOND + _length(len(parent) + inner + len(_BASIC_VIEW)) + parent + name

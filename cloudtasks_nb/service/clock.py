@@ -14,6 +14,7 @@ import email.utils
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cloudtasks_nb._names import CLOCK_AHEAD_METADATA
@@ -154,6 +155,7 @@ def _monotonic() -> int:
     return time.monotonic_ns() // 1000
 
 
+@lru_cache(maxsize=8)  # the answers of a second have the same
 def _date(text: str | None) -> int | None:
     """Return the time in a header; None if it has none."""
     try:

@@ -17,7 +17,6 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloudtasks_nb._frames import TASKS
 from cloudtasks_nb._names import TAG_HEADER, code_name
 from cloudtasks_nb._settings import RETRY_SETTINGS, check_names, parse_duration, parse_json, wrong_argument
 from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value, may_hold_secret
@@ -58,8 +57,14 @@ _TAG_SIZE = len(tag_of(b"", ""))
 # What stands before the tag in the bytes of a request.
 _TAG = types.HttpRequest.pb()(headers={TAG_HEADER: _TAG_SIZE * "0"}).SerializeToString()[:-_TAG_SIZE]
 
+# Columns that most tasks of a queue have in common.
+_REQUEST = ("method", "url", "headers", "service_account")
+_Request = tuple[str, str, dict[str, str], str | None]
+
 # State of a task; status and message of its last attempt if that has ended, and its start.
 _Attempt = tuple[str, str | None, str | None, int | None]
+_SCHEDULED: _Attempt = ("scheduled", None, None, None)
+_READY: _Attempt = ("ready", None, None, None)
 
 
 def micros(stamp: Any) -> int:
@@ -113,12 +118,38 @@ def task_columns(tasks: Sequence[Any], *, now: int, body: bool = False, secrets:
     dict
         Column name to one value for each task; times in microseconds or None, durations in seconds or None.
     """
-    known: dict[Any, dict[str, Any]] = {}
-    cells: list[Any] = []
-    for task in tasks:  # one after the other: of many objects that are alive the garbage collector makes more work
-        shallow = task if isinstance(task, _Task) else _Task.FromString(task.SerializeToString())
-        cells += _task_values(shallow, now, known, body=body, secrets=secrets)
-    return {name: cells[place :: len(TASKS)] for place, name in enumerate(TASKS)}
+    read = [task if isinstance(task, _Task) else _Task.FromString(task.SerializeToString()) for task in tasks]
+    names, due = [task.name for task in read], [_micros(task.schedule_time) for task in read]
+    short = [name.rpartition("/tasks/")[2] for name in names]
+    heads = [name.removesuffix(task) for name, task in zip(names, short, strict=True)]
+    queues = {head: head.removesuffix("/tasks/").rpartition("/")[2] for head in set(heads)}
+    tries = [task.dispatch_count for task in read]
+    attempts = [
+        _attempt(types.Attempt.pb().FromString(_whole_field(task.last_attempt))) if count else _waiting(at, now)
+        for task, count, at in zip(read, tries, due, strict=True)
+    ]
+    requests, headers, bodies = _requests(read, body=body, secrets=secrets)
+    return {
+        "task": short,
+        "queue": [queues[head] for head in heads],
+        "state": [state for state, _, _, _ in attempts],
+        "schedule_time": due,
+        "create_time": [_micros(task.create_time) for task in read],
+        "attempts": tries,
+        "responses": [task.response_count for task in read],
+        "last_status": [status for _, status, _, _ in attempts],
+        "last_message": [message for _, _, message, _ in attempts],
+        "last_attempt_time": [began for _, _, _, began in attempts],
+        "method": [method for method, _, _, _ in requests],
+        "url": [url for _, url, _, _ in requests],
+        "headers": headers,
+        "body": bodies,
+        "service_account": [account for _, _, _, account in requests],
+        "dispatch_deadline": [
+            _seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None for task in read
+        ],
+        "name": names,
+    }
 
 
 def _shallow_page() -> Any:
@@ -154,48 +185,39 @@ _Task = type(TaskPage().tasks.add())
 _HttpRequest, _AppEngineRequest = types.HttpRequest.pb(), types.AppEngineHttpRequest.pb()
 
 
-def _task_values(
-    task: Any, now: int, known: dict[Any, dict[str, Any]], *, body: bool, secrets: bool
-) -> tuple[Any, ...]:
-    """Return the values of a task of a `TaskPage` in the order of `TASKS`."""
-    kind, raw, content = _HttpRequest, b"".join(task.http_request), None
-    if task.app_engine_http_request:
-        kind, raw = _AppEngineRequest, b"".join(task.app_engine_http_request)
-    if body:
-        raw, content = _without_body(kind.FromString(raw), secrets=secrets)
-    before, tagged, after = raw.partition(_TAG)
-    # Requests of a queue mostly differ only in bodies and tags, and converting one costs more than all the rest.
-    key = kind, before + after[_TAG_SIZE:]
-    if (request := known.get(key)) is None:
-        request = known[key] = _request_values(kind.FromString(raw), secrets=secrets)
-    headers = request["headers"].copy()
-    if tagged:
-        headers[TAG_HEADER] = after[:_TAG_SIZE].decode()
-    name, tries = task.name, task.dispatch_count
-    queue, _, short = name.rpartition("/tasks/")
-    due = _micros(task.schedule_time)
-    state, status, message, began = (
-        _attempt(types.Attempt.pb().FromString(b"".join(task.last_attempt))) if tries else _waiting(due, now)
-    )
-    return (
-        short,
-        queue.rpartition("/")[2],
-        state,
-        due,
-        _micros(task.create_time),
-        tries,
-        task.response_count,
-        status,
-        message,
-        began,
-        request["method"],
-        request["url"],
-        headers,
-        content,
-        request["service_account"],
-        _seconds(task.dispatch_deadline) if task.HasField("dispatch_deadline") else None,
-        name,
-    )
+def _requests(
+    tasks: Sequence[Any], *, body: bool, secrets: bool
+) -> tuple[list[_Request], list[dict[str, str]], list[Any]]:
+    """Return the requests of tasks of a `TaskPage`, one object for all that are alike, and their headers and bodies.
+
+    Of many objects that are alive the garbage collector makes more work.
+    """
+    known: dict[Any, _Request] = {}
+    requests, headers, bodies = list[_Request](), list[dict[str, str]](), list[Any]()
+    for task in tasks:
+        kind, raw, content = _HttpRequest, _whole_field(task.http_request), None
+        if not raw and task.app_engine_http_request:
+            kind, raw = _AppEngineRequest, _whole_field(task.app_engine_http_request)
+        if body:
+            raw, content = _without_body(kind.FromString(raw), secrets=secrets)
+        before, tagged, after = raw.partition(_TAG)
+        # Requests of a queue mostly differ only in bodies and tags, and converting one costs more than all the rest.
+        key = kind, before, tagged, after[_TAG_SIZE:]
+        request = known.get(key)
+        if request is None:
+            request = known[key] = _request_values(kind.FromString(raw), secrets=secrets)
+        shown = request[2].copy()
+        if tagged:
+            shown[TAG_HEADER] = after[:_TAG_SIZE].decode()
+        requests.append(request)
+        headers.append(shown)
+        bodies.append(content)
+    return requests, headers, bodies
+
+
+def _whole_field(pieces: Sequence[bytes]) -> bytes:
+    """Return a message that may have come in pieces."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 @lru_cache
@@ -222,7 +244,8 @@ def request_values(task: Any) -> dict[str, Any]:
         return {}
     request = task.http_request
     audience = request.oidc_token.audience or None
-    return {**_request_values(request, secrets=True), "body": request.body, "audience": audience}
+    values = dict(zip(_REQUEST, _request_values(request, secrets=True), strict=True))
+    return {**values, "body": request.body, "audience": audience}
 
 
 def last_attempt(task: Any, now: int) -> _Attempt:
@@ -240,23 +263,19 @@ def _attempt(last: Any) -> _Attempt:
 
 
 def _waiting(due: int, now: int) -> _Attempt:
-    return "scheduled" if due > now else "ready", None, None, None
+    return _SCHEDULED if due > now else _READY
 
 
-def _request_values(request: Any, *, secrets: bool) -> dict[str, Any]:
-    """Return method, URL, headers and service account, which most tasks of a queue have in common."""
-    headers = dict(request.headers)
+def _request_values(request: Any, *, secrets: bool) -> _Request:
+    """Return method, URL, headers and service account of a request."""
+    headers, method = dict(request.headers), _enum_name(HTTP_METHODS, request.http_method)
     if isinstance(request, _AppEngineRequest):
         url, email = f"appengine:{request.relative_uri}", ""
     else:
         url = request.url
         email = request.oidc_token.service_account_email or request.oauth_token.service_account_email
-    return {
-        "method": _enum_name(HTTP_METHODS, request.http_method),
-        "url": url if secrets else mask_url(url),
-        "headers": headers if secrets else mask_headers(headers),
-        "service_account": email or None,
-    }
+    shown = (url, headers) if secrets else (mask_url(url), mask_headers(headers))
+    return method, *shown, email or None
 
 
 def _whole(value: Any, name: str) -> int:

@@ -38,6 +38,7 @@ __all__ = [
     "result_objects",
     "result_of",
     "results_of_task",
+    "tag_hash",
     "tag_of",
     "unpack_result",
 ]
@@ -281,9 +282,16 @@ def result_of(fields: Mapping[str, Any]) -> StoredResult:
     )
 
 
+def tag_hash(key: bytes) -> blake2b:
+    """Return the hash that makes the tag of a task of its id, by the key of its batch."""
+    return blake2b(key=key, digest_size=16)
+
+
 def tag_of(key: bytes, task: str) -> str:
     """Return the tag of a task, by the key of its batch."""
-    return blake2b(task.encode(), key=key, digest_size=16).hexdigest()
+    made = tag_hash(key)
+    made.update(task.encode())
+    return made.hexdigest()
 
 
 def _text(text: str | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.emulator.model.apis import beta, new_numbers, v2, well_known
 from cloudtasks_nb.emulator.model.attempts import Attempts
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
@@ -53,8 +54,12 @@ _APP_ENGINE_FIELD, _HTTP_FIELD = 2, 3
 _DEFAULT_DEADLINE = len_field(6, int_field(1, 600))
 _HTTP_AGENT_HEADER = len_field(3, len_field(1, b"User-Agent") + len_field(2, HTTP_AGENT.encode()))
 _POST_AND_HTTP_AGENT_HEADER = int_field(2, 1) + _HTTP_AGENT_HEADER
-# The results of `_http_field` for the latest requests: in most batches they differ in the body only.
-_cached: dict[bytes, tuple[bytes, str, str]] = {}
+# What stands before the tag in the bytes of a request.
+_TAG_SIZE = 32
+_TAG = len_field(3, len_field(1, TAG_HEADER.encode()) + len_field(2, _TAG_SIZE * b"0"))[:-_TAG_SIZE]
+# The results of `_http_field` for the latest requests, cut where the tag stands: in most batches they differ in body
+# and tag only.
+_cached: dict[bytes, tuple[bytes, bytes, str, str]] = {}
 _MAX_CACHED, _MAX_CACHED_SIZE = 64, 4096  # larger requests may be refused for their size, and must not be cached
 _ID_BITS = 66  # the service's ids need more than 64 bits too
 # Ids are names, not secrets; the module's generator is three times faster than the system's.
@@ -219,17 +224,24 @@ def _http_wire(request: Any) -> tuple[bytes, bytes, str]:
     if body:
         request.ClearField("body")
     wire = request.SerializeToString()
-    cached = _cached.get(wire)
+    before, found, after = wire.rpartition(_TAG)
+    tag = after[:_TAG_SIZE] if found else b""
+    key = before + found + after[len(tag) :]  # with what stands before a tag: a request without one is another
+    cached = _cached.get(key)
     if cached is None:
-        cached = _http_field(request, wire)
+        field, method, target = _http_field(request, wire)
+        if found and TAG_HEADER not in request.headers:  # it stands in the URL
+            return field, body, target
+        start = field.rfind(_TAG) + len(_TAG) if found else 0
+        cached = field[:start], field[start + len(tag) :], method, target
         if len(wire) <= _MAX_CACHED_SIZE:
             if len(_cached) >= _MAX_CACHED:
                 _cached.clear()
-            _cached[wire] = cached
-    field, method, target = cached
+            _cached[key] = cached
+    head, rest, method, target = cached
     if body and method not in _WITH_BODY:
         raise invalid_argument(f"HttpRequest.body is not allowed with HTTP method {method}.")
-    return field, body, target
+    return head + tag + rest, body, target
 
 
 def _http_field(request: Any, wire: bytes) -> tuple[bytes, str, str]:

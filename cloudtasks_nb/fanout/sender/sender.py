@@ -41,7 +41,7 @@ _SLICES = 5  # requests in which the rows of a second are sent, so that no secon
 _LOCK_POLL = 0.5  # seconds between two checks whether another sender has ended
 _ENDPOINT_POLL = 2.0  # seconds between two checks whether the service answers again
 _VOID_SECONDS = 0.05  # for which it is not read again which requests are cancelled
-_RESERVE = 4  # requests that are read before a call ends, so that no call waits for the disk
+_RESERVE = 8  # requests that are read together, before calls end, so that no call waits for the disk
 _SINGLES = 64  # calls of CreateTask and GetTask in flight
 _WITHOUT_BATCH = 4  # requests that are sent row by row at the same time
 _SOME_TRIES = 8  # most tries after codes that may mean a permanent fault
@@ -249,8 +249,6 @@ class Sender:
             else:
                 return
 
-    # From the outbox and back
-
     async def _send_all(self) -> CloudTasksError | None:
         """Send until no row is left, or until an error that retrying cannot fix; return that error.
 
@@ -306,7 +304,9 @@ class Sender:
         while True:
             last = self._exhausted or self._end.done()
             want = 0 if last else max(0, self._limit + self._reserve - self._flying - len(self._ready))
-            if self._acks or want:
+            # Answers are stored together while requests wait: each time costs a write to the disk.
+            awaits_more = self._meter is None and 0 < want < self._reserve and self._ready and self._flying > 1
+            if (self._acks or want) and not awaits_more:
                 # Cancelling must not lose requests that the outbox has marked as taken.
                 self._exchanging = asyncio.ensure_future(self._exchange(want))
                 await asyncio.shield(self._exchanging)
@@ -367,8 +367,6 @@ class Sender:
         finally:
             self._flying -= 1
             self._changed.set()
-
-    # To the service and back
 
     async def _send_rows(self, request: Request, results: _Results) -> None:
         """Create the tasks of a request: in one call, or row by row if the service does not take that."""

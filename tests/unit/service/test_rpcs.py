@@ -1,6 +1,10 @@
 """What the toolkit knows of each RPC, held against Google's own descriptors."""
 
+from typing import Any
+
 import pytest
+from google.cloud.logging_v2.types import LogEntry
+from google.cloud.logging_v2.types.logging import ListLogEntriesRequest, ListLogEntriesResponse
 
 from cloudtasks_nb.service.rpcs import METHODS, STATS_MASK, Method
 
@@ -33,6 +37,27 @@ def test_what_a_lost_answer_means(method: Method) -> None:
     assert method.lost is None or not method.lost.read or METHODS[method.lost.read].response is method.response
     assert method.permission.startswith(("cloudtasks.", "logging."))
     assert method.role.startswith("roles/")
+
+
+LOG = METHODS["ListLogEntries"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (LOG.request, ListLogEntriesRequest),
+        (LOG.response, ListLogEntriesResponse),
+        (type(LOG.response().entries.add()), LogEntry),
+    ],
+)
+def test_the_messages_of_the_log_are_those_of_google(ours: Any, theirs: Any) -> None:
+    """Each field of them has the name, number and type that it has in Google's own messages."""
+    google = theirs.pb().DESCRIPTOR.fields_by_name
+    for field in ours.DESCRIPTOR.fields:
+        facts = ("number", "type", "is_repeated", "json_name")
+        assert [getattr(field, fact) for fact in facts] == [getattr(google[field.name], fact) for fact in facts]
+        if field.message_type is not None:
+            assert field.message_type.full_name == google[field.name].message_type.full_name
 
 
 def test_the_mask_names_fields() -> None:

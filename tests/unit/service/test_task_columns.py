@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb._frames import TASKS, column, frame
-from cloudtasks_nb._names import code_name
+from cloudtasks_nb._names import TAG_HEADER, code_name
 from cloudtasks_nb.display.secrets import mask_headers, mask_url, mask_value
 from cloudtasks_nb.service.convert import HTTP_METHODS, TaskPage, decode_body, task_columns
 
@@ -129,6 +129,20 @@ def test_the_frame_is_that_of_the_slow_way(page: list[Any], body: bool, secrets:
     made = frame(TASKS, task_columns(page, now=NOW, body=body, secrets=secrets), index="task")
     pd.testing.assert_frame_equal(made, slow_frame([slow_row(task, body=body, secrets=secrets) for task in page]))
     assert [task.SerializeToString(deterministic=True) for task in page] == before
+
+
+def test_tags_stand_where_they_belong() -> None:
+    """Of tasks that differ only in their tags each has its own, and one without a tag has none."""
+    tags = ["a" * 32, None, "b" * 32, None]
+    shown = [{} if tag is None else {TAG_HEADER: tag} for tag in tags]
+    page = [
+        types.Task.pb()(
+            name="projects/p/locations/l/queues/q/tasks/a", http_request={"url": "http://x", "headers": one}
+        )
+        for one in shown
+    ]
+    assert task_columns(page, now=NOW)["headers"] == shown
+    assert task_columns(page[::-1], now=NOW)["headers"] == shown[::-1]
 
 
 def test_a_request_in_pieces_is_one() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.emulator.model import tasks as tasks_module
 from cloudtasks_nb.emulator.model.apis import beta, v2
 from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.queues import configured, updated
 from cloudtasks_nb.emulator.model.refusal import RefusedError
-from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, FULL, accept_task, task_wire
+from cloudtasks_nb.emulator.model.tasks import APP_ENGINE_AGENT, FULL, HTTP_AGENT, accept_task, task_wire
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task, refused
 
 POST, GET, DELETE, PATCH = 1, 2, 5, 6
@@ -199,6 +200,37 @@ def test_long_requests_are_not_remembered() -> None:
         with refused(text="size of the headers") if size == 100_000 else nullcontext():
             accept_task(task, QUEUE, NOW)
         assert len(tasks_module._cached) == kept
+
+
+@pytest.mark.parametrize("others", [{}, {"X": "1"}, {"user-agent": "mine", "X": "1"}])
+def test_requests_that_differ_in_their_tags(others: dict[str, str]) -> None:
+    """Each task keeps its own tag, whatever other headers there are; they are one form, which is checked once."""
+    tasks_module._cached.clear()
+    for tag in ("a" * 32, "b" * 32, "c" * 32, "short"):
+        request = stored(http(headers={TAG_HEADER: tag, **others}, body=b"{}")).http_request
+        kept = {name: value for name, value in others.items() if name == "X"}
+        assert dict(request.headers) == {TAG_HEADER: tag, **kept, "User-Agent": HTTP_AGENT}
+        assert request.body == b"{}"
+    assert len(tasks_module._cached) <= 4  # the order of headers is not given
+
+
+@pytest.mark.parametrize("others", [{}, {"X": "1"}])
+def test_a_request_without_a_tag_is_another(others: dict[str, str]) -> None:
+    """Tasks with and without a tag are stored as they came, in any order."""
+    tasks_module._cached.clear()
+    tag = {TAG_HEADER: "a" * 32}
+    for mine in (tag, {}, tag, {}):
+        request = stored(http(headers={**others, **mine})).http_request
+        assert dict(request.headers) == {**others, **mine, "User-Agent": HTTP_AGENT}
+
+
+def test_what_looks_like_a_tag_in_a_url() -> None:
+    """Two URLs stay two, even if their bytes are those of a header with a tag."""
+    odd = tasks_module._TAG.decode()
+    for end in ("a" * 32, "b" * 32):
+        request = stored(http(url=f"{URL}?{odd}{end}")).http_request
+        assert request.url == f"{URL}?{odd}{end}"
+        assert accept_task(http(url=f"{URL}?{odd}{end}"), QUEUE, NOW).target == f"POST {URL}?{odd}{end}"
 
 
 @pytest.mark.parametrize("name", ["", "X A", "X:A", "X-A\r\nX-B", "Ü", "X(A)"])
