@@ -42,7 +42,7 @@ class BackfillPanel(SendPanel):
         self.series = field(Dropdown, "Backfill", changed=lambda: self.guarded(self._choose), options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"
         self._drawn_batch = ""  # the batch whose rows are among the periods to come
-        self.view.calendar.observe(lambda _: self._states_changed(), "html")
+        self.view.periods.calendar.observe(lambda _: self._states_changed(), "html")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
         self.lay_out(self.range, self.limits, below=(self._chosen,))
         self._range_changed()

@@ -21,7 +21,7 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_list import method_of
-from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
+from cloudtasks_nb.panels.batch_rows import BatchRows, RowsView
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.prompt import Question
@@ -352,7 +352,7 @@ def _resend_code(batch: str, rows: str) -> str:
     return f"(batch := {batch}).resend({rows})"
 
 
-def _found_code(shown: ShownRows) -> str:
+def _found_code(shown: RowsView) -> str:
     """Return the Python that chooses the rows that were found by their state and a text."""
     query = shown.query
     frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in ENDS else "")

@@ -17,8 +17,9 @@ from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.panels.batch_actions import BatchActions
+from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, SelectedPeriods
 from cloudtasks_nb.panels.batch_failures import BatchFailures
-from cloudtasks_nb.panels.batch_rows import BatchRows, SelectedPeriods
+from cloudtasks_nb.panels.batch_rows import BatchRows
 from cloudtasks_nb.panels.cards.row import row_card
 from cloudtasks_nb.panels.owner import unowned
 from cloudtasks_nb.panels.panel import Panel
@@ -31,6 +32,50 @@ __all__ = ["BatchDetails"]
 _MIN_DELAY = 0.25  # seconds from a change to the update that shows it
 _MAX_STATIC_ROWS = 200_000  # for more rows the HTML of a panel that was just opened has no summary of the run
 _PAUSE_FACTOR = 20  # the pause between updates is at least the duration of the last one times this
+
+
+class BatchCalendar(BatchBox):
+    """The calendar of a backfill, in which periods are selected; hidden for other batches.
+
+    Parameters
+    ----------
+    panel : Panel
+    selected : callable
+        Called when other periods are selected.
+    """
+
+    def __init__(self, panel: Panel, selected: Callable[[], object]) -> None:
+        self._range = widgets.HTML()
+        self.calendar = CalendarView(lambda: panel.guarded(selected))
+        super().__init__([self._range, self.calendar])
+        self.add_class("ctn-periods")
+
+    @property
+    def part(self) -> SelectedPeriods | None:
+        """What is selected; None for all rows."""
+        calendar, picked = self.calendar.shown, self.calendar.picked
+        if calendar is None or not picked:
+            return None
+        return SelectedPeriods(
+            keys=tuple(picked), words=calendar.words(picked), keep=lambda frame: calendar.rows(frame, picked)
+        )
+
+    def show(self, view: BatchView | None) -> None:  # noqa: ARG002 - `draw` gets it
+        """Select nothing."""
+        self.calendar.reset()
+
+    def draw(self, now: BatchNow) -> float:
+        """Show the states of the periods; return as `BatchBox`."""
+        periods = now.view.periods([self.calendar.choice] if self.calendar.choice else [])
+        if periods is not None:
+            self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
+            self.calendar.load(Calendar(periods))
+        self.layout.display = "none" if self.calendar.shown is None else None
+        return 0.0
+
+    def html(self) -> str:
+        """Return the calendar; empty if the batch is no backfill."""
+        return "" if self.calendar.shown is None else self._range.value + self.calendar.shown.html()
 
 
 class BatchDetails(widgets.VBox):
@@ -55,19 +100,16 @@ class BatchDetails(widgets.VBox):
         self.actions = BatchActions(panel, self)
         self.bar = widgets.HTML()
         self.failures = BatchFailures(panel, self._cause_picked, self.actions.ask_retry_cause)
-        self._range = widgets.HTML()
-        self.calendar = CalendarView(lambda: panel.guarded(self._periods_selected))
+        self.periods = BatchCalendar(panel, self._periods_selected)
         self.run = RunSummary()
         self.rows = BatchRows(panel, self._rows_chosen, self.actions.show, self._row_shown, self.actions.resend)
         self.story = widgets.HTML()  #: why the open row failed, or what it returned
         self.detail = TaskDetails(panel)  #: the task of the open row, its request and its attempts
-        self._calendar_box = widgets.VBox([self._range, self.calendar]).add_class("ctn-periods")
+        self._boxes: tuple[BatchBox, ...] = (self.periods, self.failures, self.run, self.rows)
         tools = [] if panel.context.read_only else [panel.row(*self.actions.buttons)]
         panel.owner.at_close(self._end)
         panel.footer.observe(lambda _: self.schedule_draw(), "zone")
-        super().__init__(
-            [self.bar, *tools, self._calendar_box, self.failures, self.run, self.rows, self.story, self.detail]
-        )
+        super().__init__([self.bar, *tools, *self._boxes, self.story, self.detail])
         self.show(None)
 
     def show(self, batch: Batch | None) -> None:
@@ -76,12 +118,9 @@ class BatchDetails(widgets.VBox):
         self.rows.choose(RowQuery())  # this ends a search, for which the next line would wait
         with self._drawing:
             self.batch, self.view = batch, None if batch is None else batch_view(batch)
-            self.calendar.reset()
             self._close_row()
-            reader = None if self.view is None else self.view.reader
-            self.failures.show(reader)
-            self.run.clear()
-            self.rows.show(reader)
+            for box in self._boxes:
+                box.show(self.view)
         self.layout.display = "none" if batch is None else None
         self._panel.footer.batch = ""
         self.actions.show()
@@ -122,16 +161,16 @@ class BatchDetails(widgets.VBox):
             if self.view is None:
                 return 0.0
             began = time.monotonic()
-            report = self.view.report()
+            report, footer = self.view.report(), self._panel.footer
             self.bar.value = report.html(methods=False)
-            causes_after = self.failures.draw()
-            self._draw_calendar(self.view)
+            part, zone = self.periods.part, footer.tzinfo
+            now = BatchNow(view=self.view, progress=report.progress, part=part, zone=zone, searching=progress)
+            after = [self.periods.draw(now), self.failures.draw(now)]
             self._draw_seconds = time.monotonic() - began
-            run_after = self.run.draw(self.view, report.progress, self._panel.footer.tzinfo) if summary else 0.0
-            rows_after = self.rows.draw(self._part(), self.view.changed(), progress=progress)
-            self._panel.footer.batch = "" if report.progress.finished else report.batch
+            after += [box.draw(now) for box in ((self.run, self.rows) if summary else (self.rows,))]
+            footer.batch = "" if report.progress.finished else report.batch
             self.actions.show()
-        return min(filter(None, (causes_after, run_after, rows_after)), default=0.0)
+        return min(filter(None, after), default=0.0)
 
     def static_html(self) -> str:
         """Return the batch as HTML; empty if no batch is shown."""
@@ -139,8 +178,7 @@ class BatchDetails(widgets.VBox):
             return ""
         if self.run.summary is None and self.batch.progress().total <= _MAX_STATIC_ROWS:
             self.draw()
-        periods = "" if self.calendar.shown is None else self._range.value + self.calendar.shown.html()
-        return self.bar.value + periods + self.failures.html() + self.run.html() + self.rows.html()
+        return self.bar.value + "".join(box.html() for box in self._boxes)
 
     def _end(self) -> None:
         """Draw nothing more: a widget that is made now would stay open, and the batch with it."""
@@ -166,24 +204,6 @@ class BatchDetails(widgets.VBox):
         more_after = await asyncio.to_thread(self.draw)
         if more_after:
             _loop.loop().call_later(more_after, self._changed)
-
-    def _draw_calendar(self, view: BatchView) -> None:
-        periods = view.periods([self.calendar.choice] if self.calendar.choice else [])
-        if periods is not None:
-            self._range.value = f'<span class="ctn-quiet">{html.escape(periods.line)}</span>'
-            self.calendar.load(Calendar(periods))
-        self._calendar_box.layout.display = "none" if self.calendar.shown is None else None
-
-    def _part(self) -> SelectedPeriods | None:
-        """Return what is selected in the calendar; None for all rows."""
-        calendar, picked = self.calendar.shown, self.calendar.picked
-        if calendar is None or not picked:
-            return None
-        return SelectedPeriods(
-            keys=tuple(picked),
-            words=calendar.words(picked),
-            keep=lambda frame: calendar.rows(frame, picked),
-        )
 
     def _periods_selected(self) -> None:
         self.rows.release()

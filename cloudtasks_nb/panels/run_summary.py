@@ -19,6 +19,7 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.view import BatchView, SlowRow, Summary
 from cloudtasks_nb.fanout.states import State
+from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow
 
 __all__ = ["RunSummary"]
 
@@ -26,7 +27,7 @@ _SECOND = 1_000_000
 _BOX = "display:flex;flex-wrap:wrap;gap:12px 24px;margin-top:8px"
 
 
-class RunSummary(widgets.VBox):
+class RunSummary(BatchBox):
     """Figures that change all the time, and below them charts that are drawn anew only with a new summary."""
 
     def __init__(self) -> None:
@@ -34,25 +35,23 @@ class RunSummary(widgets.VBox):
         self._figures, self._charts = widgets.HTML(), widgets.HTML()
         self._slowest = widgets.HTML()  # alone, so that it stays open while the charts change
         super().__init__([self._figures, self._charts, self._slowest])
-        self.clear()
+        self.show(None)
 
-    def clear(self) -> None:
-        """Show nothing."""
+    def show(self, view: BatchView | None) -> None:  # noqa: ARG002 - `draw` gets it
+        """Show nothing, until a row of the batch is done."""
         self.summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
         self.layout.display = "none"
 
-    def draw(self, view: BatchView, progress: Progress, zone: tzinfo = UTC) -> float:
-        """Show the run of a batch, if a row is done; return the seconds after which there is more to show, 0: none.
-
-        The times in the charts are those of a zone.
-        """
+    def draw(self, now: BatchNow) -> float:
+        """Show the run of the batch, if a row is done; return as `BatchBox`."""
+        view = now.view
         summary, newer_after = view.summary()
         if summary is None:
-            self.clear()
+            self.show(None)
             return newer_after
-        self._figures.value = section_html("Run", facts_html(_facts(summary, progress, now=view.now())))
+        self._figures.value = section_html("Run", facts_html(_facts(summary, now.progress, now=view.now())))
         self.summary = replace(summary, throughput=replace(summary.throughput, limit=view.limit()))
-        self._charts.value = _charts(self.summary, zone)
+        self._charts.value = _charts(self.summary, now.zone)
         self._slowest.value = _slowest(summary.slowest)
         self.layout.display = None
         return newer_after

@@ -39,13 +39,13 @@ def panel(harness: Harness, shell: FakeShell) -> BackfillPanel:
 
 def squares(panel: BackfillPanel) -> dict[str, str]:
     """Return the squares of the calendar: the day, and what its tooltip says."""
-    found = re.findall(r'data-key="([^"]*)"[^>]* title="[^:"]*: ([^"]*)"', panel.view.calendar.html)
+    found = re.findall(r'data-key="([^"]*)"[^>]* title="[^:"]*: ([^"]*)"', panel.view.periods.calendar.html)
     return {key[:10]: words for key, words in found}
 
 
 def pick(panel: BackfillPanel, *days: str) -> None:
     """Select squares."""
-    panel.view.calendar.pick([f"{day}T00:00:00+00:00" for day in days])
+    panel.view.periods.calendar.pick([f"{day}T00:00:00+00:00" for day in days])
     panel.settle()
 
 
@@ -104,19 +104,19 @@ def test_two_failed_days_are_retried_from_the_calendar(panel: BackfillPanel, har
     """Failed days are selected in the calendar and sent again until all succeed."""
     fill(panel, start="2026-01-01", end="2026-01-05", url="https://svc/{partition}")
     batch = harness.sent(send(panel))
-    with wait_for(panel.view.calendar, "html", lambda html: html.count("✕</button>") == 2):
+    with wait_for(panel.view.periods.calendar, "html", lambda html: html.count("✕</button>") == 2):
         harness.finish(batch, 1, 3)
     assert squares(panel)["2026-01-02"] == "1 row: 1 failed"
     pick(panel, "2026-01-02", "2026-01-04")
     actions, rows = panel.view.actions, panel.view.rows.table
     assert rows is not None
     assert (actions.resend.description, rows.total) == ("Send again (2)", 2)
-    assert panel.view.calendar.words == "2026-01-02, 2026-01-04: 2 rows: 2 failed"
+    assert panel.view.periods.calendar.words == "2026-01-02, 2026-01-04: 2 rows: 2 failed"
     click(panel, actions.resend)
     assert panel.footer.status == f"2 rows of batch {batch.id} will be sent again"
     assert panel.footer.line == f'(batch := tasks.batch("{batch.id}")).resend(batch.tasks().iloc[[1, 3]])'
     harness.sent(batch)
-    with wait_for(panel.view.calendar, "html", lambda html: html.count(': 1 row: 1 succeeded" title=') == 5):
+    with wait_for(panel.view.periods.calendar, "html", lambda html: html.count(': 1 row: 1 succeeded" title=') == 5):
         harness.finish(batch)
     assert set(squares(panel).values()) == {"1 row: 1 succeeded"}
     assert batch.tasks()["try"].tolist() == [1, 2, 1, 2, 1]
@@ -174,7 +174,7 @@ def test_read_only_shows_the_calendar_without_buttons(harness: Harness, shell: F
 def test_an_older_click_does_not_undo_a_newer_one(panel: BackfillPanel, harness: Harness) -> None:
     """Messages with an older number are ignored."""
     harness.days("2026-01-03")
-    calendar = panel.view.calendar
+    calendar = panel.view.periods.calendar
     send_message(calendar, n=2, keys=["a", "b"])
     send_message(calendar, n=1, keys=["a"])
     panel.settle()
@@ -252,7 +252,7 @@ def test_one_of_many_values_is_shown_alone(panel: BackfillPanel, harness: Harnes
     harness.finish(batch, 4)
     show(panel)
     panel.view.show(batch)
-    view = panel.view.calendar
+    view = panel.view.periods.calendar
     assert (view.choices, squares(panel)["2026-01-01"]) == (shops, "13 rows: 12 succeeded, 1 failed")
     send_message(view, n=1, keys=[], choice="shop 4")
     panel.settle()

@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
-from cloudtasks_nb.panels.widgets import paged_table
+from cloudtasks_nb.panels.widgets import rows as table_rows
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
@@ -343,7 +343,7 @@ def test_all_rows_that_match_are_selected_on_all_pages(panel: BatchPanel) -> Non
 
 def test_too_many_rows_to_select_are_refused(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is selected, and the panel says why."""
-    monkeypatch.setattr(paged_table, "_MOST_SELECTED", 29)
+    monkeypatch.setattr(table_rows, "_MOST_SELECTED", 29)
     pick(panel, panel.view.rows.states, "all")
     table: Any = panel.view.rows.table
     chosen = {"version": 1 + table._selected.state["version"], "base": f"{table._filters}.1", "keys": [], "without": []}
@@ -459,7 +459,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     shown = panel.static_html()
     assert "10 succeeded rows, 1 of them without a stored result" in shown
     assert "[&quot;&lt;i&gt;&quot;]" in shown
-    look_at(table, table._rows.ids([0])[0])
+    look_at(table, table._shown.ids[0])
     panel.settle()
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
@@ -507,7 +507,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
     """Traceback or message, request and attempts are below the table."""
     table: Any = panel.view.rows.table
     task = batch.tasks()["task"][13]
-    look_at(table, table._rows.ids([12])[0])
+    look_at(table, table._shown.ids[12])
     panel.settle()
     shown = panel.view.story.value + panel.view.detail.card.value
     for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13", task):
@@ -520,7 +520,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
 def seen(panel: BatchPanel) -> list[str]:
     """Return the states of the rows that are shown."""
     table: Any = panel.view.rows.table
-    return [cells[1][0] for cells in table._rows.cells(table._order)]
+    return [cells[1][0] for cells in table._shown.cells]
 
 
 def test_rows_that_are_tried_again_stay_in_sight(
@@ -564,9 +564,9 @@ def test_a_column_of_the_input_may_have_any_name(harness: Harness) -> None:
     odd = pd.DataFrame({"_ref": [5, 6], "": ["x", "y"], "<b>": [1, 2]})
     panel = show(harness.sent(harness.queue().fan_out(odd, url="https://svc/{_ref}", body=["", "<b>"])).panel())
     table: Any = panel.view.rows.table
-    assert [cells[3:6] for cells in table._rows.cells(table._order)] == [["5", "x", "1"], ["6", "y", "2"]]
+    assert [cells[3:6] for cells in table._shown.cells] == [["5", "x", "1"], ["6", "y", "2"]]
     find(panel, "_ref:6")
-    assert [cells[3] for cells in table._rows.cells(table._order)] == ["6"]
+    assert [cells[3] for cells in table._shown.cells] == ["6"]
 
 
 def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:

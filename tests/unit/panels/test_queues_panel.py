@@ -200,7 +200,7 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
 
 def column(panel: QueuesPanel, name: str) -> list[Any]:
     """Return a column of the table."""
-    values: list[Any] = panel.table._rows._frame.iloc[panel.table._order][name].tolist()
+    values: list[Any] = panel.table._rows._frame.loc[panel.table.page_keys][name].tolist()
     return values
 
 
