@@ -24,7 +24,7 @@ from cloudtasks_nb.panels.batch_list import method_of
 from cloudtasks_nb.panels.batch_rows import BatchRows, RowsView
 from cloudtasks_nb.panels.forms.notebook import quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 
 __all__ = ["BatchActions", "contains_code", "places_code", "retry_code"]
 

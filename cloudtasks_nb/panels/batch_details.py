@@ -1,4 +1,4 @@
-"""One batch inside a panel: its bar, why rows failed, its calendar and its rows, and all about the row that is open."""
+"""One batch inside a panel: its bar, its calendar, why rows failed, its run, its rows, and the row that is open."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ import asyncio
 import html
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, tzinfo
+from typing import Any
 
+import anywidget
 import ipywidgets as widgets
+import traitlets
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.calendar import Calendar
+from cloudtasks_nb.display.card import facts_html, section_html, state_html, table_html
+from cloudtasks_nb.display.charts import counts_text
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text
+from cloudtasks_nb.display.run_chart import durations_chart, throughput_chart
+from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
-from cloudtasks_nb.fanout.batch.view import BatchView
+from cloudtasks_nb.fanout.batch.view import BatchView, SlowRow, Summary
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_actions import BatchActions
 from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, SelectedPeriods
 from cloudtasks_nb.panels.batch_failures import BatchFailures
 from cloudtasks_nb.panels.batch_rows import BatchRows
-from cloudtasks_nb.panels.cards.row import row_card
+from cloudtasks_nb.panels.cards.task import row_card
 from cloudtasks_nb.panels.owner import unowned
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.run_summary import RunSummary
 from cloudtasks_nb.panels.task_details import TaskDetails
-from cloudtasks_nb.panels.widgets.calendar_view import CalendarView
+from cloudtasks_nb.panels.widgets.assets import source
 
-__all__ = ["BatchDetails"]
+__all__ = ["BatchCalendar", "BatchDetails", "CalendarView", "RunSummary"]
 
 _MIN_DELAY = 0.25  # seconds from a change to the update that shows it
 _MAX_STATIC_ROWS = 200_000  # for more rows the HTML of a panel that was just opened has no summary of the run
@@ -249,3 +262,166 @@ class BatchDetails(widgets.VBox):
             self._panel.notify(error.message)
             return ""
         return "" if row is None else row_card(row, task)
+
+
+_SECOND = 1_000_000
+_BOX = "display:flex;flex-wrap:wrap;gap:12px 24px;margin-top:8px"
+
+
+class RunSummary(BatchBox):
+    """Figures that change all the time, and below them charts that are drawn anew only with a new summary."""
+
+    def __init__(self) -> None:
+        self.summary: Summary | None = None  #: that is shown
+        self._figures, self._charts = widgets.HTML(), widgets.HTML()
+        self._slowest = widgets.HTML()  # alone, so that it stays open while the charts change
+        super().__init__([self._figures, self._charts, self._slowest])
+        self.show(None)
+
+    def show(self, view: BatchView | None) -> None:  # noqa: ARG002 - `draw` gets it
+        """Show nothing, until a row of the batch is done."""
+        self.summary, self._figures.value, self._charts.value, self._slowest.value = None, "", "", ""
+        self.layout.display = "none"
+
+    def draw(self, now: BatchNow) -> float:
+        """Show the run of the batch, if a row is done; return as `BatchBox`."""
+        view = now.view
+        summary, newer_after = view.summary()
+        if summary is None:
+            self.show(None)
+            return newer_after
+        self._figures.value = section_html("Run", facts_html(_facts(summary, now.progress, now=view.now())))
+        self.summary = replace(summary, throughput=replace(summary.throughput, limit=view.limit()))
+        self._charts.value = _charts(self.summary, now.zone)
+        self._slowest.value = _slowest(summary.slowest)
+        self.layout.display = None
+        return newer_after
+
+    def html(self) -> str:
+        """Return what is shown, with times in UTC."""
+        charts = "" if self.summary is None else _charts(self.summary, UTC)
+        return self._figures.value + charts + self._slowest.value
+
+
+def _facts(summary: Summary, progress: Progress, *, now: int) -> dict[str, Any]:
+    """Return the figures; all times are of the clock of the service, by which it is `now`."""
+    until, took = summary.ended if progress.finished else now, summary.durations
+    return {
+        "started": from_micros(summary.started),
+        "last row done": from_micros(summary.ended),
+        "expected end": None if progress.finished else progress.eta,
+        "elapsed": duration_text((until - summary.started) / _SECOND),
+        "fastest": f"{count_text(summary.throughput.most)} attempts/s",
+        "half took at most": took and duration_text(took.p50),
+        "95 % took at most": took and duration_text(took.p95),
+        "the longest took": took and duration_text(took.longest),
+    }
+
+
+def _charts(summary: Summary, zone: tzinfo) -> str:
+    throughput = throughput_chart(summary.throughput, zone)
+    boxes = [f'<div style="flex:3 1 460px;min-width:0;max-width:620px">{throughput}</div>']
+    if summary.durations is not None:
+        durations = durations_chart(summary.durations)
+        boxes.append(f'<div style="flex:2 1 320px;min-width:0;max-width:430px">{durations}</div>')
+    return f'<div style="{_BOX}">{"".join(boxes)}</div>'
+
+
+def _slowest(rows: Sequence[SlowRow]) -> str:
+    if not rows:
+        return ""
+    cells = [
+        (
+            duration_text(row.seconds),
+            state_html((State.FAILED if row.failed else State.SUCCEEDED).word),
+            time_html(from_micros(row.ended)),
+            f'<bdi style="overflow-wrap:anywhere">{html.escape(mask_text(row.name))}</bdi>',
+        )
+        for row in rows
+    ]
+    table = table_html(("Took", "State", "Done at", "Row"), cells)
+    return f"<details><summary>Slowest rows</summary>{table}</details>"
+
+
+class CalendarView(anywidget.AnyWidget):
+    """Shows a `Calendar` whose squares are buttons. Its methods may be called from any thread.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when the selection has changed, or another value of `across` was chosen.
+
+    Attributes
+    ----------
+    html : str
+        What is shown: `Calendar.html(buttons=True)`.
+    words : str
+        Which squares are selected, and the states of their rows.
+    choices : list of str
+        Values of `across` that can be shown alone, where there are too many for a band each.
+    choice : str
+        The one that is shown; empty for all together.
+    picked : list of str
+        Keys of the selected squares.
+    shown : Calendar or None
+    """
+
+    _esm = source("browser.js", "calendar.js")
+    _css = source("batch.css")
+
+    html = traitlets.Unicode().tag(sync=True)
+    words = traitlets.Unicode().tag(sync=True)
+    choices: Any = traitlets.List().tag(sync=True)
+    choice = traitlets.Unicode().tag(sync=True)
+    # The browser sends the selection as a numbered message, and gets it back with that number: the answer to an earlier
+    # click must not undo a later one.
+    _picked: Any = traitlets.Any({"n": 0, "keys": []}).tag(sync=True)
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self.shown: Calendar | None = None
+        self._lock = threading.Lock()
+        super().__init__()
+        self.on_msg(self._on_message)
+
+    @property
+    def picked(self) -> list[str]:
+        """Keys of the selected squares."""
+        return list(self._picked["keys"])
+
+    def load(self, calendar: Calendar) -> None:
+        """Show a calendar; what is selected stays selected."""
+        self.shown = calendar
+        with self.hold_sync():
+            self.choices = list(calendar.choices)
+            self.html = calendar.html(buttons=True)
+            self._describe()
+
+    def pick(self, keys: Iterable[str]) -> None:
+        """Select these squares and no others."""
+        wanted = list(keys)
+        if wanted != self.picked:
+            self._apply(self._picked["n"] + 1, wanted)
+
+    def reset(self) -> None:
+        """Select nothing, and show all values together, once there is another calendar."""
+        self.shown, self.choice = None, ""
+        self.pick([])
+
+    def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
+        if "choice" in content:
+            self.choice = content["choice"]
+        self._apply(content["n"], content["keys"])
+
+    def _apply(self, number: int, keys: list[str]) -> None:
+        with self._lock:
+            if number <= self._picked["n"]:
+                return
+            self._picked = {"n": number, "keys": keys}
+        self._describe()
+        self._changed()
+
+    def _describe(self) -> None:
+        found, picked = self.shown, self.picked
+        words = "" if found is None else found.words(picked)
+        self.words = f"{words}: {counts_text(found.counts(picked), 'rows')}" if found is not None and words else ""

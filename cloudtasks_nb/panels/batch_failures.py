@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.batch.row_query import RowReader
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.outcomes import Cause, Span
 from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, Pacing
-from cloudtasks_nb.panels.cards.row import error_of
+from cloudtasks_nb.panels.cards.task import error_of
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices

@@ -30,7 +30,7 @@ from cloudtasks_nb.panels.owner import Owner
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
-from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.panels.widgets.fields import Picker
 from cloudtasks_nb.panels.widgets.rows import Query, check_search
 from cloudtasks_nb.panels.widgets.table import Table
 

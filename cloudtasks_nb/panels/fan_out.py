@@ -29,13 +29,11 @@ from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
-from cloudtasks_nb.panels.forms.request_form import RequestForm, field
-from cloudtasks_nb.panels.forms.send_limits import SendLimits
+from cloudtasks_nb.panels.forms.request_form import RequestForm, SendLimits, field, recent_urls
 from cloudtasks_nb.panels.forms.source import SourceField
-from cloudtasks_nb.panels.forms.targets import recent_urls
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.picker import Picker
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.fields import Picker
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.work import Rerun
 
 __all__ = ["FanOutPanel", "SendPanel"]

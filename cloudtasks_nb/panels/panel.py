@@ -54,11 +54,9 @@ from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.notebook import expression, quoted
 from cloudtasks_nb.panels.owner import Owner
 from cloudtasks_nb.panels.static_copy import StaticCopy
-from cloudtasks_nb.panels.watching import Watching
-from cloudtasks_nb.panels.widgets.banner import Banner
-from cloudtasks_nb.panels.widgets.dropdown import Dropdown
-from cloudtasks_nb.panels.widgets.footer import Footer
-from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
+from cloudtasks_nb.panels.watching import Banner, Watching
+from cloudtasks_nb.panels.widgets.fields import Dropdown
+from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.panels.work import Work
 from cloudtasks_nb.service.watch import Snapshot

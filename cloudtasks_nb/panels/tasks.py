@@ -22,7 +22,7 @@ from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import TaskPage, task_columns

@@ -1,15 +1,21 @@
-"""The queues that a panel watches: their subscriptions, what could not be read of them, and when each was read last."""
+"""The queues that a panel watches, with what could not be read and when; and the banner while nothing answers."""
 
 from __future__ import annotations
 
+import html
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import ipywidgets as widgets
 
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb.display.times import time_html
 from cloudtasks_nb.errors import CloudTasksError, EndpointError
+from cloudtasks_nb.service.endpoint import Endpoint
 from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
 
-__all__ = ["Watching"]
+__all__ = ["Banner", "Watching"]
 
 
 class Watching:
@@ -75,3 +81,49 @@ class Watching:
 
 def _one_line(error: CloudTasksError) -> str:
     return error.message if error.hint is None else f"{error.message} \u2192 {error.hint}"
+
+
+class Banner(widgets.HBox):
+    """Says since when nothing answers; hidden while the service answers.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+        What does not answer.
+    again : Button, optional
+        Starts the emulator again.
+    """
+
+    def __init__(self, endpoint: Endpoint, again: widgets.Button | None = None) -> None:
+        self._endpoint = endpoint
+        self.text = widgets.HTML()
+        super().__init__([self.text, *([again] if again else [])])
+        self.add_class("ctn-banner")
+        self.hide()
+
+    @property
+    def shown(self) -> bool:
+        """Whether it can be seen."""
+        return self.layout.display is None
+
+    def show(self, since: float) -> None:
+        """Say that nothing has answered since a time, in seconds since 1970; 0: it is not known since when."""
+        what = "The emulator" if self._endpoint.local else "Cloud Tasks"
+        when = f" since {time_html(datetime.fromtimestamp(since, UTC))}" if since else ""
+        then = "Figures are of then. " if since else ""
+        rest = html.escape(then + self._consequence())
+        self.text.value = f'<div role="alert"><b>{what} does not answer{when}.</b> {rest}</div>'
+        self.layout.display = None
+
+    def hide(self) -> None:
+        """Say nothing."""
+        self.layout.display, self.text.value = "none", ""
+
+    def _consequence(self) -> str:
+        if self._endpoint.folder is not None:
+            return "Its tasks are safe in the folder."
+        if self._endpoint.http is not None:
+            return "It was temporary, so its tasks are lost: run the cells again from ct.local() on."
+        if self._endpoint.local:
+            return f"Start it again at {self._endpoint.target}."
+        return "The tasks are safe there."

@@ -20,7 +20,7 @@ from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, PanelContext, TasksPanel
 from cloudtasks_nb.panels.batch_box import BatchNow, Pacing
-from cloudtasks_nb.panels.run_summary import RunSummary
+from cloudtasks_nb.panels.batch_details import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.benchmarks.fan_out import home

@@ -23,7 +23,7 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.panels import BatchPanel, Panel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.connection import Connection

@@ -16,7 +16,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.service.watch import Snapshot
 from tests.cases import cases
 from tests.unit.panels.conftest import (

@@ -13,11 +13,10 @@ from cloudtasks_nb.panels import FanOutPanel
 from cloudtasks_nb.panels.batch_actions import retry_code
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.cards.task import timeline
-from cloudtasks_nb.panels.forms.targets import Target
+from cloudtasks_nb.panels.forms.request_form import Target
 from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
 from cloudtasks_nb.panels.widgets.choices import Choice, Choices
-from cloudtasks_nb.panels.widgets.footer import Footer
-from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
+from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
 from tests.unit.panels.conftest import FakeShell, Harness, click, entry, open_widgets, send, send_message, show
 
 SECRET = "s3cr3t"  # noqa: S105 - it is looked for
