@@ -5,19 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import json
+import re
 import reprlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
 from cloudtasks_nb.handlers.failures import HOPELESS, GiveUp, Kinds, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
@@ -26,7 +28,7 @@ from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
-__all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch"]
+__all__ = ["TaskFunction", "TaskRequest", "call", "check_function", "decode", "mismatch", "name_cells"]
 
 #: HTTP statuses: of a success, of an exception, and of one that says when to try again. 503 slows the whole queue down
 #: (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -49,6 +51,20 @@ class TaskRequest:
     queue: str | None = None
     attempt: int | None = None  #: 1 for the first
     tag: str | None = None  #: header; it is stored with the result
+
+    @classmethod
+    def received(cls, body: bytes, header: Callable[[str], str | None]) -> Self:
+        """Return a request that has just arrived; `header` returns the value of a header by its name."""
+        return cls(
+            time=dt.datetime.now(dt.UTC),
+            body=body,
+            authorization=header("Authorization"),
+            serverless=header("X-Serverless-Authorization"),
+            task=header("X-CloudTasks-TaskName"),
+            queue=header("X-CloudTasks-QueueName"),
+            attempt=_attempt_of(header("X-CloudTasks-TaskRetryCount")),
+            tag=header(TAG_HEADER),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +130,7 @@ class TaskFunction:
         return True
 
 
-def attempt_of(retries: str | None) -> int | None:
+def _attempt_of(retries: str | None) -> int | None:
     """Return the number of an attempt, 1 for the first, from the header ``X-CloudTasks-TaskRetryCount``."""
     # Longer numbers may not fit an Int64.
     valid = retries is not None and retries.isascii() and retries.isdigit() and len(retries) <= 9  # noqa: PLR2004
@@ -267,3 +283,20 @@ def _outside(frames: TracebackType | None) -> TracebackType | None:
 
 def _bounded(text: str) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
+
+
+_FILE = re.compile(r'(?<= File ")([^"\n]+)(?=", line \d)')
+
+
+def name_cells(trace: str) -> str:
+    """Return a traceback with ``cell [1]`` in place of the file of each cell that has run in this process."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    if name_of is None:
+        return trace
+
+    def name(file: re.Match[str]) -> str:
+        found = name_of(file[0])  # such as ("Cell", "In[1]")
+        return f"cell {found[1].removeprefix('In')}" if found else file[0]
+
+    return _FILE.sub(name, trace)

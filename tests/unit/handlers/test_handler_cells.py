@@ -10,8 +10,7 @@ import pytest
 from IPython.core.compilerop import CachingCompiler
 
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest
-from cloudtasks_nb.handlers.cells import name_cells
+from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, name_cells
 
 CELL = "def report():\n    raise ValueError('no day')\n"
 
