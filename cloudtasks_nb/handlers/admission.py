@@ -35,7 +35,7 @@ _LATER = (
 _NOT_CHECKED = "tasks.doctor(service) sends a signed task to it"
 
 
-def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[float] = _PAUSES) -> None:
+def wait_until_admitted(service: gcloud.CloudRunService, url: str, pauses: Sequence[float] = _PAUSES) -> None:
     """Send requests with a token of the caller until the service lets one in; print why if that cannot be seen.
 
     Parameters
@@ -65,7 +65,7 @@ def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[floa
         notify(f"it was not seen that the service lets {service.caller} in ({refusal[:300]}); {_NOT_CHECKED}")
 
 
-def _request(service: gcloud.Service, url: str) -> Answer:
+def _request(service: gcloud.CloudRunService, url: str) -> Answer:
     """Send a GET request with a token of the caller; return its answer, or that of IAM if it makes no token.
 
     gcloud can make such a token itself, but asks for a right to act as the account in everything.
@@ -114,7 +114,7 @@ def closing(opened: Sequence[tuple[str, str]], service: str) -> str:
     )
 
 
-def public_because(service: gcloud.Service) -> tuple[str, str] | None:
+def public_because(service: gcloud.CloudRunService) -> tuple[str, str] | None:
     """Return why everybody may call a service, and what ends it; None if only some may, or gcloud may not say it.
 
     Raises

@@ -28,7 +28,7 @@ from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
-__all__ = ["TaskFunction", "TaskRequest", "call", "check_function", "decode", "mismatch", "name_cells"]
+__all__ = ["ReceivedRequest", "TaskFunction", "call", "check_function", "decode", "mismatch", "name_cells"]
 
 #: HTTP statuses: of a success, of an exception, and of one that says when to try again. 503 slows the whole queue down
 #: (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -40,7 +40,7 @@ _OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
+class ReceivedRequest:
     """The parts of a request that are used to call the function and to record the call."""
 
     time: dt.datetime  #: of its arrival
@@ -79,7 +79,7 @@ class TaskFunction:
     version: Version = field(default_factory=Version)
     revision: str | None = None  #: of the service that runs it
 
-    def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
+    def answer(self, request: ReceivedRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
         """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
         refusal = None if self.verifier is None else self.verifier.check(request.authorization, request.serverless)
         if refusal is not None:
@@ -108,7 +108,7 @@ class TaskFunction:
         """End its processes, if it has some, as `ProcessPool.close`; return how many calls ran in them."""
         return 0 if self.processes is None else self.processes.close(kill=kill)
 
-    def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> bool:
+    def _store(self, request: ReceivedRequest, answer: Answer, started: dt.datetime) -> bool:
         """Store what a task has come to; return whether there is a store, and the request is one of a task."""
         if self.results is None or request.task is None:
             return False

@@ -17,7 +17,15 @@ from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import Kinds, check_kinds
-from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, hide, run_steps, secret_variables
+from cloudtasks_nb.handlers.gcloud import (
+    CloudRunService,
+    account_member,
+    ask,
+    commands,
+    hide,
+    run_steps,
+    secret_variables,
+)
 from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines, wheel_name, write_wheel
 from cloudtasks_nb.handlers.source import ModuleSource, module_source
 from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
@@ -99,7 +107,7 @@ class Deployment:
     "gcloud run services describe report ... '--format=value(status.url)'"
     """
 
-    def __init__(self, service: Service, fn: Callable[..., Any], version: Version) -> None:
+    def __init__(self, service: CloudRunService, fn: Callable[..., Any], version: Version) -> None:
         self.name: Final = service.name
         self.project: Final = service.project
         self.region: Final = service.region
@@ -287,7 +295,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     domain = f"{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
     runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
     new = tuple(made for given, made in ((caller, signer), (service_account, runner)) if given is None)
-    about = Service(
+    about = CloudRunService(
         name=name,
         project=project,
         region=region,
@@ -396,7 +404,7 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(fn: Any, about: Service, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
+def _write(fn: Any, about: CloudRunService, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
     """Write the folder of a service, and return the version of its function; files of somebody else stay."""
     source, version = module_source(fn, "application", "_app", public=public), version_of(fn)
     given = f", give_up_on=({', '.join(_written_kind(source, one) for one in kinds)},)" if kinds else ""

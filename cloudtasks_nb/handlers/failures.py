@@ -21,7 +21,7 @@ __all__ = ["HOPELESS", "GiveUp", "Kinds", "TryLater", "check_kinds", "retry_afte
 #: Classes of exceptions, as `isinstance` takes them.
 Kinds: TypeAlias = tuple[type[BaseException], ...]
 
-#: What no further attempt can mend: functions give up on these without being told.
+#: Exceptions that no further attempt can mend: every function gives up on them.
 HOPELESS: Kinds = (NameError, ModuleNotFoundError, SyntaxError, NotImplementedError)
 
 _UPSTREAM = range(400, 600)  # HTTP statuses of errors

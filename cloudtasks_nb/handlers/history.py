@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskRequest, decode
+from cloudtasks_nb.handlers.call import ReceivedRequest, decode
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Call", "CallHistory", "Summary"]
+__all__ = ["Call", "CallHistory", "CallSummary"]
 
 _NEWEST = 10_000
 _MOST_BYTES = 32_000_000  # of bodies and results
@@ -23,11 +23,11 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 #: One request with its answer.
-Call = tuple[TaskRequest, Answer]
+Call = tuple[ReceivedRequest, Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class CallSummary:
     """Counts of all calls, and the newest few of them."""
 
     succeeded: int
@@ -68,7 +68,7 @@ class CallHistory:
         with self._lock:
             self._running += 1
 
-    def end(self, request: TaskRequest, answer: Answer) -> None:
+    def end(self, request: ReceivedRequest, answer: Answer) -> None:
         """Record a call that has ended."""
         with self._lock:
             self._running -= 1
@@ -105,10 +105,10 @@ class CallHistory:
                 return answer
         return None
 
-    def summary(self) -> Summary:
+    def summary(self) -> CallSummary:
         """Return the counts, and the newest five calls."""
         with self._lock:
-            return Summary(
+            return CallSummary(
                 succeeded=self._succeeded,
                 failed=self._failed,
                 running=self._running,
@@ -139,7 +139,7 @@ class CallHistory:
         return "; ".join([*words, "batch.results() has the results of all rows"]) if words else None
 
 
-def _size(request: TaskRequest, answer: Answer) -> int:
+def _size(request: ReceivedRequest, answer: Answer) -> int:
     return len(request.body) + len(answer.result or b"")
 
 
@@ -149,7 +149,7 @@ def _text(value: str | None) -> str | None:
 
 
 #: The columns of a frame of calls: what each holds, and how it is read from a call.
-_COLUMNS: dict[str, tuple[str, Callable[[TaskRequest, Answer], Any]]] = {
+_COLUMNS: dict[str, tuple[str, Callable[[ReceivedRequest, Answer], Any]]] = {
     "time": ("time", lambda request, _: (request.time - _EPOCH) // dt.timedelta(microseconds=1)),
     "task": ("text", lambda request, _: _text(request.task)),
     "queue": ("text", lambda request, _: _text(request.queue)),

@@ -33,7 +33,7 @@ _LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module is of Python itself or of an installed distribution, and so can be had elsewhere."""
+    """Return whether a module is of Python itself or of an installed distribution: other machines can install it."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OURS:
         return top != "__main__"

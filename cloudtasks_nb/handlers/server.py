@@ -13,7 +13,7 @@ from aiohttp import web
 from cloudtasks_nb import _loop
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskRequest
+from cloudtasks_nb.handlers.call import ReceivedRequest
 
 __all__ = ["Server"]
 
@@ -41,7 +41,7 @@ class Server:
         self,
         address: Address,
         sock: socket.socket,
-        submit: Callable[[TaskRequest], Future[Answer]],
+        submit: Callable[[ReceivedRequest], Future[Answer]],
         *,
         grace: float,
     ) -> None:
@@ -69,7 +69,7 @@ class Server:
         answer = _refusal(self._address, request.method, request.path, request.headers)
         if answer is None:
             answer = await asyncio.wrap_future(
-                self._submit(TaskRequest.received(await request.read(), request.headers.get))
+                self._submit(ReceivedRequest.received(await request.read(), request.headers.get))
             )
         content, kind = answer.content()
         headers = answer.headers()

@@ -12,7 +12,7 @@ from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvir
 from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, named
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, check_function
+from cloudtasks_nb.handlers.call import ReceivedRequest, TaskFunction, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import check_kinds
 from cloudtasks_nb.handlers.verify import Verifier
@@ -184,7 +184,7 @@ class _App:
         body = _read(environ)
         if isinstance(body, Answer):
             return body
-        request = TaskRequest.received(body, lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
+        request = ReceivedRequest.received(body, lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
         answer = function.answer(request, run=self._coroutines.run)
         if not answer.ok:
             _log.error("%s answered %d to task %r: %s", self._name, answer.status, request.task, answer.error)

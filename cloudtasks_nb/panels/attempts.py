@@ -115,7 +115,7 @@ class AttemptsPanel(Panel):
                 self._entries = {entry.insert_id: entry for entry in found[:_KEPT]}
                 self.table.load(rows)
                 self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
-                self.watching.note(now / _SECOND, queue)
+                self.watching.record_answer(now / _SECOND, queue)
                 self.read_until(now / _SECOND)
             self._show_kept()
             break

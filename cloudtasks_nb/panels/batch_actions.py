@@ -107,14 +107,14 @@ class BatchActions:
                 if button.description != text:
                     button.description = text
                 self._panel.enable(button, bool(count) or waits)
-            self._tell_sent()
+            self._show_sent()
 
     def _queue_waits(self) -> bool:
         """Return whether nothing goes on because the queue is paused."""
         batch = self._shown.batch
         return batch is not None and method_of(batch.progress()) == "queue.resume"
 
-    def _tell_sent(self) -> None:
+    def _show_sent(self) -> None:
         """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
         course = self._shown.rows.followed
         if course and not course[State.SENT.word] and self._sent_status == self._panel.footer.status:
@@ -123,10 +123,10 @@ class BatchActions:
 
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
-        batch, view, _ = self._open()
+        batch, view, _ = self._opened()
         self._ask_again(_of_query(view, batch, RowQuery(state=State.FAILED.word, cause=cause)), retry=True)
 
-    def _open(self) -> tuple[Batch, BatchView, str]:
+    def _opened(self) -> tuple[Batch, BatchView, str]:
         """Return the batch, what is shown of it, and the Python expression that returns it."""
         batch, view = self._shown.batch, self._shown.view
         if batch is None or view is None:  # the buttons are disabled then
@@ -163,7 +163,7 @@ class BatchActions:
         )
 
     def _ask_retry(self) -> None:
-        batch, view, _ = self._open()
+        batch, view, _ = self._opened()
         progress = batch.progress()
         if not progress.failed:  # the button is about rows of which nobody knows what became
             self._ask_again(_of_query(view, batch, RowQuery(state=State.GONE.word)))
@@ -173,7 +173,7 @@ class BatchActions:
 
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
-        batch, _, code = self._open()
+        batch, _, code = self._opened()
         rows, succeeded, gone = (
             counted(again.count, "rows"),
             *map(again.counts.get, (State.SUCCEEDED.word, State.GONE.word)),
@@ -203,7 +203,7 @@ class BatchActions:
         self._panel.notify(f"resumed {name.queue}", line=self._panel.context.line(name.queue, "resume"))
 
     def _ask_resume(self) -> None:
-        batch, view, code = self._open()
+        batch, view, code = self._opened()
         if self._queue_waits():
             self._panel.start(lambda: self.resume_queue(self._panel.context.name(batch.queue)), changes=True)
             return
@@ -219,7 +219,7 @@ class BatchActions:
         self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=count > _ASK_ABOVE)
 
     def _ask_cancel(self) -> None:
-        batch, view, code = self._open()
+        batch, view, code = self._opened()
         progress = batch.progress()
         left = progress.total - progress.done
         rows = counted(left, "rows")
@@ -236,11 +236,11 @@ class BatchActions:
         def cancel() -> None:
             batch.cancel()
             self._panel.notify(status, line=question.line)
-            self._tell_cancelled(batch, view, before, status)
+            self._show_cancelled(batch, view, before, status)
 
         self._start(cancel, "", question, ask=True)
 
-    def _tell_cancelled(self, batch: Batch, view: BatchView, before: int, status: str) -> None:
+    def _show_cancelled(self, batch: Batch, view: BatchView, before: int, status: str) -> None:
         """Replace this status by how many rows were cancelled, as soon as the cancellation has ended."""
 
         def check() -> None:  # on the background loop, where the progress is counted
@@ -268,7 +268,7 @@ class BatchActions:
 
         The rows that `again` returns are sent again by it, and stay in sight.
         """
-        batch, _, _ = self._open()
+        batch, _, _ = self._opened()
 
         def run() -> None:
             refs = [*again()]

@@ -241,13 +241,13 @@ class BatchDetails(widgets.VBox):
         task = None if self.view is None else self.view.reader.task(ref)
         if self.batch is not None and task:
             self.detail.show(self.batch.queue, task)
-            self._panel.spawn(self._tell(task))
+            self._panel.spawn(self._show_story(task))
 
     def _close_row(self) -> None:
         self.story.value = ""
         self.detail.hide()
 
-    async def _tell(self, task: str) -> None:
+    async def _show_story(self, task: str) -> None:
         """Show what this machine and the store have of a row."""
         story = await asyncio.to_thread(self._read_story, task)
         if self.detail.task == task:  # the user has not opened another one meanwhile

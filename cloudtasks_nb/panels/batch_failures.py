@@ -22,7 +22,7 @@ from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, Pacing
 from cloudtasks_nb.panels.cards.task import error_of
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
 
 __all__ = ["BatchFailures"]
 
@@ -122,7 +122,7 @@ class BatchFailures(BatchBox):
             highest = max((count for span in spans.values() for count in span.counts), default=1)
             self.choices.offer(
                 [
-                    Choice(
+                    ChoiceButton(
                         key=cause.key,
                         text=cause.words(cause.failed + cause.retrying),
                         number=cause.failed + cause.retrying,

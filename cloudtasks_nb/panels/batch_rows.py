@@ -26,10 +26,10 @@ from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
 from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, Pacing, SelectedPeriods
 from cloudtasks_nb.panels.cards.task import last_errors
-from cloudtasks_nb.panels.owner import Owner
+from cloudtasks_nb.panels.owner import WidgetOwner
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
 from cloudtasks_nb.panels.widgets.fields import Picker
 from cloudtasks_nb.panels.widgets.rows import Query, check_search
 from cloudtasks_nb.panels.widgets.table import Table
@@ -85,7 +85,7 @@ class RowsView:
     request: RowsRequest = field(default_factory=RowsRequest)
     part: SelectedPeriods | None = None  #: what was selected in the calendar
     changed: float = -1.0  #: when the batch had been changed last
-    found: SearchResult | None = None  #: None: state and cause tell which rows these are
+    found: SearchResult | None = None  #: None: state and cause choose the rows
     ordered: SearchResult | None = None  #: the same rows as they are sorted; None: they are not
     columns: Sequence[str] = ()  #: of `batch.tasks()`
 
@@ -151,13 +151,13 @@ class BatchRows(BatchBox):
         self.text.tooltip = "Search all rows of this state"
         panel.control(self.text, self._search)
         tip = "Choose the columns of the input that are shown"
-        self.pick = panel.button("Columns", self._fold_columns, changes=False, quick=True, tip=tip)
+        self.pick = panel.button("Columns", self._fold_columns, changes=False, inline=True, tip=tip)
         self.columns = Picker("Columns", "None of the input", lambda: panel.guarded(self._choose_columns))
         self._offering = False  # whether it gets other names
         self._fold_columns()
         self._tools = panel.row(self.text, self.pick, *tools)
         self.table: Table | None = None
-        self._table_owner: Owner | None = None
+        self._table_owner: WidgetOwner | None = None
         super().__init__([self._heading, self.states, self._tools, self.columns])
         self.add_class("ctn-rows")
 
@@ -172,19 +172,19 @@ class BatchRows(BatchBox):
         self._fields, self._sides, self.shown = [], {}, RowsView()
         self._offer_columns([])
         self.columns.layout.display = "none"
-        self._ask(RowsRequest())
+        self._replace_request(RowsRequest())
 
     def choose(self, query: RowQuery) -> None:
         """Show the rows that a query chooses; they are read by the next `draw`."""
-        self._ask(RowsRequest(query=query, automatic=False))
+        self._replace_request(RowsRequest(query=query, automatic=False))
 
     def follow(self, refs: Sequence[int]) -> None:
         """Show rows that were sent again, and keep them in sight while they end."""
-        self._ask(RowsRequest(again=refs))
+        self._replace_request(RowsRequest(again=refs))
 
     def release(self) -> None:
         """Show other rows than those that were sent again; what the user has chosen stays."""
-        self._ask(RowsRequest() if self._request.again is not None else self._request)
+        self._replace_request(RowsRequest() if self._request.again is not None else self._request)
 
     @property
     def followed(self) -> Mapping[str, int] | None:
@@ -195,7 +195,7 @@ class BatchRows(BatchBox):
         final = shown.found.final
         return {**final, State.SENT.word: len(shown.found.refs) - sum(final.values())}
 
-    def _ask(self, request: RowsRequest) -> None:
+    def _replace_request(self, request: RowsRequest) -> None:
         with self._choosing:
             self._request = request
         self.clear()
@@ -296,8 +296,8 @@ class BatchRows(BatchBox):
         shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
             [
-                Choice(key=_ALL, text=_ALL, number=sum(counts.values())),
-                *(Choice(key=name, text=name, number=counts[name], colour=colour(name)) for name in shown),
+                ChoiceButton(key=_ALL, text=_ALL, number=sum(counts.values())),
+                *(ChoiceButton(key=name, text=name, number=counts[name], colour=colour(name)) for name in shown),
             ]
         )
         self.states.picked = query.state or (None if query.cause or request.again else _ALL)
@@ -330,7 +330,7 @@ class BatchRows(BatchBox):
     def _find(
         self, reader: RowReader, shown: RowsView, stopped: Callable[[], bool], *, progress: bool
     ) -> SearchResult | None:
-        """Search rows, until the user stops that or chooses others; None if state and cause tell which are wanted."""
+        """Search rows, until the user stops that or chooses others; None if state and cause choose them."""
         part, again, began = shown.part, shown.request.again, time.monotonic()
         if again is not None:
             return SearchResult(refs=again, final=reader.final(again))

@@ -183,7 +183,7 @@ class BatchPanel(Panel):
         self.view.schedule_draw()
 
     def read_at(self) -> float:
-        """Return when the service told how the batch is."""
+        """Return when the newest state of the batch was read."""
         at = None if self.view.batch is None else self.view.batch.progress().at
         return at.timestamp() if at else 0.0
 

@@ -82,7 +82,7 @@ class QueuesPanel(Panel):
     on_queues : callable, optional
         Called with the short ids of all queues after each listing.
     on_made : callable, optional
-        Called after a queue was made, with what is said of it.
+        Called after a queue was made, with the message about that.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class QueuesPanel(Panel):
         self.new_name = widgets.Text("reports", description="Name", placeholder="letters, digits and hyphens")
         self.new_name.tooltip = "Name of the new queue"
         self.create = self.button("Create queue", self._create, changes=True, style="primary")
-        drop = self.button("Close", self._close_form, changes=False, quick=True)
+        drop = self.button("Close", self._close_form, changes=False, inline=True)
         title = section_html("A new queue", "")
         settings = ", ".join(f"{name}={value}" for name, value in self.context.new_settings.items())
         what = "It holds tasks, and calls their functions or URLs no faster than its limits allow."
@@ -180,7 +180,7 @@ class QueuesPanel(Panel):
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
-        self.watching.note(self.context.connection.clock.micros() / 1e6)
+        self.watching.record_answer(self.context.connection.clock.micros() / 1e6)
         waiting = {name: self._absent(found.loc[name]) for name in found.index}
         rows = [self._remember(found.loc[[name]], held_up_by=waiting[name]) for name in found.index]
         with self._lock:
@@ -239,13 +239,13 @@ class QueuesPanel(Panel):
         return f"nothing listens at {', '.join(absent)}" if absent else None
 
     def _count_failures(self, snapshot: Snapshot, values: Mapping[str, Any]) -> int | None:
-        """Return how many attempts failed in the last minute; None if the log does not tell."""
+        """Return how many attempts failed in the last minute; None if the log has none of them."""
         failures = self._failures.setdefault(snapshot.queue.queue, {})
         failures |= {one.insert_id: one.time for one in snapshot.entries if one.status not in ("OK", "")}
         for name in [name for name, at in failures.items() if at < snapshot.at - _MINUTE]:
             del failures[name]
-        told = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
-        return len(failures) if told else None
+        known = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
+        return len(failures) if known else None
 
     def _selected(self, queues: list[str]) -> None:
         if len(queues) == 1:

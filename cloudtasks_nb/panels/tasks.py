@@ -186,7 +186,7 @@ class TasksPanel(Panel):
                     await self._read_errors(listing)  # the log is behind the tasks
                 if listing is self._listing:
                     self.apply_lookup(found)
-                again = self._failed  # more were heard of meanwhile
+                again = self._failed  # a snapshot had more meanwhile
         finally:
             self._lookup_running = False
 
@@ -236,7 +236,7 @@ class TasksPanel(Panel):
                 show(part)
                 show = self.table.patch
                 self._listed = listing
-                self.watching.note((listing.at or 0) / 1e6, listing.queue)
+                self.watching.record_answer((listing.at or 0) / 1e6, listing.queue)
                 self.read_until(max(self.footer.at, (listing.at or 0) / 1e6))
             self._show_loaded()
             self.footer.status = f"loading: {counted(self.table.total, 'tasks')}"

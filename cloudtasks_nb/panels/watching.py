@@ -34,8 +34,8 @@ class Watching:
         self._subscriptions: dict[QueueName, Subscription] = {}
         self._read: dict[QueueName, float] = {}  # when each was read last, also of those that are watched no more
         self.last = 0.0  #: when the service answered last, seconds since 1970; 0: not yet
-        self.silent = False  #: whether nothing answers at the endpoint, by the newest snapshot
-        self.unanswered = False  #: whether the error that the panel shows says that the service did not answer
+        self.unreachable = False  #: whether nothing answers at the endpoint, by the newest snapshot
+        self.showing_unreachable = False  #: whether the error that the panel shows says that the service did not answer
         self._errors: dict[QueueName, tuple[CloudTasksError, ...]] = {}  # of the newest snapshot of each
 
     def update(self, wanted: Mapping[QueueName, int | None], every: float) -> None:
@@ -46,10 +46,12 @@ class Watching:
                     self._subscriptions.pop(queue).close()
             for queue, since in wanted.items():
                 if queue not in self._subscriptions:
-                    self._subscriptions[queue] = self._watcher.subscribe(queue, self._heard, since=since, every=every)
+                    self._subscriptions[queue] = self._watcher.subscribe(
+                        queue, self._received, since=since, every=every
+                    )
 
-    def note(self, at: float, queue: QueueName | None = None) -> None:
-        """Keep that the service has answered at a time, in seconds since 1970, and told how a queue is."""
+    def record_answer(self, at: float, queue: QueueName | None = None) -> None:
+        """Record that the service answered at a time, in seconds since 1970; with a queue, that its state was read."""
         with self._lock:
             self.last = max(at, self.last)
             if queue is not None:
@@ -57,7 +59,7 @@ class Watching:
 
     @property
     def at(self) -> float:
-        """When the queue was read that was read the longest time ago, seconds since 1970; 0: none was yet."""
+        """When the oldest of the shown data was read, seconds since 1970; 0: nothing was read yet."""
         with self._lock:
             return min((self._read[queue] for queue in self._subscriptions if queue in self._read), default=0.0)
 
@@ -68,12 +70,12 @@ class Watching:
             found = [error for queue in self._subscriptions for error in self._errors.get(queue, ())]
         return "; ".join(dict.fromkeys(map(_one_line, found)))
 
-    def _heard(self, snapshot: Snapshot) -> None:
+    def _received(self, snapshot: Snapshot) -> None:
         with self._lock:
             if snapshot.queue not in self._subscriptions:
                 return
             self._errors[snapshot.queue] = snapshot.errors
-            self.silent = any(isinstance(error, EndpointError) for error in snapshot.errors)
+            self.unreachable = any(isinstance(error, EndpointError) for error in snapshot.errors)
             if not snapshot.errors:
                 self._read[snapshot.queue] = self.last = snapshot.at / 1e6
         self._listener(snapshot)

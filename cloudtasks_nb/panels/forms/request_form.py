@@ -27,7 +27,7 @@ from cloudtasks_nb.panels.forms.notebook import (
 from cloudtasks_nb.panels.widgets.fields import Picker
 from cloudtasks_nb.service.convert import HTTP_METHODS
 
-__all__ = ["RequestForm", "SendLimits", "Target", "field", "recent_urls"]
+__all__ = ["RequestForm", "SendLimits", "UrlChoice", "field", "recent_urls"]
 
 _METHODS = HTTP_METHODS[1:]
 _ACCOUNT_HINT = "service account, if the URL requires a token"
@@ -64,8 +64,8 @@ class RequestForm(widgets.VBox):
         self._target: Any = None  # what the URL field names
         self._kept: dict[str, str] = {}  # secret values of headers, which are not sent to the page
         self._url = ""  # the URL with its secrets, which are not either
-        self._targets: dict[str, Target] = {}
-        self._recent: list[Target] = []
+        self._targets: dict[str, UrlChoice] = {}
+        self._recent: list[UrlChoice] = []
         function = "a function of this notebook" if local else "what ct.deploy returned"
         self.url = field(widgets.Combobox, "Call", f"{function}, or https://service/run/{{column}}")
         self.url.tooltip = "Names of columns in braces are filled in for each task. The arrow keys show what is offered"
@@ -96,7 +96,7 @@ class RequestForm(widgets.VBox):
         if self._named() is not self._target:  # a cell has defined the function anew, or deleted it
             self._url_changed()
 
-    def offer_recent(self, recent: list[Target]) -> None:
+    def offer_recent(self, recent: list[UrlChoice]) -> None:
         """Offer these URLs of earlier batches, besides the notebook's functions and services."""
         self._recent = recent
         self._targets = _find_targets(recent, local=self._local)
@@ -284,7 +284,7 @@ _RECENT = 8  # most URLs of earlier batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class UrlChoice:
     """One choice of a URL field."""
 
     text: str  #: what stands in the field: the name of a variable, or a URL, which may have secrets
@@ -306,23 +306,23 @@ def _served(function: Callable[..., Any]) -> Handler:
     return served_as(function) or serve(function)
 
 
-def _find_targets(recent: Iterable[Target], *, local: bool) -> dict[str, Target]:
+def _find_targets(recent: Iterable[UrlChoice], *, local: bool) -> dict[str, UrlChoice]:
     """Return the choices by their labels: the notebook's variables, then `recent`."""
     known, code = handlers(), functions() if local else {}
     named = [name for name, function in code.items() if served_as(function) not in known.values()]
-    plain = [Target(text=name, kind="a function of this notebook") for name in named]
-    served = [Target(text=name, kind="a function served in this kernel") for name in known]
-    services = [Target(text=name, kind=f"the service {service.name}") for name, service in deployments().items()]
+    plain = [UrlChoice(text=name, kind="a function of this notebook") for name in named]
+    served = [UrlChoice(text=name, kind="a function served in this kernel") for name in known]
+    services = [UrlChoice(text=name, kind=f"the service {service.name}") for name, service in deployments().items()]
     return {target.label: target for target in (*plain, *served, *services, *recent)}
 
 
-def recent_urls(records: Iterable[BatchRecord]) -> list[Target]:
+def recent_urls(records: Iterable[BatchRecord]) -> list[UrlChoice]:
     """Return the different URLs of batches, newest batch first, without those of functions of a kernel."""
-    found: dict[str, Target] = {}
+    found: dict[str, UrlChoice] = {}
     for record in records:
         url = str(record.description.get("url") or "")
         if url.startswith(("http://", "https://")) and url not in found:
-            found[url] = Target(text=url, kind=f"used by the batch {record.name or record.id}")
+            found[url] = UrlChoice(text=url, kind=f"used by the batch {record.name or record.id}")
         if len(found) == _RECENT:
             break
     return list(found.values())

@@ -42,7 +42,7 @@ class Footer(anywidget.AnyWidget):
         Why nothing is refreshed; empty while the panel is refreshed.
     busy : bool
         Whether an action runs.
-    heard : int
+    handled : int
         Number of the last click or key that the kernel has handled.
     question : dict
         What is asked, in a dialog: the fields of a `Question`; empty for nothing.
@@ -55,7 +55,7 @@ class Footer(anywidget.AnyWidget):
     tz : str
         The zone that the panel was given for its times; empty: that of the browser.
     zone : str
-        The zone in which the browser shows times, as it has told: one of these, or UTC if the user wants that.
+        The zone in which the browser shows times, by its last message: one of these, or UTC if the user wants that.
     visible : bool
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
@@ -76,7 +76,7 @@ class Footer(anywidget.AnyWidget):
     at = traitlets.Float().tag(sync=True)
     paused = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
-    heard = traitlets.Int(0).tag(sync=True)
+    handled = traitlets.Int(0).tag(sync=True)
     question = traitlets.Dict().tag(sync=True)
     panel = traitlets.Unicode().tag(sync=True)
     batch = traitlets.Unicode().tag(sync=True)
@@ -97,7 +97,7 @@ class Footer(anywidget.AnyWidget):
 
     @property
     def tzinfo(self) -> tzinfo:
-        """The zone in which the browser shows times; UTC until it has told, and if Python does not know it."""
+        """The zone in which the browser shows times; UTC until it has sent one that Python knows."""
         try:
             return parse_zone(self.zone)
         except InvalidInputError:
@@ -121,7 +121,7 @@ class Footer(anywidget.AnyWidget):
         if content["do"] == "dismiss":
             self.alert = {}
         elif content["do"] == "act":
-            self.heard = content["number"]
+            self.handled = content["number"]
         elif content["do"] == "answer":
             self.on_answer(content["typed"])
         elif content["do"] == "visible":

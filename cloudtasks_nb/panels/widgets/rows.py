@@ -18,10 +18,10 @@ from cloudtasks_nb._settings import near_words
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
-__all__ = ["SEPARATOR", "OnePage", "Page", "Pages", "Places", "Query", "Rows", "Selection", "check_search"]
+__all__ = ["SEPARATOR", "OnePage", "Query", "Selection", "TablePage", "TablePages", "TableRows", "check_search"]
 
 #: Positions of rows in the order in which they were loaded.
-Places = npt.NDArray[np.intp]
+_Places = npt.NDArray[np.intp]
 
 #: What stands between the fields of a row in one text: ``day=2026-01-01 · origin=JFK``.
 SEPARATOR = " · "
@@ -60,7 +60,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class TablePage:
     """Rows that are shown together."""
 
     keys: Sequence[Any] = ()
@@ -72,10 +72,10 @@ class Page:
     blank: frozenset[str] = frozenset()  #: the optional columns that are left out
 
 
-class Pages(Protocol):
+class TablePages(Protocol):
     """The rows behind a table."""
 
-    def page(self, query: Query, start: int, size: int) -> Page:
+    def page(self, query: Query, start: int, size: int) -> TablePage:
         """Return up to `size` of the rows that match, from place `start` on, or the last page."""
 
     def ids(self, query: Query) -> Iterable[str]:
@@ -91,7 +91,7 @@ class Pages(Protocol):
         """Return how many rows are selected, and how many of them the query hides."""
 
 
-class Rows:
+class TableRows:
     """Rows of a frame by key, all in memory.
 
     Not for several threads at once; its owner has the lock. What is derived from the data (ranks for sorting, text
@@ -115,7 +115,7 @@ class Rows:
     """
 
     _blank: frozenset[str] | None
-    _ordered: tuple[Query, Places] | None  # the rows that the last query has found
+    _ordered: tuple[Query, _Places] | None  # the rows that the last query has found
 
     def __init__(self, columns: Sequence[Column], key: str, searched: Sequence[str] = ()) -> None:
         self._columns = {column.name: column for column in columns}
@@ -137,14 +137,14 @@ class Rows:
 
     def clear(self) -> None:
         """Remove all rows."""
-        self._adopt(pd.DataFrame(), [])
+        self._replace(pd.DataFrame(), [])
 
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows."""
         frame = _frame(data)
         for name in self._columns:
             self._check(frame, name)
-        self._adopt(frame, self._ids_of(frame))
+        self._replace(frame, self._ids_of(frame))
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update the rows that are loaded, and put new ones behind the last; columns that `data` lacks stay."""
@@ -159,14 +159,14 @@ class Rows:
             self._overwrite(at, fresh.loc[known])
         if not known.all():
             whole = pd.concat([self._frame.loc[self._there], fresh.loc[~known]])
-            self._adopt(whole, self._ids_of(whole))
+            self._replace(whole, self._ids_of(whole))
 
     def drop(self, ids: Iterable[str]) -> None:
         """Remove rows; ids that are not loaded are ignored."""
         self._there[[self.places.pop(name) for name in ids if name in self.places]] = False
         self._blank = self._ordered = None
         if 2 * len(self) < len(self._ids):
-            self._adopt(self._frame.loc[self._there], list(self.places))
+            self._replace(self._frame.loc[self._there], list(self.places))
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError if there is no such column to filter or sort by."""
@@ -178,12 +178,12 @@ class Rows:
         rows = self._search_texts(None)
         check_search("this table", text.lower(), dict.fromkeys(name for row in rows for name in _NAME.findall(row)))
 
-    def page(self, query: Query, start: int, size: int) -> Page:
+    def page(self, query: Query, start: int, size: int) -> TablePage:
         """Return up to `size` of the rows that match, from place `start` on, or the last page."""
         order = self.order(query)
         start = min(start, max(0, len(order) - 1) // size * size)
         at = order[start : start + size]
-        return Page(
+        return TablePage(
             keys=self.keys_at(at),
             ids=[self._ids[place] for place in at],
             cells=self.cells(at),
@@ -211,13 +211,13 @@ class Rows:
         hides = query.filtering and picked
         return len(picked), int(np.isin(picked, self.order(query), invert=True).sum()) if hides else 0
 
-    def order(self, query: Query) -> Places:
+    def order(self, query: Query) -> _Places:
         """Return the rows that match, in order; it is kept until the data change."""
         if self._ordered is None or self._ordered[0] != query:
             self._ordered = query, self._find(query)
         return self._ordered[1]
 
-    def _find(self, query: Query) -> Places:
+    def _find(self, query: Query) -> _Places:
         keep = self._there.copy()
         for name, wanted in query.where:
             keep &= np.asarray(self._column(name).isin(list(wanted)), dtype=bool) if len(self) else keep
@@ -230,11 +230,11 @@ class Rows:
         # NaN, a missing value, is last in both directions; a stable sort keeps the loaded order among equals.
         return at[np.argsort(-ranks if query.descending else ranks, kind="stable")]
 
-    def keys_at(self, at: Sequence[int] | Places) -> list[Any]:
+    def keys_at(self, at: Sequence[int] | _Places) -> list[Any]:
         """Return the keys of the rows at some places, as the data has them."""
         return self._column(self._key).iloc[list(at)].tolist() if len(at) else []
 
-    def cells(self, at: Places) -> list[list[Cell]]:
+    def cells(self, at: _Places) -> list[list[Cell]]:
         """Return rows as cells, in the order of the columns."""
         if not len(at):
             return []
@@ -244,7 +244,7 @@ class Rows:
         ]
         return [list(row) for row in zip(*shown, strict=True)]
 
-    def _adopt(self, frame: pd.DataFrame, ids: list[str]) -> None:
+    def _replace(self, frame: pd.DataFrame, ids: list[str]) -> None:
         self._frame = frame
         self._ids = ids  # also those of dropped rows
         self._there = np.ones(len(ids), dtype=bool)  # False where a row was dropped
@@ -254,7 +254,7 @@ class Rows:
         self._haystack: list[str] | None = None
         self._found: tuple[str, npt.NDArray[np.bool_]] | None = None  # the last text, and the rows that contain it
 
-    def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
+    def _overwrite(self, at: _Places, fresh: pd.DataFrame) -> None:
         self._ordered = None
         for name in fresh.columns:
             # Writing into a column copies it, so unchanged columns are not written.
@@ -320,7 +320,7 @@ class Rows:
             self._found = text, _containing(text, self._haystack)
         return self._found[1]
 
-    def _search_texts(self, at: Places | None) -> list[str]:
+    def _search_texts(self, at: _Places | None) -> list[str]:
         there = [
             name for name in self._searched if name in {*self._columns, *self._frame.columns, self._frame.index.name}
         ]
@@ -340,7 +340,7 @@ class OnePage:
         Returns the keys of the rows on all pages.
     """
 
-    def __init__(self, rows: Rows, every_key: Callable[[], Iterable[Any]]) -> None:
+    def __init__(self, rows: TableRows, every_key: Callable[[], Iterable[Any]]) -> None:
         self._rows, self._every_key = rows, every_key
         self._total = 0
 
@@ -349,7 +349,7 @@ class OnePage:
         self._rows.load(data)
         self._total = total
 
-    def page(self, query: Query, start: int, size: int) -> Page:  # noqa: ARG002 - the query has found it
+    def page(self, query: Query, start: int, size: int) -> TablePage:  # noqa: ARG002 - the query has found it
         """Return the page that was loaded, which begins at place `start`."""
         return replace(self._rows.page(Query(), 0, size), start=start, matching=self._total, total=self._total)
 

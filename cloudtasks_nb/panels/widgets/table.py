@@ -16,7 +16,7 @@ import traitlets
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.panels.widgets.assets import source
 from cloudtasks_nb.panels.widgets.cells import Column, static_table
-from cloudtasks_nb.panels.widgets.rows import OnePage, Page, Pages, Query, Rows, Selection
+from cloudtasks_nb.panels.widgets.rows import OnePage, Query, Selection, TablePage, TablePages, TableRows
 
 __all__ = ["Table"]
 
@@ -106,13 +106,13 @@ class Table(anywidget.AnyWidget):
         self._empty_text = empty or f"No {label}"
         self._empty = "Not loaded yet"
         self._lock = threading.RLock()
-        self._rows = Rows(self._columns, key, searched)
+        self._rows = TableRows(self._columns, key, searched)
         self._one_page = None if every_key is None else OnePage(self._rows, every_key)
-        self._pages: Pages = self._one_page or self._rows
+        self._pages: TablePages = self._one_page or self._rows
         self._query, self._start = Query(), 0
-        self._shown = Page()
+        self._shown = TablePage()
         self._filters = 0  # number of filters so far: a selection of "all that match" refers to its filter by number
-        self._asked = False  # whether the browser waits for a page of `on_turn`
+        self._waiting = False  # whether the browser waits for a page of `on_turn`
         self._answers = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
         self._current: str | None = None  # id of the row that was clicked last
@@ -201,7 +201,7 @@ class Table(anywidget.AnyWidget):
 
     def _turn(self, start: int, query: Query) -> None:
         if self.on_turn is not None:
-            self._asked = True
+            self._waiting = True
             self.on_turn(start, query)
             return
         with self._changing(moved=True):
@@ -212,9 +212,9 @@ class Table(anywidget.AnyWidget):
     def show_page(self, data: pd.DataFrame | Mapping[str, Any], *, start: int, total: int, query: Query) -> None:
         """Show the rows from place `start` on, of so many in all, which are sorted as `on_turn` has wanted."""
         assert self._one_page is not None  # noqa: S101 - else the rows are loaded
-        with self._changing(moved=self._asked):
+        with self._changing(moved=self._waiting):
             self._one_page.load(data, total)
-            self._start, self._query, self._asked, self._empty = start, query, False, self._empty_text
+            self._start, self._query, self._waiting, self._empty = start, query, False, self._empty_text
 
     def select(self, keys: Iterable[Any]) -> None:
         """Select these rows and no others; an empty list clears the selection."""
@@ -340,7 +340,7 @@ class Table(anywidget.AnyWidget):
         }
         return page, summary
 
-    def _caption(self, page: Page) -> str:
+    def _caption(self, page: TablePage) -> str:
         """Return which rows are on the page, and of how many, if that is not all."""
         text, shown = counted(page.total, self._label), len(page.ids)
         if page.matching < page.total:

@@ -45,7 +45,7 @@ class Sample(Panel):
         self.done: list[str] = []
         self.read = self.button("Read", lambda: self.work("read"), changes=False)
         self.write = self.button("Write", lambda: self.work("write"), changes=True)
-        self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, quick=True)
+        self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, inline=True)
         self.work: Callable[[str], object] = self.done.append
         self.tools = self.row(self.read, self.write, self.quick)
         self.fill(self.tools)

@@ -13,9 +13,9 @@ from cloudtasks_nb.panels import FanOutPanel
 from cloudtasks_nb.panels.batch_actions import retry_code
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.cards.task import timeline
-from cloudtasks_nb.panels.forms.request_form import Target
+from cloudtasks_nb.panels.forms.request_form import UrlChoice
 from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
 from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
 from tests.unit.panels.conftest import FakeShell, Harness, click, entry, open_widgets, send, send_message, show
 
@@ -49,7 +49,7 @@ def choice(text: str) -> str:
     """Return what the page has of a choice, and check that a click on it still names it."""
     clicked: list[str] = []
     made = Choices("Causes", "stacked", picked=clicked.append)
-    made.offer([Choice(key=text, text=text, number=1), Choice(key="other", text="other", number=1)])
+    made.offer([ChoiceButton(key=text, text=text, number=1), ChoiceButton(key="other", text="other", number=1)])
     made.picked = text
     state = made.get_state()
     send_message(made, do="pick", key=state["picked"])
@@ -66,7 +66,7 @@ PLACES: dict[str, Callable[[str], str]] = {
     "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"))),
     "choice": choice,
     "line that retries a cause": lambda text: retry_code("batch", text, [text]) + "•••",
-    "offered URL": lambda text: Target(text=text, kind="used by the batch a").label,
+    "offered URL": lambda text: UrlChoice(text=text, kind="used by the batch a").label,
 }
 
 
