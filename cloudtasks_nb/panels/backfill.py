@@ -24,7 +24,8 @@ from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import SendPanel
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, mapping_code, variable
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError, mapping_code
+from cloudtasks_nb.panels.forms.notebook import variable
 from cloudtasks_nb.panels.forms.request_form import field
 from cloudtasks_nb.panels.widgets.fields import Dropdown
 

@@ -22,7 +22,7 @@ from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_list import method_of
 from cloudtasks_nb.panels.batch_rows import BatchRows, RowsView
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.footer import Question
 

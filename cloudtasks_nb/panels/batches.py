@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.batch_list import COLUMNS, VERBS, batches_frame, method_of, totals_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.panels.work import Rerun

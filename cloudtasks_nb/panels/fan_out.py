@@ -28,7 +28,8 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError
+from cloudtasks_nb.panels.forms.notebook import on_cell_end
 from cloudtasks_nb.panels.forms.request_form import RequestForm, SendLimits, field, recent_urls
 from cloudtasks_nb.panels.forms.source import SourceField
 from cloudtasks_nb.panels.panel import Panel

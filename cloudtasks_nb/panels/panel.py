@@ -51,7 +51,8 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import Output, in_notebook
 from cloudtasks_nb.errors import EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import expression, quoted
+from cloudtasks_nb.panels.forms.code import quoted
+from cloudtasks_nb.panels.forms.notebook import expression
 from cloudtasks_nb.panels.owner import WidgetOwner
 from cloudtasks_nb.panels.static_copy import StaticCopy
 from cloudtasks_nb.panels.watching import Banner, Watching

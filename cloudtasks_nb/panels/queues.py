@@ -24,7 +24,7 @@ from cloudtasks_nb.display.plural import count_text, counted, percent_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.costs import log_note
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.forms.request_form import field
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column

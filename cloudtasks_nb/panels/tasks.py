@@ -17,7 +17,7 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import Code
+from cloudtasks_nb.panels.forms.code import Code
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.task_details import TaskDetails

@@ -15,15 +15,8 @@ from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.handlers import Handler
 from cloudtasks_nb.handlers.serving import serve, served_as
-from cloudtasks_nb.panels.forms.notebook import (
-    Code,
-    IncompleteError,
-    deployments,
-    functions,
-    handlers,
-    headers_code,
-    text_code,
-)
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError, headers_code, text_code
+from cloudtasks_nb.panels.forms.notebook import deployments, functions, handlers
 from cloudtasks_nb.panels.widgets.fields import Picker
 from cloudtasks_nb.service.convert import HTTP_METHODS
 

@@ -17,7 +17,7 @@ from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import MASK, find_secrets, mask_headers, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.notebook import headers_code, text_code, value_code
+from cloudtasks_nb.panels.forms.code import headers_code, text_code, value_code
 from cloudtasks_nb.panels.forms.request_form import RequestForm, field
 from cloudtasks_nb.service.convert import decode_body
 

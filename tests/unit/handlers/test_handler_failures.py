@@ -205,16 +205,6 @@ def test_what_is_no_class_of_exceptions(given: Any, shown: str) -> None:
         serve(print, give_up_on=given)
 
 
-def test_a_function_gives_up_in_a_process() -> None:
-    """The answer is that of the process."""
-
-    def find() -> None:
-        raise ct.GiveUp("no such place")
-
-    answer = post(serve(find, processes=1).url, b"")
-    assert (answer.status, answer.body) == (200, b"no such place")
-
-
 def test_a_reason_to_give_up_that_is_not_stored_is_not_acknowledged(tmp_path: Path) -> None:
     """The task is tried again, as when a result is not stored."""
     (tmp_path / "file").touch()

@@ -17,7 +17,8 @@ from cloudtasks_nb.panels.forms.request_form import UrlChoice
 from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
 from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
 from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
-from tests.unit.panels.conftest import FakeShell, Harness, click, entry, open_widgets, send, send_message, show
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeShell, Harness, entry, open_widgets
 
 SECRET = "s3cr3t"  # noqa: S105 - it is looked for
 TEXTS = [
@@ -52,7 +53,7 @@ def choice(text: str) -> str:
     made.offer([ChoiceButton(key=text, text=text, number=1), ChoiceButton(key="other", text="other", number=1)])
     made.picked = text
     state = made.get_state()
-    send_message(made, do="pick", key=state["picked"])
+    user.send_message(made, do="pick", key=state["picked"])
     assert clicked == [text]
     return json.dumps([state["items"], state["picked"]])
 
@@ -94,12 +95,12 @@ def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell)
     """URL, headers and bodies from the form to the failed row: neither in a widget's state nor in an export."""
     shell.user_ns["users"] = pd.DataFrame({"user": ["ada", "bob"], "password": SECRET, "note": f"?token={SECRET}"})
     before = set(open_widgets())
-    panel: Any = show(FanOutPanel(harness.context(), queue="reports"))
+    panel: Any = user.show(FanOutPanel(harness.context(), queue="reports"))
     panel.request.headers.value = f"Authorization: Bearer {SECRET}\nX-Api-Key: {SECRET}"
     panel.request.url.value = f"https://svc/run?token={SECRET}&user={{user}}"
     panel.settle()
-    click(panel, panel.make_plan)
-    batch = send(panel)
+    user.click(panel, panel.make_plan)
+    batch = user.send(panel)
     harness.finish(harness.sent(batch), 0)
     panel.refresh()
     pages = [panel.static_html(), panel.footer.line]
