@@ -17,7 +17,7 @@ from cloudtasks_nb.handlers.send import send
 
 __all__ = ["closing", "opened_to", "public_because", "wait_until_admitted"]
 
-#: Members of a policy that stand for everybody, or for everybody with a Google account.
+#: Members of a policy that mean everybody, or everybody with a Google account.
 _PUBLIC = frozenset({"allUsers", "allAuthenticatedUsers"})
 
 #: Seconds before each new try: a new right works everywhere after two minutes, at times after seven or more
@@ -55,7 +55,7 @@ def wait_until_admitted(service: gcloud.CloudRunService, url: str, pauses: Seque
         if pause and not notified:
             notified = True
             notify(f"waiting until the service lets {service.caller} in: a new right takes some minutes")
-        time.sleep(pause)  # no call of Google tells when a right has spread
+        time.sleep(pause)  # Google has no call that returns when a right is valid
         answer = _request(service, url)
         let_in = _arrived(answer) or answer.status == _ASKED
         refusal = "" if let_in else f"{answer.status or 'no answer'}: {(answer.message or '').strip()}"
@@ -87,7 +87,7 @@ def _arrived(answer: Answer) -> bool:
 
 
 def opened_to(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return who stands for everybody in the policy of a service, each with a role."""
+    """Return the members of the policy of a service that mean everybody, each with its role."""
     return [
         (member, binding["role"])
         for binding in policy.get("bindings", ())

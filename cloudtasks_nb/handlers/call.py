@@ -101,7 +101,7 @@ class TaskFunction:
                 error=f"{answer.error}\n{error}" if answer.error else str(error),
                 message=answer.message or _bounded(f"StoreError: the result was not stored: {error}"),
             )
-        # The queue tries again whatever is no success. Only the stored result tells that it is none.
+        # The queue retries everything but a success. Only the stored result shows the failure.
         return replace(answer, status=_DONE) if answer.gave_up and stored else answer
 
     def close(self, *, kill: bool) -> int:
@@ -109,7 +109,7 @@ class TaskFunction:
         return 0 if self.processes is None else self.processes.close(kill=kill)
 
     def _store(self, request: ReceivedRequest, answer: Answer, started: dt.datetime) -> bool:
-        """Store what a task has come to; return whether there is a store, and the request is one of a task."""
+        """Store the outcome of a task; return False if there is no store, or no task has sent the request."""
         if self.results is None or request.task is None:
             return False
         result = StoredResult(

@@ -405,7 +405,7 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
 
 
 def _write(fn: Any, about: CloudRunService, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
-    """Write the folder of a service, and return the version of its function; files of somebody else stay."""
+    """Write the folder of a service, and return the version of its function; other files are not overwritten."""
     source, version = module_source(fn, "application", "_app", public=public), version_of(fn)
     given = f", give_up_on=({', '.join(_written_kind(source, one) for one in kinds)},)" if kinds else ""
     if source.secrets.unknown:

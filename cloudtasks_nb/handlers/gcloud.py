@@ -218,7 +218,7 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
         while done.returncode and created and left and _BIND in step.words:
             pause = left.pop(0)
             notify(f"Google does not know the new account everywhere yet: the same again in {pause:g} s")
-            time.sleep(pause)  # no call of Google tells when an account is known
+            time.sleep(pause)  # Google has no call that returns when an account is known
             done = run(step.words)
         if done.returncode:
             raise _failure(step, done.stderr)

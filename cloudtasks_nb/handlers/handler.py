@@ -221,7 +221,7 @@ class Handler:
         return mismatch(self._function.fn, body)
 
     def answer_to(self, body: bytes, since: dt.datetime) -> Answer | None:
-        """Return the answer to the newest request with this body that was no task's; None if there is none.
+        """Return the answer to the newest request that had this body and was not sent by a queue; None without one.
 
         Parameters
         ----------

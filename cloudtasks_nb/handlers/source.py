@@ -67,7 +67,7 @@ class ModuleSource:
         return "\n\n\n".join(parts) + "\n"
 
     def add(self, name: str, value: Any, *, user: str) -> None:
-        """Add what a name stands for, and what that uses.
+        """Add the value of a name, and everything that the value uses.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ def module_source(fn: Callable[..., Any], *reserved: str, public: Iterable[str] 
     Parameters
     ----------
     reserved : str
-        Names that the function must not use for something of its own.
+        Names that the function must not define.
     public : iterable of str
         Names of variables, keys, parameters and attributes whose values are no secrets.
 
@@ -368,7 +368,7 @@ def _is_of_ipython(name: str, value: Any, user: str) -> bool:
     Raises
     ------
     HandlerError
-        If it is another name that only IPython has, and that the notebook has not made its own.
+        If IPython has defined the name, and no cell has.
     """
     if name in ("display", "get_ipython"):
         own = value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")

@@ -75,7 +75,7 @@ class _Parts:
         self._known: dict[int, int] = {}  # identity of a function or class -> its number
 
     def add(self, name: str, value: Any) -> None:
-        """Add what a name stands for, and what that uses."""
+        """Add the value of a name, and everything that the value uses."""
         self._write(name)
         if id(value) in self._known:
             self._write(f"#{self._known[id(value)]}")
@@ -187,11 +187,11 @@ class Definition:
     text: str  #: from the left margin on
     tree: ast.Module
     needed: AbstractSet[str]  #: names that it takes from its module when it is defined or runs
-    names: Mapping[str, Any]  #: what names stand for in its module, and in the functions around it
+    names: Mapping[str, Any]  #: values of names in its module, and in the functions around it
 
     @classmethod
     def of(cls, found: Any) -> Self:
-        """Read the source of a function or class; what it wraps is not looked at.
+        """Read the source of a function or class, without what it wraps.
 
         Raises
         ------
@@ -246,7 +246,7 @@ def _function_source(found: Any) -> str:
 
 
 def _class_source(found: type) -> str:
-    """Return the source of a class, which in a notebook has no file: that of the newest cell that defines it."""
+    """Return the source of a class; a notebook has no file, so it is read from the newest cell that defines it."""
     cells = vars(sys.modules["__main__"]).get("In") if found.__module__ == "__main__" else None
     for cell in reversed(cells or ()):
         try:

@@ -126,7 +126,7 @@ def app(
 
 
 def _is_private(given: Any) -> bool:
-    """Return whether the argument or the variable says it; a guess could let everybody in, or nobody."""
+    """Return whether the argument or the variable says that the service is private; do not guess."""
     variable = os.environ.get(PRIVATE_VARIABLE, "")
     if not isinstance(given, bool) or variable not in ("", "0", "1"):
         raise HandlerError(
@@ -138,7 +138,7 @@ def _is_private(given: Any) -> bool:
 
 
 def _by_path(fn: Any) -> dict[str, Callable[..., Any]]:
-    """Return the functions by their paths without a slash at the end; "" stands for all paths."""
+    """Return the functions by their paths without a slash at the end; "" means all paths."""
     given = fn if isinstance(fn, Mapping) else {"/": fn}
     if not given:
         raise HandlerError("app({}) has no function", resource="fn", hint='app({"/run": report}, …)')

@@ -160,7 +160,7 @@ class AttemptsPanel(Panel):
         self.kept.value = more if self._more else ""
 
     def _choose_status(self) -> None:
-        """Filter what was read; read again if that was not all that is wanted now."""
+        """Filter the attempts that were read; read the log again if it may have more with this status."""
         self._filter()
         self._show_line()
         if self._more or self._status not in {_ANY, self.status.value}:

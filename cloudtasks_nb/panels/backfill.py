@@ -169,7 +169,7 @@ class BackfillPanel(SendPanel):
 
 
 def _periods_html(periods: Periods, *, known: bool) -> str:
-    """Return the calendar of periods to come, under what is new and what exists; `known` if that has been looked up."""
+    """Return the calendar of periods to come, with counts of new and existing rows; `known` if these were looked up."""
     old = {str(state): int(counts.sum()) for state, counts in periods.counts.items() if state != "new"}
     new, exist = int(periods.counts["new"].sum()), sum(old.values())
     title = f"{periods.line}: {new:,} new" if known else f"{periods.line}: {counted(new, 'rows')}"

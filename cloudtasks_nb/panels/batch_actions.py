@@ -40,7 +40,7 @@ class _Shown(Protocol):
     rows: BatchRows
 
     def follow(self, refs: Sequence[int]) -> None:
-        """Keep rows in sight that were sent again."""
+        """Show rows that were sent again, whatever their states become."""
 
     def changed(self) -> None:
         """Show the batch as it is now."""
@@ -115,7 +115,7 @@ class BatchActions:
         return batch is not None and method_of(batch.progress()) == "queue.resume"
 
     def _show_sent(self) -> None:
-        """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
+        """Show the outcomes of rows that were sent again in the status, as soon as all of them have ended."""
         course = self._shown.rows.followed
         if course and not course[State.SENT.word] and self._sent_status == self._panel.footer.status:
             rows, _, states = counts_text(course, "rows").partition(": ")
@@ -165,7 +165,7 @@ class BatchActions:
     def _ask_retry(self) -> None:
         batch, view, _ = self._opened()
         progress = batch.progress()
-        if not progress.failed:  # the button is about rows of which nobody knows what became
+        if not progress.failed:  # then the button sends rows whose outcome is not known
             self._ask_again(_of_query(view, batch, RowQuery(state=State.GONE.word)))
             return
         failed = _of_query(view, batch, RowQuery(state=State.FAILED.word))
@@ -266,7 +266,7 @@ class BatchActions:
     ) -> None:
         """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one.
 
-        The rows that `again` returns are sent again by it, and stay in sight.
+        `work` sends the rows that `again` returns, and these stay in the table.
         """
         batch, _, _ = self._opened()
 

@@ -1,4 +1,4 @@
-"""What the boxes of a batch have in common: each shows one side of the batch, and all are drawn after a change."""
+"""The base class of the boxes of a batch: each shows a part of the batch, and all are drawn after a change."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class BatchBox(widgets.VBox):
 
 
 class Pacing:
-    """Tells when something may be done again: after a pause in proportion to how long it took the last time."""
+    """Limits how often something is done: the pause is in proportion to how long it took the last time."""
 
     def __init__(self) -> None:
         self._until = 0.0

@@ -150,13 +150,13 @@ class BatchDetails(widgets.VBox):
         self.draw(summary=False)
 
     def follow(self, refs: Sequence[int]) -> None:
-        """Keep rows in sight that were sent again, whatever their state is then."""
+        """Show rows that were sent again, whatever their states become."""
         self._close_row()
         self.failures.pick(None)
         self.rows.follow(refs)
 
     def changed(self) -> None:
-        """Show the batch, and the list that it stands in, as a verb has left it."""
+        """Show the batch and the list of batches after a verb has changed the batch."""
         self.draw()
         self.on_change()
 

@@ -37,7 +37,7 @@ from cloudtasks_nb.panels.widgets.table import Table
 __all__ = ["REF", "BatchRows", "RowsRequest", "RowsView", "SearchResult"]
 
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
-_LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated by itself
+_LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated automatically
 _ALL = "all"
 _PAGE = 20  # rows of a page
 
@@ -61,7 +61,7 @@ class RowsRequest:
     automatic: bool = True  #: the user has chosen nothing
     start: int = 0  #: the place of the first row among all of them
     order: Query = field(default_factory=Query)  #: by which column they are sorted; without one as in the input
-    again: Sequence[int] | None = None  #: refs of rows that were sent again: these are shown, whatever becomes of them
+    again: Sequence[int] | None = None  #: refs of rows that were sent again: these are shown in every state
 
     def pages_as(self, other: RowsRequest) -> bool:
         """Return whether the pages of another one are the same."""
@@ -74,7 +74,7 @@ class SearchResult:
 
     refs: Sequence[int] = ()
     final: Mapping[str, int] = field(default_factory=dict)  #: how many of these are in which final state
-    note: str = ""  #: when that was, if the search is not repeated by itself
+    note: str = ""  #: the time of the search, if it is not repeated automatically
     quick: bool = True  #: it is repeated when the batch has changed
 
 
@@ -179,7 +179,7 @@ class BatchRows(BatchBox):
         self._replace_request(RowsRequest(query=query, automatic=False))
 
     def follow(self, refs: Sequence[int]) -> None:
-        """Show rows that were sent again, and keep them in sight while they end."""
+        """Show rows that were sent again, whatever their states become."""
         self._replace_request(RowsRequest(again=refs))
 
     def release(self) -> None:
@@ -285,7 +285,7 @@ class BatchRows(BatchBox):
         return [name for name in inputs if name not in hidden]
 
     def _complete(self, reader: RowReader, part: SelectedPeriods | None) -> RowsRequest:
-        """Return which rows to show, as long as the user has chosen none by default; offer the states with counts."""
+        """Return which rows to show, by default until the user has chosen; offer the states with their counts."""
         counts = reader.counts()
         with self._choosing:
             default = RowQuery(state=_default_state(counts) if part is None else "")
@@ -354,7 +354,7 @@ class BatchRows(BatchBox):
         return SearchResult(refs=ordered, note=note + (", and that was stopped" if stopped() else ""), quick=quick)
 
     def _timed(self, verb: str, began: float) -> tuple[bool, str]:
-        """Return whether something was quick enough to be repeated by itself, and else when it was done."""
+        """Return whether a search was quick enough to be repeated automatically, and else the time of its end."""
         quick, zone = time.monotonic() - began < _LONG_SEARCH, self._panel.footer.tzinfo
         now = self._panel.context.connection.clock.now().astimezone(zone)
         return quick, "" if quick else f", {verb} at {now:%H:%M:%S} {zone}"

@@ -70,7 +70,7 @@ class WidgetOwner:
 
 @contextmanager
 def unowned() -> Iterator[None]:
-    """Make widgets inside that are of the whole process, whatever panel is the first to need them."""
+    """Make widgets inside that belong to the whole process, and to no panel."""
     before = _current.set(None)
     try:
         yield

@@ -460,7 +460,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
         (self.board or self)._show_head()  # noqa: SLF001 - a panel too
 
     def _answered(self) -> None:
-        """Take down the error that the service does not answer."""
+        """Remove the error that the service does not answer."""
         if not self.watching.showing_unreachable:
             return
         self.watching.showing_unreachable = False

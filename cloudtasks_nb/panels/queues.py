@@ -60,7 +60,7 @@ _COLUMNS = (
 _MANY = 8  # queues above which a field to search them is shown
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
-_SEEN = 3  # times the interval; after that a queue counts as not looked at
+_SEEN = 3  # times the interval; after that the chart has a gap
 _AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits its tasks
 _MINUTE = 60_000_000  # microseconds
 _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
@@ -69,7 +69,7 @@ _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues 
 class QueuesPanel(Panel):
     """The queues of a connection, or one queue.
 
-    Buttons change the selected queues; without a selection, the one that is looked at, which is `queue`.
+    Buttons change the selected queues; without a selection, the current one, which is `queue`.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class QueuesPanel(Panel):
             self.spawn(asyncio.to_thread(self.refresh))
 
     def queue_changed(self) -> None:
-        """Show the queue as the one that is looked at; another one is not selected any more."""
+        """Make the queue the current one; another one is not selected any more."""
         self.table.show(self.queue)
         if len(self.table.selected) == 1 and self.table.selected != [self.queue]:
             self.table.select([])
@@ -225,7 +225,7 @@ class QueuesPanel(Panel):
             kept = {key: more.get(key, before[key]) for key in ("held_up_by", "failed_last_minute")}
             depths = self._depths.setdefault(name, deque(maxlen=_KEPT))
             if depths and now - depths[-1][0] > _SEEN * max(self.every, _FRESH):
-                depths.append((now, None))  # nobody looked meanwhile
+                depths.append((now, None))  # a gap: the queue was not watched meanwhile
             depths.append((now, depth))
             self._values[name] = {**values, **kept}
         kept["held_up_by"] = kept["held_up_by"] or _limit(values)
@@ -253,7 +253,7 @@ class QueuesPanel(Panel):
         self._show()
 
     def _show(self) -> None:
-        """Show the card of the queue that is looked at, and on which queues the buttons act."""
+        """Show the card of the current queue, and on which queues the buttons act."""
         with self._showing:  # the last thread has the newest selection
             self._show_picked(self._picked())
 
@@ -280,7 +280,7 @@ class QueuesPanel(Panel):
         return log_note(self.context.name(values["name"]), values["done_last_minute"], values["log_sampling_ratio"])
 
     def _picked(self) -> list[str]:
-        """Return the selected queues; without any the one that is looked at, or the only one."""
+        """Return the selected queues; without a selection the current one, or the only one."""
         selected: list[str] = self.table.selected
         if selected or (self.table.current is None and self.table.total != 1):
             return selected

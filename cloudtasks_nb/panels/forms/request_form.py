@@ -182,7 +182,7 @@ class RequestForm(widgets.VBox):
         return {name: self._kept[name] if shown.get(name) == value else value for name, value in found.items()}
 
     def _url_typed(self) -> None:
-        """Keep the secrets of the URL here, and show dots; dots that were there before stand for what was typed."""
+        """Keep the secrets of the URL here, and show dots; dots that were there before mean what was typed."""
         typed = self.url.value
         if typed == mask_text(self._url):
             self._url_changed()
@@ -221,7 +221,7 @@ class RequestForm(widgets.VBox):
 
 
 def _edited(typed: str, secret: str) -> str:
-    """Return a secret as it was typed: its dots stand for what it was, and with a dot deleted for that less its end."""
+    """Return an edited secret: three dots mean the old secret, and each deleted dot deletes its last character."""
     if _DOTS in typed:
         return typed.replace(_DOTS, secret or MASK)
     dots = typed.count(MASK[0])
@@ -280,7 +280,7 @@ _RECENT = 8  # most URLs of earlier batches
 class UrlChoice:
     """One choice of a URL field."""
 
-    text: str  #: what stands in the field: the name of a variable, or a URL, which may have secrets
+    text: str  #: the text in the field: the name of a variable, or a URL, which may have secrets
     kind: str  #: what it is
 
     @property

@@ -29,7 +29,7 @@ _MOST_LINES = 16  # of the body that are visible at once
 class TaskForm(widgets.VBox):
     """URL, method, headers, body and delay of a task.
 
-    Secrets of the request stay in Python: the form shows dots, which stand for them where they are kept.
+    Secrets of the request stay in Python: the form shows dots, which are replaced by the secrets when the task is sent.
 
     Parameters
     ----------

@@ -29,9 +29,9 @@ class ChoiceButton:
     common: str = ""  #: what the rows have in common, behind the note
     course: Sequence[float] = ()  #: bars over time, each 0 to 1
     between: Sequence[int] = ()  #: when the first and the last of its rows failed, milliseconds since 1970
-    act: str = ""  #: text of the button beside it; empty: there is none
+    act: str = ""  #: text of the button beside it; empty: no button
     tip: str = ""  #: tooltip of that button
-    colour: str = ""  #: of the dot in front of the number; empty: there is none
+    colour: str = ""  #: of the dot in front of the number; empty: no dot
 
 
 def _on_page(key: str) -> str:

@@ -147,7 +147,7 @@ class Prompt:
     Parameters
     ----------
     show : callable
-        Called with what a page shows of a question, without secrets; with an empty mapping when it is over.
+        Called with what a page shows of a question, without secrets; with an empty mapping after the answer.
     """
 
     def __init__(self, show: Callable[[dict[str, Any]], object]) -> None:

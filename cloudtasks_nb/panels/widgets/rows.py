@@ -94,7 +94,7 @@ class TablePages(Protocol):
 class TableRows:
     """Rows of a frame by key, all in memory.
 
-    Not for several threads at once; its owner has the lock. What is derived from the data (ranks for sorting, text
+    The table locks it: it is not safe for several threads. What is derived from the data (ranks for sorting, text
     for searching) is made when first asked for and kept until the data changes: 100,000 rows are sorted, searched
     and paged in some tens of milliseconds. Dropped rows stay in the frame until they are more than half of it, because
     cutting the frame takes tens of milliseconds, too.
@@ -415,7 +415,7 @@ def _containing(text: str, haystack: Sequence[str]) -> npt.NDArray[np.bool_]:
 
 
 def _haystack(texts: Sequence[str]) -> str:
-    """Return the texts of a row as one that is searched: also what percent signs stand for, and the fields of a row."""
+    """Return the texts of a row as one searchable text, with decoded percent signs and the fields of the row."""
     found = _EDGE.join(("", *texts, "")).replace(SEPARATOR, _EDGE)
     # In a query of a URL, a plus sign is a space.
     return (f"{found}{unquote(found)}{unquote_plus(found)}" if "%" in found or "+" in found else found).lower()

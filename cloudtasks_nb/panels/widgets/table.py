@@ -245,12 +245,12 @@ class Table(anywidget.AnyWidget):
 
     @property
     def current(self) -> Any:
-        """Key of the row that is looked at; None if there is none, or if it is not loaded any more."""
+        """Key of the current row; None without one, or if it is not loaded any more."""
         with self._lock:
             return next(iter(self._pages.keys([self._current or ""])), None)
 
     def show(self, key: Any) -> None:
-        """Mark a row as the one that is looked at, none for None; `on_show` is not called."""
+        """Make a row the current one, none for None; `on_show` is not called."""
         with self._lock:
             self._current = None if key is None else str(key)
             self._publish()

@@ -296,7 +296,7 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fn", "words", "message"), REFUSALS)
-def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
+def test_refused_deployments(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
     """Nothing is written."""
     with raises(CloudTasksError, rf"{message}.*\n  → ."):
         deploy(fn, **words)

@@ -74,7 +74,7 @@ PLACES: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("text", TEXTS, ids=["url", "header", "body", "key"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_text_is_shown_without_its_secret(place: str, text: str) -> None:
-    """Everywhere the same dots."""
+    """A secret is masked in every view."""
     shown = PLACES[place](text)
     assert SECRET not in shown
     assert "•••" in shown or "\\u2022" in shown
