@@ -17,7 +17,7 @@ from cloudtasks_nb.handlers.send import send
 
 __all__ = ["closing", "opened_to", "public_because", "wait_until_admitted"]
 
-#: Members of a policy that stand for everybody, or for everybody with a Google account.
+#: Members of a policy that mean everybody, or everybody with a Google account.
 _PUBLIC = frozenset({"allUsers", "allAuthenticatedUsers"})
 
 #: Seconds before each new try: a new right works everywhere after two minutes, at times after seven or more
@@ -35,7 +35,7 @@ _LATER = (
 _NOT_CHECKED = "tasks.doctor(service) sends a signed task to it"
 
 
-def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[float] = _PAUSES) -> None:
+def wait_until_admitted(service: gcloud.CloudRunService, url: str, pauses: Sequence[float] = _PAUSES) -> None:
     """Send requests with a token of the caller until the service lets one in; print why if that cannot be seen.
 
     Parameters
@@ -55,7 +55,7 @@ def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[floa
         if pause and not notified:
             notified = True
             notify(f"waiting until the service lets {service.caller} in: a new right takes some minutes")
-        time.sleep(pause)  # no call of Google tells when a right has spread
+        time.sleep(pause)  # Google has no call that returns when a right is valid
         answer = _request(service, url)
         let_in = _arrived(answer) or answer.status == _ASKED
         refusal = "" if let_in else f"{answer.status or 'no answer'}: {(answer.message or '').strip()}"
@@ -65,7 +65,7 @@ def wait_until_admitted(service: gcloud.Service, url: str, pauses: Sequence[floa
         notify(f"it was not seen that the service lets {service.caller} in ({refusal[:300]}); {_NOT_CHECKED}")
 
 
-def _request(service: gcloud.Service, url: str) -> Answer:
+def _request(service: gcloud.CloudRunService, url: str) -> Answer:
     """Send a GET request with a token of the caller; return its answer, or that of IAM if it makes no token.
 
     gcloud can make such a token itself, but asks for a right to act as the account in everything.
@@ -87,7 +87,7 @@ def _arrived(answer: Answer) -> bool:
 
 
 def opened_to(policy: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return who stands for everybody in the policy of a service, each with a role."""
+    """Return the members of the policy of a service that mean everybody, each with its role."""
     return [
         (member, binding["role"])
         for binding in policy.get("bindings", ())
@@ -114,7 +114,7 @@ def closing(opened: Sequence[tuple[str, str]], service: str) -> str:
     )
 
 
-def public_because(service: gcloud.Service) -> tuple[str, str] | None:
+def public_because(service: gcloud.CloudRunService) -> tuple[str, str] | None:
     """Return why everybody may call a service, and what ends it; None if only some may, or gcloud may not say it.
 
     Raises

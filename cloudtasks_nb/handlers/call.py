@@ -5,19 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import json
+import re
 import reprlib
+import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
+from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.cells import name_cells
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
 from cloudtasks_nb.handlers.failures import HOPELESS, GiveUp, Kinds, retry_after, upstream_status
 from cloudtasks_nb.handlers.processes import ProcessPool
@@ -26,7 +28,7 @@ from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
 
-__all__ = ["TaskFunction", "TaskRequest", "attempt_of", "call", "check_function", "decode", "mismatch"]
+__all__ = ["ReceivedRequest", "TaskFunction", "call", "check_function", "decode", "mismatch", "name_cells"]
 
 #: HTTP statuses: of a success, of an exception, and of one that says when to try again. 503 slows the whole queue down
 #: (https://cloud.google.com/tasks/docs/common-pitfalls).
@@ -38,7 +40,7 @@ _OUR_MODULES = (__name__, "cloudtasks_nb.handlers.workers", "concurrent.futures.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRequest:
+class ReceivedRequest:
     """The parts of a request that are used to call the function and to record the call."""
 
     time: dt.datetime  #: of its arrival
@@ -49,6 +51,20 @@ class TaskRequest:
     queue: str | None = None
     attempt: int | None = None  #: 1 for the first
     tag: str | None = None  #: header; it is stored with the result
+
+    @classmethod
+    def received(cls, body: bytes, header: Callable[[str], str | None]) -> Self:
+        """Return a request that has just arrived; `header` returns the value of a header by its name."""
+        return cls(
+            time=dt.datetime.now(dt.UTC),
+            body=body,
+            authorization=header("Authorization"),
+            serverless=header("X-Serverless-Authorization"),
+            task=header("X-CloudTasks-TaskName"),
+            queue=header("X-CloudTasks-QueueName"),
+            attempt=_attempt_of(header("X-CloudTasks-TaskRetryCount")),
+            tag=header(TAG_HEADER),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +79,7 @@ class TaskFunction:
     version: Version = field(default_factory=Version)
     revision: str | None = None  #: of the service that runs it
 
-    def answer(self, request: TaskRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
+    def answer(self, request: ReceivedRequest, *, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> Answer:
         """Check the token, if one is required, call the function and store its result; never raises. Blocks."""
         refusal = None if self.verifier is None else self.verifier.check(request.authorization, request.serverless)
         if refusal is not None:
@@ -85,15 +101,15 @@ class TaskFunction:
                 error=f"{answer.error}\n{error}" if answer.error else str(error),
                 message=answer.message or _bounded(f"StoreError: the result was not stored: {error}"),
             )
-        # The queue tries again whatever is no success. Only the stored result tells that it is none.
+        # The queue retries everything but a success. Only the stored result shows the failure.
         return replace(answer, status=_DONE) if answer.gave_up and stored else answer
 
     def close(self, *, kill: bool) -> int:
         """End its processes, if it has some, as `ProcessPool.close`; return how many calls ran in them."""
         return 0 if self.processes is None else self.processes.close(kill=kill)
 
-    def _store(self, request: TaskRequest, answer: Answer, started: dt.datetime) -> bool:
-        """Store what a task has come to; return whether there is a store, and the request is one of a task."""
+    def _store(self, request: ReceivedRequest, answer: Answer, started: dt.datetime) -> bool:
+        """Store the outcome of a task; return False if there is no store, or no task has sent the request."""
         if self.results is None or request.task is None:
             return False
         result = StoredResult(
@@ -114,7 +130,7 @@ class TaskFunction:
         return True
 
 
-def attempt_of(retries: str | None) -> int | None:
+def _attempt_of(retries: str | None) -> int | None:
     """Return the number of an attempt, 1 for the first, from the header ``X-CloudTasks-TaskRetryCount``."""
     # Longer numbers may not fit an Int64.
     valid = retries is not None and retries.isascii() and retries.isdigit() and len(retries) <= 9  # noqa: PLR2004
@@ -267,3 +283,20 @@ def _outside(frames: TracebackType | None) -> TracebackType | None:
 
 def _bounded(text: str) -> str:
     return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
+
+
+_FILE = re.compile(r'(?<= File ")([^"\n]+)(?=", line \d)')
+
+
+def name_cells(trace: str) -> str:
+    """Return a traceback with ``cell [1]`` in place of the file of each cell that has run in this process."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    name_of = getattr(getattr(shell, "compile", None), "format_code_name", None)
+    if name_of is None:
+        return trace
+
+    def name(file: re.Match[str]) -> str:
+        found = name_of(file[0])  # such as ("Cell", "In[1]")
+        return f"cell {found[1].removeprefix('In')}" if found else file[0]
+
+    return _FILE.sub(name, trace)

@@ -316,6 +316,6 @@ _FROM_TEXT: dict[type, Callable[[str], Any]] = {
     uuid.UUID: uuid.UUID,
     pathlib.Path: pathlib.Path,
 }
-#: Stand for types of JSON that a key has as text.
+#: Types that replace those of JSON in keys, which are text.
 _KEYS = {kind: type(kind.__name__, (), {}) for kind in (int, float, bool, type(None))}
 _FROM_TEXT |= {stand_in: functools.partial(_key, kind) for kind, stand_in in _KEYS.items()}

@@ -17,11 +17,18 @@ from cloudtasks_nb.handlers.admission import public_because, wait_until_admitted
 from cloudtasks_nb.handlers.call import mismatch
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import Kinds, check_kinds
-from cloudtasks_nb.handlers.gcloud import Service, account_member, ask, commands, hide, run_steps, secret_variables
-from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines
+from cloudtasks_nb.handlers.gcloud import (
+    CloudRunService,
+    account_member,
+    ask,
+    commands,
+    hide,
+    run_steps,
+    secret_variables,
+)
+from cloudtasks_nb.handlers.requirements import dependency_lines, requirement_lines, wheel_name, write_wheel
 from cloudtasks_nb.handlers.source import ModuleSource, module_source
 from cloudtasks_nb.handlers.version import GIVEN, Version, version_of
-from cloudtasks_nb.handlers.wheel import wheel_name, write_wheel
 from cloudtasks_nb.service.endpoint import resolve
 
 __all__ = ["Deployment", "deploy"]
@@ -100,7 +107,7 @@ class Deployment:
     "gcloud run services describe report ... '--format=value(status.url)'"
     """
 
-    def __init__(self, service: Service, fn: Callable[..., Any], version: Version) -> None:
+    def __init__(self, service: CloudRunService, fn: Callable[..., Any], version: Version) -> None:
         self.name: Final = service.name
         self.project: Final = service.project
         self.region: Final = service.region
@@ -288,7 +295,7 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     domain = f"{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
     runner, signer = service_account or f"{_RUNNER}@{domain}", caller or f"{_CALLER}@{domain}"
     new = tuple(made for given, made in ((caller, signer), (service_account, runner)) if given is None)
-    about = Service(
+    about = CloudRunService(
         name=name,
         project=project,
         region=region,
@@ -315,15 +322,23 @@ def deploy(  # noqa: PLR0913 - the options of a service, keyword-only behind the
     return deployment
 
 
-def _is_list(given: object) -> bool:
-    return isinstance(given, Iterable) and not isinstance(given, str)
+def _listed(argument: str, given: Any, fits: Callable[[str], object], what: str, hint: str) -> list[str]:
+    """Return the texts of a list, of which each must fit.
+
+    Raises
+    ------
+    HandlerError
+        If it is no list of such texts.
+    """
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        found: list[Any] = list(given)
+        if all(isinstance(one, str) and fits(one) for one in found):
+            return found
+    raise HandlerError(f"{argument}={given!r} is not a list of {what}", resource=argument, hint=hint)
 
 
 def _requirements(given: Iterable[str] | None) -> list[str]:
-    lines: list[Any] = list(given or ()) if given is None or _is_list(given) else [None]
-    if not all(isinstance(line, str) for line in lines):
-        hint = 'requirements=["pandas>=2", "pyarrow"]'
-        raise HandlerError(f"requirements={given!r} is not a list of lines", resource="requirements", hint=hint)
+    lines = _listed("requirements", given or (), lambda _: True, "lines", 'requirements=["pandas>=2", "pyarrow"]')
     if any(map(find_secrets, lines)):
         raise HandlerError(
             "requirements= has what looks like a secret: it would be readable in requirements.txt, which is uploaded",
@@ -334,18 +349,15 @@ def _requirements(given: Iterable[str] | None) -> list[str]:
 
 
 def _public_names(given: Iterable[str]) -> list[str]:
-    names: list[Any] = list(given) if _is_list(given) else [None]
-    if not all(isinstance(name, str) and re.fullmatch(r"[^\W\d][\w .-]*", name) for name in names):
-        hint = 'names of variables, keys, parameters or attributes: public=("MODEL_ID",)'
-        raise HandlerError(f"public={given!r} is not a list of names", resource="public", hint=hint)
-    return names
+    hint = 'names of variables, keys, parameters or attributes: public=("MODEL_ID",)'
+    return _listed("public", given, re.compile(r"[^\W\d][\w .-]*").fullmatch, "names", hint)
 
 
 def _options(given: Iterable[str]) -> tuple[str, ...]:
     """Check more options of ``gcloud run deploy``."""
-    listed = _is_list(given)
-    options: tuple[Any, ...] = tuple(given) if listed else (given,)
     hint = 'gcloud=["--memory=2Gi", "--max-instances=20"]'
+    listed = isinstance(given, Iterable) and not isinstance(given, str)
+    options: tuple[Any, ...] = tuple(given) if listed else (given,)
     for option in options:
         if not (listed and isinstance(option, str) and _OPTION.fullmatch(option)):
             wrong = hide(f"gcloud={option!r} is not a list of options", [str(option)])
@@ -392,8 +404,8 @@ def _store(given: str | os.PathLike[str] | None) -> str | None:
     return text
 
 
-def _write(fn: Any, about: Service, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
-    """Write the folder of a service, and return the version of its function; files of somebody else stay."""
+def _write(fn: Any, about: CloudRunService, extra: Iterable[str], public: Iterable[str], kinds: Kinds) -> Version:
+    """Write the folder of a service, and return the version of its function; other files are not overwritten."""
     source, version = module_source(fn, "application", "_app", public=public), version_of(fn)
     given = f", give_up_on=({', '.join(_written_kind(source, one) for one in kinds)},)" if kinds else ""
     if source.secrets.unknown:

@@ -1,4 +1,4 @@
-"""How a function fails for good or for now, and what the failure of a service that it called tells.
+"""Failures of a function: final ones, temporary ones, and those of a service that the function called.
 
 The exceptions of other libraries are read by their attributes, so that none of these libraries is needed.
 """
@@ -21,7 +21,7 @@ __all__ = ["HOPELESS", "GiveUp", "Kinds", "TryLater", "check_kinds", "retry_afte
 #: Classes of exceptions, as `isinstance` takes them.
 Kinds: TypeAlias = tuple[type[BaseException], ...]
 
-#: What no further attempt can mend: functions give up on these without being told.
+#: After one of these another attempt would fail too: every function gives up on them.
 HOPELESS: Kinds = (NameError, ModuleNotFoundError, SyntaxError, NotImplementedError)
 
 _UPSTREAM = range(400, 600)  # HTTP statuses of errors
@@ -128,7 +128,7 @@ def check_kinds(given: Any) -> Kinds:
 
 
 def upstream_status(error: BaseException) -> int | None:
-    """Return the HTTP status, from 400 to 599, with which a service made the function fail; None: there is none.
+    """Return the HTTP status, 400 to 599, of the answer of a service that made the function fail; None without one.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def _answer(error: BaseException) -> tuple[int | None, Any]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that it was raised from; of one of ours also what was handled at that time."""
+    """Yield an exception and its causes; for GiveUp and TryLater also the exception that was being handled."""
     for _ in range(_DEEPEST):
         if error is None:
             return

@@ -18,7 +18,7 @@ from cloudtasks_nb.handlers.literals import is_secret_value
 
 __all__ = [
     "ACCOUNT",
-    "Service",
+    "CloudRunService",
     "Step",
     "account_member",
     "ask",
@@ -66,7 +66,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class CloudRunService:
     """A service on Cloud Run and who may do what with it."""
 
     name: str
@@ -93,7 +93,7 @@ class Service:
         return ("run", "services", "describe", self.name, *self.place, "--format=value(status.url)")
 
 
-def commands(service: Service, member: str = ACCOUNT) -> list[Step]:
+def commands(service: CloudRunService, member: str = ACCOUNT) -> list[Step]:
     """Return the commands that deploy a service, or deploy it again; each can be run twice.
 
     Parameters
@@ -158,7 +158,7 @@ def _joined(pairs: Sequence[str]) -> str:
     return f"{'' if separator == ',' else f'^{separator}^'}{separator.join(pairs)}"
 
 
-def _deploy(service: Service) -> tuple[str, ...]:
+def _deploy(service: CloudRunService) -> tuple[str, ...]:
     """Return the command that builds and starts a service."""
     environment = f"--update-env-vars={_joined([f'{name}={value}' for name, value in service.environment.items()])}"
     options = (
@@ -218,7 +218,7 @@ def run_steps(steps: Sequence[Step], pauses: Sequence[float] = _PAUSES) -> str:
         while done.returncode and created and left and _BIND in step.words:
             pause = left.pop(0)
             notify(f"Google does not know the new account everywhere yet: the same again in {pause:g} s")
-            time.sleep(pause)  # no call of Google tells when an account is known
+            time.sleep(pause)  # Google has no call that returns when an account is known
             done = run(step.words)
         if done.returncode:
             raise _failure(step, done.stderr)
@@ -255,9 +255,9 @@ def run(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _failure(step: Step, told: str) -> HandlerError:
+def _failure(step: Step, output: str) -> HandlerError:
     hint = "mend it and call ct.deploy(…, run=True) again: commands that were run before do no harm"
-    if "active account" in told:
+    if "active account" in output:
         hint = f"gcloud auth login; then {hint}"
     if step.words[:2] == ("run", "deploy"):
         project = step.words[step.words.index("--project") + 1]
@@ -268,8 +268,8 @@ def _failure(step: Step, told: str) -> HandlerError:
             f"--member=serviceAccount:$(gcloud projects describe {project} --format='value(projectNumber)')"
             "-compute@developer.gserviceaccount.com"
         )
-    told = hide(told, step.words).strip()[-2000:]  # it may repeat what is wrong in the command
-    return HandlerError(f"{replace(step, unless=()).shown} failed:\n{told}", resource=step.words[0], hint=hint)
+    output = hide(output, step.words).strip()[-2000:]  # it may repeat what is wrong in the command
+    return HandlerError(f"{replace(step, unless=()).shown} failed:\n{output}", resource=step.words[0], hint=hint)
 
 
 def secret_variables(words: Sequence[str]) -> dict[str, str]:

@@ -17,9 +17,9 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, mismatch
+from cloudtasks_nb.handlers.call import ReceivedRequest, TaskFunction, mismatch
 from cloudtasks_nb.handlers.convert import signature
-from cloudtasks_nb.handlers.history import Call, CallHistory, Summary
+from cloudtasks_nb.handlers.history import Call, CallHistory, CallSummary
 from cloudtasks_nb.handlers.workers import CoroutineRunner, Workers, WorkersClosedError
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Handler:
         return mismatch(self._function.fn, body)
 
     def answer_to(self, body: bytes, since: dt.datetime) -> Answer | None:
-        """Return the answer to the newest request with this body that was no task's; None if there is none.
+        """Return the answer to the newest request that had this body and was not sent by a queue; None without one.
 
         Parameters
         ----------
@@ -246,7 +246,7 @@ class Handler:
             old, self._workers = self._workers, Workers(workers, self.name)
             old.close(0)
 
-    def _submit(self, request: TaskRequest) -> Future[Answer]:
+    def _submit(self, request: ReceivedRequest) -> Future[Answer]:
         while True:
             workers = self._workers
             try:
@@ -255,7 +255,7 @@ class Handler:
                 if workers is self._workers:
                     raise
 
-    def _answer(self, request: TaskRequest) -> Answer:
+    def _answer(self, request: ReceivedRequest) -> Answer:
         self._history.begin()
         answer = self._function.answer(request, run=self._coroutines.run)
         self._history.end(request, answer)
@@ -305,7 +305,7 @@ class Handler:
         return 'its tasks will reach no other handler; ct.serve(fn, name="report") has an address that stays'
 
 
-def _next_line(fn: Callable[..., Any], summary: Summary) -> str:
+def _next_line(fn: Callable[..., Any], summary: CallSummary) -> str:
     """Return the next line of Python to type."""
     if summary.total:
         return "handler.calls()"
@@ -318,7 +318,7 @@ def _next_line(fn: Callable[..., Any], summary: Summary) -> str:
     return f"queue.enqueue(handler, {{{arguments}}})"
 
 
-def _counts(summary: Summary) -> str:
+def _counts(summary: CallSummary) -> str:
     running = f", {summary.running:,} running" if summary.running else ""
     calls = counted(summary.total, "calls")
     return f"{calls}: {summary.succeeded:,} succeeded, {summary.failed:,} failed{running}"

@@ -5,41 +5,29 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskRequest, decode
+from cloudtasks_nb.handlers.call import ReceivedRequest, decode
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Call", "CallHistory", "Summary"]
+__all__ = ["Call", "CallHistory", "CallSummary"]
 
-#: One row a call, oldest first.
-_COLUMNS = {
-    "time": "time",
-    "task": "text",
-    "queue": "text",
-    "attempt": "count",
-    "body": "any",
-    "status": "count",
-    "result": "any",
-    "error": "text",
-    "duration": "span",
-}
 _NEWEST = 10_000
 _MOST_BYTES = 32_000_000  # of bodies and results
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 #: One request with its answer.
-Call = tuple[TaskRequest, Answer]
+Call = tuple[ReceivedRequest, Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class CallSummary:
     """Counts of all calls, and the newest few of them."""
 
     succeeded: int
@@ -80,7 +68,7 @@ class CallHistory:
         with self._lock:
             self._running += 1
 
-    def end(self, request: TaskRequest, answer: Answer) -> None:
+    def end(self, request: ReceivedRequest, answer: Answer) -> None:
         """Record a call that has ended."""
         with self._lock:
             self._running -= 1
@@ -117,10 +105,10 @@ class CallHistory:
                 return answer
         return None
 
-    def summary(self) -> Summary:
+    def summary(self) -> CallSummary:
         """Return the counts, and the newest five calls."""
         with self._lock:
-            return Summary(
+            return CallSummary(
                 succeeded=self._succeeded,
                 failed=self._failed,
                 running=self._running,
@@ -137,19 +125,8 @@ class CallHistory:
             calls = [*self._bare, *self._calls]
             cut = self._cut()
         calls.sort(key=lambda call: call[0].time)  # until now in the order in which they ended
-        requests, answers = [request for request, _ in calls], [answer for _, answer in calls]
-        values: dict[str, Sequence[Any]] = {
-            "time": [(request.time - _EPOCH) // dt.timedelta(microseconds=1) for request in requests],
-            "task": [_text(request.task) for request in requests],
-            "queue": [_text(request.queue) for request in requests],
-            "attempt": [request.attempt for request in requests],
-            "body": [decode(request.body) for request in requests],
-            "status": [answer.status for answer in answers],
-            "result": [decode(answer.result or b"") for answer in answers],
-            "error": [_text(answer.error) for answer in answers],
-            "duration": [answer.duration for answer in answers],
-        }
-        made = _frames.frame(_COLUMNS, values)
+        kinds = {name: kind for name, (kind, _) in _COLUMNS.items()}
+        made = _frames.frame(kinds, {name: [value(*call) for call in calls] for name, (_, value) in _COLUMNS.items()})
         if cut is not None:
             made.attrs["cut"] = cut
         return made
@@ -162,10 +139,24 @@ class CallHistory:
         return "; ".join([*words, "batch.results() has the results of all rows"]) if words else None
 
 
-def _size(request: TaskRequest, answer: Answer) -> int:
+def _size(request: ReceivedRequest, answer: Answer) -> int:
     return len(request.body) + len(answer.result or b"")
 
 
 def _text(value: str | None) -> str | None:
     # Header bytes that are not UTF-8 become lone surrogates, which Arrow-backed text columns refuse.
     return None if value is None else value.encode("utf-8", "replace").decode()
+
+
+#: The columns of a frame of calls: what each holds, and how it is read from a call.
+_COLUMNS: dict[str, tuple[str, Callable[[ReceivedRequest, Answer], Any]]] = {
+    "time": ("time", lambda request, _: (request.time - _EPOCH) // dt.timedelta(microseconds=1)),
+    "task": ("text", lambda request, _: _text(request.task)),
+    "queue": ("text", lambda request, _: _text(request.queue)),
+    "attempt": ("count", lambda request, _: request.attempt),
+    "body": ("any", lambda request, _: decode(request.body)),
+    "status": ("count", lambda _, answer: answer.status),
+    "result": ("any", lambda _, answer: decode(answer.result or b"")),
+    "error": ("text", lambda _, answer: _text(answer.error)),
+    "duration": ("span", lambda _, answer: answer.duration),
+}

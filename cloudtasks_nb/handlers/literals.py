@@ -33,14 +33,14 @@ _ABOUT = words_of(
     "suffix table template text title ttl type types uri url urls user username var variable variables version"
 )
 _COUNTING = ("has", "is", "max", "min", "n", "num", "public", "publishable", "use")
-#: Words of texts that stand for a secret, or are a type, a scheme or the like.
+#: Words of placeholders for a secret, and words for a type, a scheme or the like.
 _FILLERS = words_of(
     "a access an any api basic bool boolean bytes category change changeme char client date default demo digest dummy "
     "enter example fake float goes hash here insert int integer it key keys me missing my na nil none null object of "
     "pass pat placeholder private public put replace sample set str string test the this to todo tokens unknown unset "
     "value varchar with xxx your"
 )
-#: What is filled in, or stands for it; a regular expression.
+#: Placeholders, and regular expressions.
 _TEMPLATE = re.compile(
     r"\$?\{[^{}]*\}+|\$\w+|%\(\w+\)s|%[drs]|<[^<>]*>|\[[A-Za-z_ ]*\]|\\[bdDsSwW]|\.{3,}|…|•+|\*{3,}|[xX]{4,}"
 )

@@ -22,7 +22,7 @@ __all__ = ["main"]
 def main() -> None:
     """Answer bodies from the standard input until it ends, even in the middle of a call."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What the function prints must not be taken for an answer.
+    # Keep what the function prints out of the answers.
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
@@ -41,7 +41,7 @@ def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
         while True:
             bodies.put(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
     finally:
-        os._exit(0)  # the kernel has ended, maybe in the middle of a body, or nobody waits for the answer any more
+        os._exit(0)  # the kernel has ended, maybe in the middle of a body, or needs no answer any more
 
 
 def _load(copy: bytes) -> Callable[[bytes], Answer]:

@@ -1,7 +1,7 @@
 """Run the function of a handler in processes, so that calls which compute do not wait for each other.
 
 A process of this module gets the function once, as a copy, and then one body after the other; it answers what `call`
-answers. It ends when its input ends: when the pool closes, and when the kernel ends in whatever way.
+answers. It ends when its input ends: when the pool closes, and at every end of the kernel.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""Which distributions a deployed module needs, in the versions that are installed here."""
+"""Which distributions a deployed module needs, in the versions that are installed here, and this package as a wheel."""
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import importlib.util
 import re
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from importlib import metadata
@@ -17,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from cloudtasks_nb.errors import HandlerError
 
-__all__ = ["dependency_lines", "distributions", "is_installed", "requirement_lines"]
+__all__ = ["dependency_lines", "distributions", "is_installed", "requirement_lines", "wheel_name", "write_wheel"]
 
 _OURS = "cloudtasks_nb"
 #: What of this package needs no more than `handlers.app`.
@@ -30,7 +33,7 @@ _LINUX = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix
 
 
 def is_installed(module: str) -> bool:
-    """Return whether a module is of Python itself or of an installed distribution, and so can be had elsewhere."""
+    """Return whether a module is of Python itself or of an installed distribution: other machines can install it."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == _OURS:
         return top != "__main__"
@@ -192,3 +195,48 @@ def _changed(place: str) -> int:
         return Path(place).stat().st_mtime_ns
     except OSError:
         return 0
+
+
+_FOLDER = Path(__file__).parents[1]
+_NAME = "cloudtasks-nb"
+_TIME = (2020, 1, 1, 0, 0, 0)  # the same package gives the same bytes, so that a build can be cached
+
+
+def wheel_name() -> str:
+    """Return the name of the wheel's file."""
+    return f"cloudtasks_nb-{metadata.version(_NAME)}-py3-none-any.whl"
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write the wheel into a folder, in place of other versions, and return its path.
+
+    Its metadata name no dependencies: a deployed handler needs few of them, and ``requirements.txt`` lists these
+    (https://packaging.python.org/en/latest/specifications/binary-distribution-format/).
+    """
+    for other in folder.glob("cloudtasks_nb-*.whl"):
+        other.unlink()
+    version, requires = metadata.version(_NAME), metadata.metadata(_NAME)["Requires-Python"]
+    about = f"cloudtasks_nb-{version}.dist-info"
+    files = {f"cloudtasks_nb/{path.relative_to(_FOLDER).as_posix()}": path.read_bytes() for path in _package_files()}
+    files[f"{about}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: {_NAME}\nVersion: {version}\n"
+        f"Summary: The handlers of cloudtasks_nb\nRequires-Python: {requires}\n"
+    ).encode()
+    kind = "Wheel-Version: 1.0\nGenerator: cloudtasks_nb\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{about}/WHEEL"] = kind.encode()
+    record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
+    files[f"{about}/RECORD"] = "\n".join([*record, f"{about}/RECORD,,", ""]).encode()
+    wheel = folder / wheel_name()
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, _TIME), content, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def _package_files() -> list[Path]:
+    files = (path for path in _FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(files)
+
+
+def _digest(content: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import hmac
 import socket
 from collections.abc import Callable, Mapping
@@ -12,10 +11,9 @@ from concurrent.futures import Future
 from aiohttp import web
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb.handlers.address import Address
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskRequest, attempt_of
+from cloudtasks_nb.handlers.call import ReceivedRequest
 
 __all__ = ["Server"]
 
@@ -43,7 +41,7 @@ class Server:
         self,
         address: Address,
         sock: socket.socket,
-        submit: Callable[[TaskRequest], Future[Answer]],
+        submit: Callable[[ReceivedRequest], Future[Answer]],
         *,
         grace: float,
     ) -> None:
@@ -70,7 +68,9 @@ class Server:
     async def _respond(self, request: web.Request) -> web.Response:
         answer = _refusal(self._address, request.method, request.path, request.headers)
         if answer is None:
-            answer = await asyncio.wrap_future(self._submit(_task_request(request, await request.read())))
+            answer = await asyncio.wrap_future(
+                self._submit(ReceivedRequest.received(await request.read(), request.headers.get))
+            )
         content, kind = answer.content()
         headers = answer.headers()
         return web.Response(status=answer.status, body=content, content_type=kind, charset="utf-8", headers=headers)
@@ -89,16 +89,3 @@ def _refusal(address: Address, method: str, path: str, headers: Mapping[str, str
     if not hmac.compare_digest(path.encode("utf-8", "replace"), address.path.encode()):
         return NO_FUNCTION
     return method_refusal(method)
-
-
-def _task_request(request: web.Request, body: bytes) -> TaskRequest:
-    headers = request.headers
-    return TaskRequest(
-        time=dt.datetime.now(dt.UTC),
-        body=body,
-        authorization=headers.get("Authorization"),
-        task=headers.get("X-CloudTasks-TaskName"),
-        queue=headers.get("X-CloudTasks-QueueName"),
-        attempt=attempt_of(headers.get("X-CloudTasks-TaskRetryCount")),
-        tag=headers.get(TAG_HEADER),
-    )

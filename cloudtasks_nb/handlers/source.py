@@ -10,17 +10,16 @@ import re
 import symtable
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import HandlerError
-from cloudtasks_nb.handlers.call import check_function
-from cloudtasks_nb.handlers.cells import name_cells
+from cloudtasks_nb.handlers.call import check_function, name_cells
 from cloudtasks_nb.handlers.convert import display_name
-from cloudtasks_nb.handlers.definitions import annotation_names, global_uses, literal, source_text
 from cloudtasks_nb.handlers.literals import SecretSearch
 from cloudtasks_nb.handlers.requirements import is_installed
+from cloudtasks_nb.handlers.version import Definition, literal
 
 __all__ = ["LARGEST_CONSTANT", "ModuleSource", "module_source"]
 
@@ -68,7 +67,7 @@ class ModuleSource:
         return "\n\n\n".join(parts) + "\n"
 
     def add(self, name: str, value: Any, *, user: str) -> None:
-        """Add what a name stands for, and what that uses.
+        """Add the value of a name, and everything that the value uses.
 
         Parameters
         ----------
@@ -140,8 +139,8 @@ class ModuleSource:
             self.add(own, value, user=user)
             self._definitions.append(f"{name} = {own}")
             return
-        text = _source(value)
-        tree = ast.parse(text)
+        definition = _definition(value)
+        text, tree, needed, names = definition.text, definition.tree, definition.needed, definition.names
         if inspect.unwrap(value) is not value and not any(
             getattr(node, "decorator_list", ()) for node in ast.walk(tree)
         ):
@@ -153,9 +152,7 @@ class ModuleSource:
         self._check_secrets(text, own, value)
         _check_files(tree, own)
         _notify_globals(text, own)
-        names = _names(value)
-        needed = global_uses(text)
-        for used in sorted(needed | set(annotation_names(tree))):
+        for used in definition.used:
             if used in needed and _is_of_ipython(used, names.get(used), own):
                 continue
             if used in names and used != name:
@@ -169,7 +166,7 @@ class ModuleSource:
             self.modules[dotted] = sys.modules.get(dotted)
         self._definitions.append(text.strip())
 
-    def _add_submodules(self, tree: ast.AST, names: dict[str, Any]) -> None:
+    def _add_submodules(self, tree: ast.AST, names: Mapping[str, Any]) -> None:
         """Import the modules that are reached as attributes: `concurrent.futures`."""
         attributes_of = {node.value: f".{node.attr}" for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         for node in ast.walk(tree):
@@ -194,7 +191,7 @@ def module_source(fn: Callable[..., Any], *reserved: str, public: Iterable[str] 
     Parameters
     ----------
     reserved : str
-        Names that the function must not use for something of its own.
+        Names that the function must not define.
     public : iterable of str
         Names of variables, keys, parameters and attributes whose values are no secrets.
 
@@ -247,11 +244,10 @@ def _import_line(name: str, value: Any) -> str | None:
     return None
 
 
-def _source(value: Any) -> str:
-    """Return the source of a function or class, from the left margin on."""
+def _definition(value: Any) -> Definition:
     found = inspect.unwrap(value)
     try:
-        text = source_text(found)
+        definition = Definition.of(found)
     except (OSError, TypeError) as error:
         raise HandlerError(
             f"the source of {display_name(value)} is not known, so it cannot be deployed",
@@ -265,7 +261,7 @@ def _source(value: Any) -> str:
             resource=display_name(value),
             hint="define both at the top of a cell; a decorator needs functools.wraps",
         )
-    return text
+    return definition
 
 
 def _place(text: str, definition: Any, line: int) -> str:
@@ -275,12 +271,6 @@ def _place(text: str, definition: Any, line: int) -> str:
         return f"line {line} of {display_name(definition)}"
     first = code.co_firstlineno - text.startswith("if True:\n")  # which is not of the function
     return name_cells(f' File "{code.co_filename}", line {first + line - 1}').strip().removeprefix("File ")
-
-
-def _names(value: Any) -> dict[str, Any]:
-    """Return the global names that a function or a class can use."""
-    found = inspect.unwrap(value)
-    return dict(vars(sys.modules[found.__module__]) if isinstance(found, type) else found.__globals__)
 
 
 def _notify_globals(text: str, user: str) -> None:
@@ -378,7 +368,7 @@ def _is_of_ipython(name: str, value: Any, user: str) -> bool:
     Raises
     ------
     HandlerError
-        If it is another name that only IPython has, and that the notebook has not made its own.
+        If IPython has defined the name, and no cell has.
     """
     if name in ("display", "get_ipython"):
         own = value is not None and not str(getattr(value, "__module__", "")).startswith("IPython")

@@ -136,7 +136,7 @@ class Verifier:
         return self._check_claims(claims, url)
 
     def _verified(self, token: str, serverless: str | None) -> tuple[Mapping[str, Any], str]:
-        """Return the claims of a token, and the URL of the certificates that stand for its signature."""
+        """Return the claims of a token, and the URL of the certificates that verify its signature."""
         if token.endswith(f".{_REMOVED}"):
             if unchecked := self._unchecked(serverless):
                 raise exceptions.InvalidValue(_EXPLAINED + unchecked)

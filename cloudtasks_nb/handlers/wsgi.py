@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -10,11 +9,10 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from cloudtasks_nb._names import TAG_HEADER
 from cloudtasks_nb._settings import PRIVATE_VARIABLE, STORE_VARIABLE, named
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers.answer import LARGEST_BODY, NO_FUNCTION, Answer, method_refusal, refuse
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, attempt_of, check_function
+from cloudtasks_nb.handlers.call import ReceivedRequest, TaskFunction, check_function
 from cloudtasks_nb.handlers.convert import display_name
 from cloudtasks_nb.handlers.failures import check_kinds
 from cloudtasks_nb.handlers.verify import Verifier
@@ -26,7 +24,6 @@ from cloudtasks_nb.store.store import Store
 __all__ = ["app"]
 
 _TOO_LARGE = refuse(413, f"a body has at most {LARGEST_BODY:,} bytes")
-_TAG_VARIABLE = f"HTTP_{TAG_HEADER.upper().replace('-', '_')}"
 _log = logging.getLogger("cloudtasks_nb.handlers")
 
 
@@ -129,7 +126,7 @@ def app(
 
 
 def _is_private(given: Any) -> bool:
-    """Return whether the argument or the variable says it; a guess could let everybody in, or nobody."""
+    """Return whether the argument or the variable says that the service is private; do not guess."""
     variable = os.environ.get(PRIVATE_VARIABLE, "")
     if not isinstance(given, bool) or variable not in ("", "0", "1"):
         raise HandlerError(
@@ -141,7 +138,7 @@ def _is_private(given: Any) -> bool:
 
 
 def _by_path(fn: Any) -> dict[str, Callable[..., Any]]:
-    """Return the functions by their paths without a slash at the end; "" stands for all paths."""
+    """Return the functions by their paths without a slash at the end; "" means all paths."""
     given = fn if isinstance(fn, Mapping) else {"/": fn}
     if not given:
         raise HandlerError("app({}) has no function", resource="fn", hint='app({"/run": report}, …)')
@@ -187,16 +184,7 @@ class _App:
         body = _read(environ)
         if isinstance(body, Answer):
             return body
-        request = TaskRequest(
-            time=dt.datetime.now(dt.UTC),
-            body=body,
-            authorization=environ.get("HTTP_AUTHORIZATION"),
-            serverless=environ.get("HTTP_X_SERVERLESS_AUTHORIZATION"),
-            task=environ.get("HTTP_X_CLOUDTASKS_TASKNAME"),
-            queue=environ.get("HTTP_X_CLOUDTASKS_QUEUENAME"),
-            attempt=attempt_of(environ.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT")),
-            tag=environ.get(_TAG_VARIABLE),
-        )
+        request = ReceivedRequest.received(body, lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"))
         answer = function.answer(request, run=self._coroutines.run)
         if not answer.ok:
             _log.error("%s answered %d to task %r: %s", self._name, answer.status, request.task, answer.error)

@@ -1,4 +1,4 @@
-"""ipywidgets panels over the public API, one file a panel; how to write one stands in `panel.py`."""
+"""ipywidgets panels over the public API, one file a panel; `panel.py` explains how to write one."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class AttemptsPanel(Panel):
                 self._entries = {entry.insert_id: entry for entry in found[:_KEPT]}
                 self.table.load(rows)
                 self._since = max([entry.time for entry in found], default=now) - 60 * _SECOND
-                self.watching.note(now / _SECOND, queue)
+                self.watching.record_answer(now / _SECOND, queue)
                 self.read_until(now / _SECOND)
             self._show_kept()
             break
@@ -160,7 +160,7 @@ class AttemptsPanel(Panel):
         self.kept.value = more if self._more else ""
 
     def _choose_status(self) -> None:
-        """Filter what was read; read again if that was not all that is wanted now."""
+        """Filter the attempts that were read; read the log again if it may have more with this status."""
         self._filter()
         self._show_line()
         if self._more or self._status not in {_ANY, self.status.value}:

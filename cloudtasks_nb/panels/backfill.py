@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import zoneinfo
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import ipywidgets as widgets
+import orjson
+import pandas as pd
 
 from cloudtasks_nb.display.calendar import Calendar, Periods
 from cloudtasks_nb.display.card import section_html
@@ -21,12 +24,12 @@ from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.fan_out import SendPanel
-from cloudtasks_nb.panels.forms.notebook import IncompleteError
-from cloudtasks_nb.panels.forms.range_form import RangeForm
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError, mapping_code
+from cloudtasks_nb.panels.forms.notebook import variable
 from cloudtasks_nb.panels.forms.request_form import field
-from cloudtasks_nb.panels.widgets.dropdown import Dropdown
+from cloudtasks_nb.panels.widgets.fields import Dropdown
 
-__all__ = ["BackfillPanel"]
+__all__ = ["BackfillPanel", "RangeForm"]
 
 _NO_BATCH = ("none yet", "")
 _MOST_DRAWN = 100_000  # rows; a calendar of more is not drawn before they are sent
@@ -42,7 +45,7 @@ class BackfillPanel(SendPanel):
         self.series = field(Dropdown, "Backfill", changed=lambda: self.guarded(self._choose), options=[_NO_BATCH])
         self.series.tooltip = "A backfill of this queue"
         self._drawn_batch = ""  # the batch whose rows are among the periods to come
-        self.view.calendar.observe(lambda _: self._states_changed(), "html")
+        self.view.periods.calendar.observe(lambda _: self._states_changed(), "html")
         self._chosen = widgets.VBox([self.series]).add_class("ctn-fields")
         self.lay_out(self.range, self.limits, below=(self._chosen,))
         self._range_changed()
@@ -166,7 +169,7 @@ class BackfillPanel(SendPanel):
 
 
 def _periods_html(periods: Periods, *, known: bool) -> str:
-    """Return the calendar of periods to come, under what is new and what exists; `known` if that has been looked up."""
+    """Return the calendar of periods to come, with counts of new and existing rows; `known` if these were looked up."""
     old = {str(state): int(counts.sum()) for state, counts in periods.counts.items() if state != "new"}
     new, exist = int(periods.counts["new"].sum()), sum(old.values())
     title = f"{periods.line}: {new:,} new" if known else f"{periods.line}: {counted(new, 'rows')}"
@@ -174,3 +177,108 @@ def _periods_html(periods: Periods, *, known: bool) -> str:
         states = counts_text(old, "rows").partition(": ")[2]
         title += f", {exist:,} exist{'s' if exist == 1 else ''} already ({states}) and will not be sent again"
     return section_html(title, Calendar(periods).html())
+
+
+_FREQS = (
+    ("day", "D"),
+    ("hour", "h"),
+    ("15 minutes", "15min"),
+    ("week, from Monday", "W-MON"),
+    ("week, from Sunday", "W"),
+    ("month", "MS"),
+    ("quarter", "QS"),
+    ("year", "YS"),
+)
+_OF_A_DAY = {"h", "15min"}
+_HINT = "shop: bern, basel; or the name of a DataFrame, or of a dict of lists, in this notebook"
+
+
+class RangeForm(widgets.VBox):
+    """Chooses periods, and values with which each period is crossed.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when any of it has changed.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self.start = field(widgets.DatePicker, "From")
+        self.end = field(widgets.DatePicker, "To, included")
+        self.freq = field(widgets.Dropdown, "A task each", options=_FREQS)
+        self.tz = field(widgets.Combobox, "Time zone", options=sorted(zoneinfo.available_timezones()), value="UTC")
+        self.across = field(widgets.Text, "Across", "optional, for each of: shop: bern, basel", tip=_HINT)
+        self.newest_first = field(widgets.Checkbox, "newest first", indent=False)
+        for part in (self.start, self.end, self.freq, self.tz, self.across, self.newest_first):
+            part.observe(lambda _: changed(), "value")
+        pair = [widgets.HBox(parts).add_class("ctn-pair") for parts in ((self.start, self.end), (self.freq, self.tz))]
+        super().__init__([*pair, widgets.HBox([self.across, self.newest_first]).add_class("ctn-pair")])
+        self.add_class("ctn-fields")
+
+    @property
+    def range(self) -> tuple[str, str]:
+        """First and last moment as text.
+
+        Raises
+        ------
+        IncompleteError
+            If one is not there yet.
+        """
+        for part, name in ((self.start, "first"), (self.end, "last")):
+            if part.value is None:
+                raise IncompleteError(f"the {name} day is not chosen yet", hint="choose From and To")
+        # The last day includes all its hours.
+        late = " 23:59" if self.freq.value in _OF_A_DAY else ""
+        return self.start.value.isoformat(), f"{self.end.value.isoformat()}{late}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `queue.backfill` that these fields set.
+
+        Raises
+        ------
+        InvalidInputError
+            If `across` cannot be read.
+        """
+        arguments: dict[str, Any] = {"freq": self.freq.value}
+        if self.tz.value.strip() not in ("", "UTC"):
+            arguments["tz"] = self.tz.value.strip()
+        if self.across.value.strip():
+            arguments["across"] = _across(self.across.value.strip())
+        if self.newest_first.value:
+            arguments["newest_first"] = True
+        return arguments
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The same for `PanelContext.line`."""
+        arguments = self.arguments
+        if "across" in arguments:
+            text = self.across.value.strip()
+            arguments["across"] = Code(text) if text.isidentifier() else mapping_code(arguments["across"])
+        return arguments
+
+
+def _across(text: str) -> Any:
+    """Read ``shop: bern, basel; size: 1, 2``, or the name of a variable."""
+    if text.isidentifier():
+        found = variable(text)
+        if isinstance(found, dict | pd.DataFrame):
+            return found
+        raise InvalidInputError(f'across: "{text}" is neither a DataFrame nor a dict in this notebook', hint=_HINT)
+    columns: dict[str, list[Any]] = {}
+    for part in filter(None, map(str.strip, text.split(";"))):
+        name, colon, values = part.partition(":")
+        if not (name.strip() and colon and values.strip()):
+            raise InvalidInputError(f'across: "{part}" has no values', hint=_HINT)
+        columns[name.strip()] = [_value(value.strip()) for value in values.split(",") if value.strip()]
+    return columns
+
+
+def _value(text: str) -> Any:
+    """Return a number if the text is one, else the text; a quoted number is text."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return found if isinstance(found, str | int | float) else text

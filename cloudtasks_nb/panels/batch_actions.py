@@ -21,10 +21,10 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_list import method_of
-from cloudtasks_nb.panels.batch_rows import BatchRows, ShownRows
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.batch_rows import BatchRows, RowsView
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 
 __all__ = ["BatchActions", "contains_code", "places_code", "retry_code"]
 
@@ -40,7 +40,7 @@ class _Shown(Protocol):
     rows: BatchRows
 
     def follow(self, refs: Sequence[int]) -> None:
-        """Keep rows in sight that were sent again."""
+        """Show rows that were sent again, whatever their states become."""
 
     def changed(self) -> None:
         """Show the batch as it is now."""
@@ -107,15 +107,15 @@ class BatchActions:
                 if button.description != text:
                     button.description = text
                 self._panel.enable(button, bool(count) or waits)
-            self._tell_sent()
+            self._show_sent()
 
     def _queue_waits(self) -> bool:
         """Return whether nothing goes on because the queue is paused."""
         batch = self._shown.batch
         return batch is not None and method_of(batch.progress()) == "queue.resume"
 
-    def _tell_sent(self) -> None:
-        """Replace the status that rows were sent again by what became of them, as soon as all of them have ended."""
+    def _show_sent(self) -> None:
+        """Show the outcomes of rows that were sent again in the status, as soon as all of them have ended."""
         course = self._shown.rows.followed
         if course and not course[State.SENT.word] and self._sent_status == self._panel.footer.status:
             rows, _, states = counts_text(course, "rows").partition(": ")
@@ -123,10 +123,10 @@ class BatchActions:
 
     def ask_retry_cause(self, cause: str) -> None:
         """Try the rows again that failed because of this, by its key; after a question if they are many."""
-        batch, view, _ = self._open()
+        batch, view, _ = self._opened()
         self._ask_again(_of_query(view, batch, RowQuery(state=State.FAILED.word, cause=cause)), retry=True)
 
-    def _open(self) -> tuple[Batch, BatchView, str]:
+    def _opened(self) -> tuple[Batch, BatchView, str]:
         """Return the batch, what is shown of it, and the Python expression that returns it."""
         batch, view = self._shown.batch, self._shown.view
         if batch is None or view is None:  # the buttons are disabled then
@@ -163,9 +163,9 @@ class BatchActions:
         )
 
     def _ask_retry(self) -> None:
-        batch, view, _ = self._open()
+        batch, view, _ = self._opened()
         progress = batch.progress()
-        if not progress.failed:  # the button is about rows of which nobody knows what became
+        if not progress.failed:  # then the button sends rows whose outcome is not known
             self._ask_again(_of_query(view, batch, RowQuery(state=State.GONE.word)))
             return
         failed = _of_query(view, batch, RowQuery(state=State.FAILED.word))
@@ -173,7 +173,7 @@ class BatchActions:
 
     def _ask_again(self, again: _Again, *, retry: bool = False) -> None:
         """Send rows again, after a question if they are many or some succeeded; `retry` says it as that button does."""
-        batch, _, code = self._open()
+        batch, _, code = self._opened()
         rows, succeeded, gone = (
             counted(again.count, "rows"),
             *map(again.counts.get, (State.SUCCEEDED.word, State.GONE.word)),
@@ -203,7 +203,7 @@ class BatchActions:
         self._panel.notify(f"resumed {name.queue}", line=self._panel.context.line(name.queue, "resume"))
 
     def _ask_resume(self) -> None:
-        batch, view, code = self._open()
+        batch, view, code = self._opened()
         if self._queue_waits():
             self._panel.start(lambda: self.resume_queue(self._panel.context.name(batch.queue)), changes=True)
             return
@@ -219,7 +219,7 @@ class BatchActions:
         self._start(batch.resume, f"sending {rows} of batch {batch.id}", question, ask=count > _ASK_ABOVE)
 
     def _ask_cancel(self) -> None:
-        batch, view, code = self._open()
+        batch, view, code = self._opened()
         progress = batch.progress()
         left = progress.total - progress.done
         rows = counted(left, "rows")
@@ -236,11 +236,11 @@ class BatchActions:
         def cancel() -> None:
             batch.cancel()
             self._panel.notify(status, line=question.line)
-            self._tell_cancelled(batch, view, before, status)
+            self._show_cancelled(batch, view, before, status)
 
         self._start(cancel, "", question, ask=True)
 
-    def _tell_cancelled(self, batch: Batch, view: BatchView, before: int, status: str) -> None:
+    def _show_cancelled(self, batch: Batch, view: BatchView, before: int, status: str) -> None:
         """Replace this status by how many rows were cancelled, as soon as the cancellation has ended."""
 
         def check() -> None:  # on the background loop, where the progress is counted
@@ -266,9 +266,9 @@ class BatchActions:
     ) -> None:
         """Start `work`, after the user confirmed the question if `ask`; then show the status, if there is one.
 
-        The rows that `again` returns are sent again by it, and stay in sight.
+        `work` sends the rows that `again` returns, and these stay in the table.
         """
-        batch, _, _ = self._open()
+        batch, _, _ = self._opened()
 
         def run() -> None:
             refs = [*again()]
@@ -352,7 +352,7 @@ def _resend_code(batch: str, rows: str) -> str:
     return f"(batch := {batch}).resend({rows})"
 
 
-def _found_code(shown: ShownRows) -> str:
+def _found_code(shown: RowsView) -> str:
     """Return the Python that chooses the rows that were found by their state and a text."""
     query = shown.query
     frame = "batch.tasks()" + (f".query({quoted(_of_state(query.state))})" if query.state in ENDS else "")

@@ -16,12 +16,13 @@ from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.row_query import RowReader
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.outcomes import Cause, Span
-from cloudtasks_nb.panels.cards.row import error_of
-from cloudtasks_nb.panels.pacing import Pacing
+from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, Pacing
+from cloudtasks_nb.panels.cards.task import error_of
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.cells import code_html
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
 
 __all__ = ["BatchFailures"]
 
@@ -30,7 +31,7 @@ _SHOWN = 100  # causes; a batch has up to 1,000
 _PAUSE_FACTOR = 20  # the times of the causes are not read again for the duration of the last reading times this
 
 
-class BatchFailures(widgets.VBox):
+class BatchFailures(BatchBox):
     """The causes of failures of a batch, the most frequent first.
 
     Parameters
@@ -65,14 +66,15 @@ class BatchFailures(widgets.VBox):
         super().__init__([self._heading, self.choices, self.example])
         self.add_class("ctn-failures")
 
-    def show(self, reader: RowReader | None) -> None:
+    def show(self, view: BatchView | None) -> None:
         """Show the causes of another batch, or none."""
-        self._reader, self._spans, self._common, self._spans_of = reader, {}, {}, None
+        self._reader = None if view is None else view.reader
+        self._spans, self._common, self._spans_of = {}, {}, None
         self._pacing = Pacing()
         self.choices.picked, self.example.value = None, ""
 
-    def draw(self) -> float:
-        """Show the causes as they are counted now, and their times soon after; return as `BatchRows.draw` does."""
+    def draw(self, now: BatchNow) -> float:  # noqa: ARG002 - the reader is that of the batch
+        """Show the causes as they are counted now, and their times soon after; return as `BatchBox`."""
         if self._reader is None:
             return 0.0
         self._causes = self._reader.causes()
@@ -120,7 +122,7 @@ class BatchFailures(widgets.VBox):
             highest = max((count for span in spans.values() for count in span.counts), default=1)
             self.choices.offer(
                 [
-                    Choice(
+                    ChoiceButton(
                         key=cause.key,
                         text=cause.words(cause.failed + cause.retrying),
                         number=cause.failed + cause.retrying,

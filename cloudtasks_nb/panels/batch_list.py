@@ -41,8 +41,8 @@ VERBS = {
     "batch.tasks": "Show rows",
 }
 
-_URGENT = STATES["cancelled"].need  # rows that ended so, or better, need nobody
-#: States in the order in which batches are listed: what needs somebody, now or at the end; what runs, waits, is over.
+_URGENT = STATES["cancelled"].need  # an end as good as this one needs no action
+#: States in the order of the list: batches that need action, have ended badly, run, wait, have ended well.
 _GROUPS: tuple[tuple[str | None, ...], ...] = (
     ("stopped", "failing", "held", "paused"),
     tuple(end for end, state in BY_END.items() if STATES[state].need > _URGENT),
@@ -87,7 +87,7 @@ def method_of(progress: Progress) -> str:
 
 
 def totals_html(found: Iterable[Progress]) -> str:
-    """Return how many batches need somebody and how many run, how many rows are left, and when all have ended."""
+    """Return how many batches need action and how many run, how many rows are left, and the last expected end."""
     listed = list(found)
     places = [_ORDER[progress.state] for progress in listed]
     figures = {
@@ -115,6 +115,6 @@ def _done(progress: Progress) -> dict[str, Any]:
 
 
 def _next(progress: Progress, *, read_only: bool) -> dict[str, Any] | str | None:
-    """Return the button that does what helps, or the line of Python if there is none."""
+    """Return the button for the cure, or the line of Python if there is no button."""
     verb = None if read_only else VERBS.get(method_of(progress))
     return {"button": verb, "title": progress.action} if verb else progress.action

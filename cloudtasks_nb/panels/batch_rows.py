@@ -19,24 +19,25 @@ from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.errors import StoreError
-from cloudtasks_nb.fanout.batch.row_query import STATES, Keep, RowQuery, RowReader, join_results
+from cloudtasks_nb.fanout.batch.row_query import STATES, RowQuery, RowReader, join_results
 from cloudtasks_nb.fanout.batch.stored_results import Answers
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import RETRYING, WORDS, State
+from cloudtasks_nb.panels.batch_box import BatchBox, BatchNow, Pacing, SelectedPeriods
 from cloudtasks_nb.panels.cards.task import last_errors
-from cloudtasks_nb.panels.owner import Owner
-from cloudtasks_nb.panels.pacing import Pacing
+from cloudtasks_nb.panels.owner import WidgetOwner
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
-from cloudtasks_nb.panels.widgets.paged_table import PagedTable
-from cloudtasks_nb.panels.widgets.picker import Picker
-from cloudtasks_nb.panels.widgets.rows import check_search
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
+from cloudtasks_nb.panels.widgets.fields import Picker
+from cloudtasks_nb.panels.widgets.rows import Query, check_search
+from cloudtasks_nb.panels.widgets.table import Table
 
-__all__ = ["REF", "BatchRows", "Found", "SelectedPeriods", "ShownRows", "Wanted"]
+__all__ = ["REF", "BatchRows", "RowsRequest", "RowsView", "SearchResult"]
 
 _PAUSE_FACTOR = 20  # rows are not read again for the duration of the last reading times this
-_LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated by itself
+_LONG_SEARCH = 0.5  # seconds; a search that took longer is not repeated automatically
 _ALL = "all"
 _PAGE = 20  # rows of a page
 
@@ -52,55 +53,46 @@ _INPUT_COLUMNS = 5  # columns of the input that are shown, unless the user choos
 _RESULT_COLUMNS = 5  # columns of the results that are shown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedPeriods:
-    """The part of a backfill that is selected in its calendar."""
-
-    keys: tuple[str, ...]  #: of the selected squares
-    words: str  #: which periods these are
-    keep: Keep  #: returns those rows of a frame that are in the part
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Wanted:
+class RowsRequest:
     """Which rows are to be shown. Each choice of the user makes another one."""
 
     query: RowQuery = field(default_factory=RowQuery)
     automatic: bool = True  #: the user has chosen nothing
     start: int = 0  #: the place of the first row among all of them
-    sort: tuple[str, bool] | None = None  #: a column, and whether from large to small; None: as in the input
-    again: Sequence[int] | None = None  #: refs of rows that were sent again: these are shown, whatever becomes of them
+    order: Query = field(default_factory=Query)  #: by which column they are sorted; without one as in the input
+    again: Sequence[int] | None = None  #: refs of rows that were sent again: these are shown in every state
 
-    def pages_as(self, other: Wanted) -> bool:
+    def pages_as(self, other: RowsRequest) -> bool:
         """Return whether the pages of another one are the same."""
-        return (self.query, self.sort) == (other.query, other.sort) and self.again is other.again
+        return (self.query, self.order) == (other.query, other.order) and self.again is other.again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SearchResult:
     """Rows that are chosen by more than their state and cause, or are sorted."""
 
     refs: Sequence[int] = ()
     final: Mapping[str, int] = field(default_factory=dict)  #: how many of these are in which final state
-    note: str = ""  #: when that was, if the search is not repeated by itself
+    note: str = ""  #: the time of the search, if it is not repeated automatically
     quick: bool = True  #: it is repeated when the batch has changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShownRows:
+class RowsView:
     """What the table shows."""
 
-    wanted: Wanted = field(default_factory=Wanted)
+    request: RowsRequest = field(default_factory=RowsRequest)
     part: SelectedPeriods | None = None  #: what was selected in the calendar
     changed: float = -1.0  #: when the batch had been changed last
-    found: Found | None = None  #: None: state and cause tell which rows these are
-    order: Found | None = None  #: the same rows as they are sorted; None: they are not
+    found: SearchResult | None = None  #: None: state and cause choose the rows
+    ordered: SearchResult | None = None  #: the same rows as they are sorted; None: they are not
     columns: Sequence[str] = ()  #: of `batch.tasks()`
 
     @property
     def query(self) -> RowQuery:
         """State, cause and text of the rows."""
-        return self.wanted.query
+        return self.request.query
 
     @property
     def periods(self) -> str:
@@ -110,10 +102,14 @@ class ShownRows:
     @property
     def chosen(self) -> bool:
         """Whether the user has chosen these rows, rather than the panel."""
-        return not self.wanted.automatic or (self.part is not None and self.wanted.again is None)
+        return not self.request.automatic or (self.part is not None and self.request.again is None)
+
+    def valid(self, result: SearchResult | None, changed: float) -> SearchResult | None:
+        """Return a result of this view if it is that of the same rows after a change of the batch."""
+        return result if result and (self.changed == changed or not result.quick) else None
 
 
-class BatchRows(widgets.VBox):
+class BatchRows(BatchBox):
     """Rows of a batch. At first those that failed, if some did, else all; with their results, once all have succeeded.
 
     Parameters
@@ -139,8 +135,8 @@ class BatchRows(widgets.VBox):
         self._panel = panel
         self._chosen, self._selected, self._shown = chosen, selected, shown
         self._reader: RowReader | None = None
-        self._wanted, self.shown = Wanted(), ShownRows()
-        self._choosing = threading.Lock()  # held while `_wanted` is replaced
+        self._request, self.shown = RowsRequest(), RowsView()
+        self._choosing = threading.Lock()  # held while `_request` is replaced
         self._pacing = Pacing()
         self._values: dict[str, Any] = {}  # results of the rows that are shown
         self._fields: list[str] = []  # of the results that were shown so far
@@ -155,84 +151,69 @@ class BatchRows(widgets.VBox):
         self.text.tooltip = "Search all rows of this state"
         panel.control(self.text, self._search)
         tip = "Choose the columns of the input that are shown"
-        self.pick = panel.button("Columns", self._fold_columns, changes=False, quick=True, tip=tip)
+        self.pick = panel.button("Columns", self._fold_columns, changes=False, inline=True, tip=tip)
         self.columns = Picker("Columns", "None of the input", lambda: panel.guarded(self._choose_columns))
         self._offering = False  # whether it gets other names
         self._fold_columns()
         self._tools = panel.row(self.text, self.pick, *tools)
-        self.table: PagedTable | None = None
-        self._table_owner: Owner | None = None
+        self.table: Table | None = None
+        self._table_owner: WidgetOwner | None = None
         super().__init__([self._heading, self.states, self._tools, self.columns])
         self.add_class("ctn-rows")
 
     @property
     def query(self) -> RowQuery:
         """State, cause and text of the rows that are to be shown."""
-        return self._wanted.query
+        return self._request.query
 
-    def show(self, reader: RowReader | None) -> None:
+    def show(self, view: BatchView | None) -> None:
         """Show the rows of another batch, or none."""
-        self._reader, self._values, self.text.value = reader, {}, ""
-        self._fields, self._sides, self.shown = [], {}, ShownRows()
+        self._reader, self._values, self.text.value = None if view is None else view.reader, {}, ""
+        self._fields, self._sides, self.shown = [], {}, RowsView()
         self._offer_columns([])
         self.columns.layout.display = "none"
-        self._want(Wanted())
+        self._replace_request(RowsRequest())
 
     def choose(self, query: RowQuery) -> None:
         """Show the rows that a query chooses; they are read by the next `draw`."""
-        self._want(Wanted(query=query, automatic=False))
+        self._replace_request(RowsRequest(query=query, automatic=False))
 
     def follow(self, refs: Sequence[int]) -> None:
-        """Show rows that were sent again, and keep them in sight while they end."""
-        self._want(Wanted(again=refs))
+        """Show rows that were sent again, whatever their states become."""
+        self._replace_request(RowsRequest(again=refs))
 
     def release(self) -> None:
         """Show other rows than those that were sent again; what the user has chosen stays."""
-        self._want(Wanted() if self._wanted.again is not None else self._wanted)
+        self._replace_request(RowsRequest() if self._request.again is not None else self._request)
 
     @property
     def followed(self) -> Mapping[str, int] | None:
         """How many of the rows that were sent again are in which state; None while no such rows are shown."""
         shown = self.shown
-        if shown.found is None or shown.wanted.again is None:
+        if shown.found is None or shown.request.again is None:
             return None
         final = shown.found.final
         return {**final, State.SENT.word: len(shown.found.refs) - sum(final.values())}
 
-    def _want(self, wanted: Wanted) -> None:
+    def _replace_request(self, request: RowsRequest) -> None:
         with self._choosing:
-            self._wanted = wanted
+            self._request = request
         self.clear()
 
-    def draw(self, part: SelectedPeriods | None, changed: float, *, progress: bool = False) -> float:
-        """Read the rows again if they may have changed and the last read is not too recent.
-
-        Parameters
-        ----------
-        part : SelectedPeriods, optional
-            What is selected in the calendar of a backfill.
-        changed : float
-            When the batch was changed last.
-        progress : bool
-            Show the progress of a search in the panel.
-
-        Returns
-        -------
-        float
-            Seconds after which there is more to show; 0 for none.
-        """
+    def draw(self, now: BatchNow) -> float:
+        """Read the rows again if they may have changed and the last read is not too recent; return as `BatchBox`."""
         while (reader := self._reader) is not None:
-            wanted = self._asked(reader, part)
-            seconds = self._draw(reader, wanted, part, changed, progress=progress)
-            if wanted is self._wanted or reader is not self._reader:
+            request = self._complete(reader, now.part)
+            seconds = self._draw(reader, request, now)
+            if request is self._request or reader is not self._reader:
                 return seconds  # else the user has chosen other rows meanwhile
         return 0.0
 
     @property
     def slow(self) -> bool:
         """Whether all rows are read to find out which ones are shown: their text is searched, or they are sorted."""
-        wanted = self._wanted
-        return bool(wanted.query.text or wanted.sort) and not wanted.pages_as(self.shown.wanted)
+        request = self._request
+        return bool(request.query.text or request.order.sort) and not request.pages_as(self.shown.request)
 
     @property
     def whole(self) -> bool:
@@ -254,10 +235,10 @@ class BatchRows(widgets.VBox):
         """Return the current page of the table."""
         return "" if self.table is None else self._heading.value + self.table.html()
 
-    def _pick_state(self, state: str) -> None:
-        wanted = "" if state in (_ALL, self.query.state) else state
-        cause = self.query.cause if wanted in (State.FAILED.word, WORDS[RETRYING]) else ""
-        self.choose(replace(self.query, state=wanted, cause=cause))
+    def _pick_state(self, picked: str) -> None:
+        state = "" if picked in (_ALL, self.query.state) else picked
+        cause = self.query.cause if state in (State.FAILED.word, WORDS[RETRYING]) else ""
+        self.choose(replace(self.query, state=state, cause=cause))
         self._chosen()
 
     def _search(self) -> None:
@@ -266,9 +247,9 @@ class BatchRows(widgets.VBox):
             self.choose(replace(self.query, text=text))
             self._chosen()
 
-    def _turn(self, start: int, column: str | None, descending: bool) -> None:  # noqa: FBT001 - called by the table
+    def _turn(self, start: int, order: Query) -> None:
         with self._choosing:  # what is selected stays
-            self._wanted = replace(self._wanted, start=start, sort=None if column is None else (column, descending))
+            self._request = replace(self._request, start=start, order=order)
         self._chosen()
 
     def _every_key(self) -> Iterable[int]:
@@ -294,7 +275,7 @@ class BatchRows(widgets.VBox):
     def _choose_columns(self) -> None:
         if not self._offering:
             with self._choosing:
-                self._wanted = replace(self._wanted)  # the same rows are read again
+                self._request = replace(self._request)  # the same rows are read again
             self._chosen()
 
     def _inputs(self, columns: Sequence[str]) -> list[str]:
@@ -303,86 +284,85 @@ class BatchRows(widgets.VBox):
         hidden = ("start", "end") if "partition" in inputs else ()
         return [name for name in inputs if name not in hidden]
 
-    def _asked(self, reader: RowReader, part: SelectedPeriods | None) -> Wanted:
-        """Return which rows to show; offer the states with their counts."""
+    def _complete(self, reader: RowReader, part: SelectedPeriods | None) -> RowsRequest:
+        """Return which rows to show, by default until the user has chosen; offer the states with their counts."""
         counts = reader.counts()
         with self._choosing:
-            first = RowQuery(state=_telling(counts) if part is None else "")
-            if self._wanted.automatic and self._wanted.again is None and self._wanted.query != first:
-                self._wanted = replace(self._wanted, query=first, start=0)
-            wanted = self._wanted
-        query = wanted.query
+            default = RowQuery(state=_default_state(counts) if part is None else "")
+            if self._request.automatic and self._request.again is None and self._request.query != default:
+                self._request = replace(self._request, query=default, start=0)
+            request = self._request
+        query = request.query
         shown = [name for name in STATES if counts[name] or name == query.state]
         self.states.offer(
             [
-                Choice(key=_ALL, text=_ALL, number=sum(counts.values())),
-                *(Choice(key=name, text=name, number=counts[name], colour=colour(name)) for name in shown),
+                ChoiceButton(key=_ALL, text=_ALL, number=sum(counts.values())),
+                *(ChoiceButton(key=name, text=name, number=counts[name], colour=colour(name)) for name in shown),
             ]
         )
-        self.states.picked = query.state or (None if query.cause or wanted.again else _ALL)
-        return wanted
+        self.states.picked = query.state or (None if query.cause or request.again else _ALL)
+        return request
 
-    def _draw(
-        self, reader: RowReader, wanted: Wanted, part: SelectedPeriods | None, changed: float, *, progress: bool
-    ) -> float:
+    def _draw(self, reader: RowReader, request: RowsRequest, now: BatchNow) -> float:
         """Read rows if they may have changed; return as `draw` does."""
-        before = self.shown
+        before, part, changed = self.shown, now.part, now.view.changed()
         same_part = (before.part and before.part.keys) == (part and part.keys)
-        same = same_part and before.wanted is wanted
+        same = same_part and before.request is request
         if same and before.changed == changed:
             return 0.0
         if same and (wait := self._pacing.wait):
             return wait
-        with self._pacing.measured(_PAUSE_FACTOR if wanted.again is None else _PAUSE_FACTOR / 4):  # they are watched
-            shown = ShownRows(wanted=wanted, part=part, changed=changed)
-            kept = before if same_part and wanted.pages_as(before.wanted) else ShownRows()
-            fresh = kept.changed == changed
-            if kept.found is not None and (fresh or not kept.found.quick):
-                shown = replace(shown, found=kept.found)
-            elif wanted.again is not None:
-                shown = replace(shown, found=Found(refs=wanted.again, final=reader.final(wanted.again)))
-            elif part or wanted.query.text:
-                shown = replace(shown, found=self._find(reader, shown, progress=progress))
-            if kept.order is not None and (fresh or not kept.order.quick):
-                shown = replace(shown, order=kept.order)
-            elif wanted.sort:
-                shown = replace(shown, order=self._sort(reader, shown, *wanted.sort, progress=progress))
-            self._read(reader, shown)
+
+        def stopped() -> bool:
+            return (now.searching and self._panel.stopping.is_set()) or self._request is not request
+
+        with self._pacing.measured(_PAUSE_FACTOR if request.again is None else _PAUSE_FACTOR / 4):  # they are watched
+            kept = before if same_part and request.pages_as(before.request) else RowsView()
+            shown = RowsView(request=request, part=part, changed=changed)
+            found = kept.valid(kept.found, changed) or self._find(reader, shown, stopped, progress=now.searching)
+            shown = replace(shown, found=found)
+            ordered = kept.valid(kept.ordered, changed) or self._sort(reader, shown, stopped, progress=now.searching)
+            self._read(reader, replace(shown, ordered=ordered))
         if not same:
             self._panel.guarded(_check_column, self.shown)
         return 0.0
 
-    def _find(self, reader: RowReader, shown: ShownRows, *, progress: bool) -> Found:
-        """Search rows; until the user stops that, or chooses other rows."""
-        part, stopped, began = shown.part, self._stopped(shown, progress=progress), time.monotonic()
+    def _find(
+        self, reader: RowReader, shown: RowsView, stopped: Callable[[], bool], *, progress: bool
+    ) -> SearchResult | None:
+        """Search rows, until the user stops that or chooses others; None if state and cause choose them."""
+        part, again, began = shown.part, shown.request.again, time.monotonic()
+        if again is not None:
+            return SearchResult(refs=again, final=reader.final(again))
+        if part is None and not shown.query.text:
+            return None
         refs = reader.search(shown.query, part.keep if part else None, stopped, progress=progress)
         quick, note = self._timed("found", began)
         note += ", and the search was stopped" if stopped() else ""
-        return Found(refs=refs, final=reader.final(refs), note=note, quick=quick)
+        return SearchResult(refs=refs, final=reader.final(refs), note=note, quick=quick)
 
-    def _sort(self, reader: RowReader, shown: ShownRows, name: str, down: bool, *, progress: bool) -> Found:  # noqa: FBT001 - of a tuple
-        """Sort the rows that are chosen by a column; until the user stops that, or chooses other rows."""
-        stopped, began = self._stopped(shown, progress=progress), time.monotonic()
+    def _sort(
+        self, reader: RowReader, shown: RowsView, stopped: Callable[[], bool], *, progress: bool
+    ) -> SearchResult | None:
+        """Sort the rows that are chosen by a column, as `_find` searches; None if they are as in the input."""
+        order, began = shown.request.order, time.monotonic()
+        if order.sort is None:
+            return None
         refs = list(reader.each(shown.query)) if shown.found is None else shown.found.refs
-        ordered = reader.ordered(refs, name, stopped, descending=down, progress=progress)
+        ordered = reader.ordered(refs, order.sort, stopped, descending=order.descending, progress=progress)
         quick, note = self._timed("sorted", began)
-        return Found(refs=ordered, note=note + (", and that was stopped" if stopped() else ""), quick=quick)
-
-    def _stopped(self, shown: ShownRows, *, progress: bool) -> Callable[[], bool]:
-        """Return what tells whether the user has stopped this, or chosen other rows."""
-        stopping = self._panel.stopping
-        return lambda: (progress and stopping.is_set()) or self._wanted is not shown.wanted
+        return SearchResult(refs=ordered, note=note + (", and that was stopped" if stopped() else ""), quick=quick)
 
     def _timed(self, verb: str, began: float) -> tuple[bool, str]:
-        """Return whether something was quick enough to be repeated by itself, and else when it was done."""
+        """Return whether a search was quick enough to be repeated automatically, and else the time of its end."""
         quick, zone = time.monotonic() - began < _LONG_SEARCH, self._panel.footer.tzinfo
         now = self._panel.context.connection.clock.now().astimezone(zone)
         return quick, "" if quick else f", {verb} at {now:%H:%M:%S} {zone}"
 
-    def _read(self, reader: RowReader, shown: ShownRows) -> None:
+    def _read(self, reader: RowReader, shown: RowsView) -> None:
         """Read the rows from the first one on, and show them."""
-        query, start = shown.query, shown.wanted.start
-        found = shown.order or shown.found
+        query, start = shown.query, shown.request.start
+        found = shown.ordered or shown.found
         total = reader.count(query) if found is None else len(found.refs)
         start = min(start, max(0, total - 1) // _PAGE * _PAGE)
         refs = reader.refs(query, start, _PAGE) if found is None else list(found.refs[start : start + _PAGE])
@@ -415,7 +395,7 @@ class BatchRows(widgets.VBox):
             self._make(columns)
         assert self.table is not None  # noqa: S101 - it was just made
         frame = frame.reset_index().rename(columns=str)
-        self.table.show_page(frame, start=start, total=total, sort=self.shown.wanted.sort)
+        self.table.show_page(frame, start=start, total=total, query=self.shown.request.order)
         return note
 
     def _input_column(self, name: str, values: pd.Series[Any]) -> Column:
@@ -448,34 +428,34 @@ class BatchRows(widgets.VBox):
         old = self._table_owner
         self._columns, self._table_owner = columns, self._panel.owner.part()
         with self._table_owner.making():
-            self.table = PagedTable(columns, key=REF, label="rows", empty="No rows", every_key=self._every_key)
+            self.table = Table(columns, key=REF, label="rows", empty="No rows", every_key=self._every_key)
         self._panel.attach(self.table)
         self.table.on_select = lambda _: self._panel.guarded(self._selected)
         self.table.on_show = lambda ref: self._panel.guarded(self._shown, ref)
-        self.table.on_turn = lambda *wanted: self._panel.guarded(self._turn, *wanted)
+        self.table.on_turn = lambda *page: self._panel.guarded(self._turn, *page)
         self.children = [self._heading, self.states, self._tools, self.columns, self.table]
         if old is not None:
             old.close()
 
 
-def _telling(counts: Mapping[str, int]) -> str:
-    """Return the state whose rows tell most; empty for all rows."""
+def _default_state(counts: Mapping[str, int]) -> str:
+    """Return the state that is shown first; empty for all rows."""
     failed, succeeded = State.FAILED.word, State.SUCCEEDED.word
     if counts[failed]:
         return failed
     return succeeded if counts[succeeded] and counts[succeeded] == sum(counts.values()) else ""
 
 
-def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:
+def _words(shown: RowsView, frame: pd.DataFrame, total: int, causes: Mapping[str, Cause]) -> str:
     """Return which rows are shown, of a mixed selection also how many are in which state."""
     query = shown.query
-    if shown.wanted.again is not None:
+    if shown.request.again is not None:
         return f"{counted(total, 'rows')} that {'was' if total == 1 else 'were'} sent again"
     words = counted(total, f"{query.state} rows".lstrip())
     words += f" of {shown.periods}" if shown.periods else ""
     words += f" with the cause {mask_text(causes[query.cause].text)}" if query.cause in causes else ""
     words += f" with “{mask_text(query.text)}”" if query.text else ""
-    words += "".join(found.note for found in (shown.found, shown.order) if found is not None)
+    words += "".join(found.note for found in (shown.found, shown.ordered) if found is not None)
     if shown.found is None or query.state or not total:
         return words
     states = Counter(frame["state"].tolist() if total == len(frame) else dict(shown.found.final))
@@ -484,7 +464,7 @@ def _words(shown: ShownRows, frame: pd.DataFrame, total: int, causes: Mapping[st
     return f"{words}: " + ", ".join([*counts, *([f"{open_rows:,} not done"] if open_rows else [])])
 
 
-def _check_column(shown: ShownRows) -> None:
+def _check_column(shown: RowsView) -> None:
     """Refuse a search for the value of a column that the data does not have, if it found nothing else."""
     if shown.found is not None and not len(shown.found.refs):
         check_search("this batch", shown.query.text, shown.columns)

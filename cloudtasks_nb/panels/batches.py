@@ -17,7 +17,7 @@ from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.batch_list import COLUMNS, VERBS, batches_frame, method_of, totals_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.panels.work import Rerun
@@ -29,7 +29,7 @@ _NO_BATCH = "No batch was sent from here yet"
 
 
 class BatchesPanel(Panel):
-    """How all batches are, those that need somebody first.
+    """The list of all batches; those that need action come first.
 
     Parameters
     ----------
@@ -94,11 +94,11 @@ class BatchesPanel(Panel):
             self.table.load(batches_frame(listed, read_only=self.context.read_only))
         self._show_totals()
         if self.view.batch is not None and self.view.batch.id not in self._listed:
-            self.view.show(None)  # somebody has deleted it
+            self.view.show(None)  # it was deleted
         self.view.draw()
 
     def fail(self, error: BaseException) -> None:
-        """Show an error; if it says that the chosen batch was deleted, read the list again, which shows that too."""
+        """Show an error; if the chosen batch was deleted, read the list again instead."""
         if isinstance(error, BatchNotFoundError) and error.resource == self._wanted:
             self._reread.ask()
         else:
@@ -174,7 +174,7 @@ class BatchPanel(Panel):
         self.view.show(batch)
 
     def watched_queues(self) -> Mapping[QueueName, int | None]:
-        """Return the queue of a batch that has not ended: the age of what is shown is that of the newest answer."""
+        """Return the queue, until the batch has ended: its snapshots date the content."""
         ended = self.view.batch is None or self.view.batch.progress().finished
         return {} if ended else {self.context.name(self.queue or ""): None}
 
@@ -183,7 +183,7 @@ class BatchPanel(Panel):
         self.view.schedule_draw()
 
     def read_at(self) -> float:
-        """Return when the service told how the batch is."""
+        """Return when the newest state of the batch was read."""
         at = None if self.view.batch is None else self.view.batch.progress().at
         return at.timestamp() if at else 0.0
 

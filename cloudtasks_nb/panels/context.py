@@ -11,7 +11,7 @@ import pandas as pd
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch.catalog import Catalog
-from cloudtasks_nb.panels.forms.notebook import ASK, quoted
+from cloudtasks_nb.panels.forms.code import ASK, quoted
 from cloudtasks_nb.service.connection import Connection
 
 __all__ = ["PanelContext", "QueueVerbs"]

@@ -18,7 +18,7 @@ from cloudtasks_nb.panels.fan_out import FanOutPanel, SendPanel
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.queues import QueuesPanel
 from cloudtasks_nb.panels.tasks import TasksPanel
-from cloudtasks_nb.panels.widgets.dropdown import Dropdown
+from cloudtasks_nb.panels.widgets.fields import Dropdown
 
 __all__ = ["Dashboard"]
 

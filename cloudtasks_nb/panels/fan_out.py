@@ -28,14 +28,13 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels.batch_details import BatchDetails
 from cloudtasks_nb.panels.cards.plan import blocked, error_html, plan_html, tasks_html, trial_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, on_cell_end
-from cloudtasks_nb.panels.forms.request_form import RequestForm, field
-from cloudtasks_nb.panels.forms.send_limits import SendLimits
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError
+from cloudtasks_nb.panels.forms.notebook import on_cell_end
+from cloudtasks_nb.panels.forms.request_form import RequestForm, SendLimits, field, recent_urls
 from cloudtasks_nb.panels.forms.source import SourceField
-from cloudtasks_nb.panels.forms.targets import recent_urls
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.picker import Picker
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.fields import Picker
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.work import Rerun
 
 __all__ = ["FanOutPanel", "SendPanel"]
@@ -87,7 +86,7 @@ class SendPanel(Panel):
         tip = "Call the target with the first row; no task is created"
         self._whole_form: tuple[widgets.Widget, ...] = ()
         self._form = widgets.VBox().add_class("ctn-sections")
-        self._sent = widgets.HTML()  # what stands in its place
+        self._sent = widgets.HTML()  # one line instead of the form
         edit = self.change_button("Edit", self.edit, "Show the form, as it was filled in")
         self._folded = self.row(self._sent, edit)
         self.try_one = self.button("Try one row", self._try_one, changes=True, tip=tip)
@@ -128,7 +127,7 @@ class SendPanel(Panel):
         """Offer the variables that the notebook has now; called when a cell has ended."""
 
     def source_text(self) -> str:
-        """Return what the rows are made of, for the line that stands in place of the form after it was sent."""
+        """Return what the rows are made of, for the line that replaces the form after it was sent."""
         raise NotImplementedError
 
     def submitted(self) -> None:
@@ -145,7 +144,7 @@ class SendPanel(Panel):
         """Put the form above its plan, its first tasks and its batch.
 
         The form begins with `source`; `more` are options that are seldom needed; `below` stands above the batch.
-        Once it is sent, one line stands in its place, and the batch is on top. Plan and Send stand directly below the
+        Once it is sent, one line replaces it, and the batch is on top. Plan and Send are directly below the
         form. The first tasks appear a moment after the last key, when the user may be clicking: above the buttons they
         would move them, and the click would be lost.
         """
@@ -191,7 +190,7 @@ class SendPanel(Panel):
         try:
             self.footer.line = self.code()
         except CloudTasksError:
-            self.footer.line = ""  # the error stands in place of the first tasks
+            self.footer.line = ""  # the error is shown instead of the first tasks
         self.spawn(self._show_first(self._edits))
 
     def became_visible(self) -> None:

@@ -9,19 +9,19 @@ from contextvars import ContextVar
 
 import ipywidgets as widgets
 
-__all__ = ["Owner", "unowned"]
+__all__ = ["WidgetOwner", "unowned"]
 
-_current: ContextVar[Owner | None] = ContextVar("cloudtasks_nb_owner", default=None)
+_current: ContextVar[WidgetOwner | None] = ContextVar("cloudtasks_nb_owner", default=None)
 
 
-class Owner:
+class WidgetOwner:
     """Owns widgets and what else has to end with them.
 
     ipywidgets closes a widget alone: its children, its layout and its style stay, and so does what was never laid out.
 
     Examples
     --------
-    >>> owner = Owner()
+    >>> owner = WidgetOwner()
     >>> with owner.making():
     ...     text = widgets.HTML("a queue")
     >>> owner.close()
@@ -45,9 +45,9 @@ class Owner:
         finally:
             _current.reset(before)
 
-    def part(self) -> Owner:
+    def part(self) -> WidgetOwner:
         """Return an owner of widgets that may be closed before the others, and are closed with them."""
-        made = Owner()
+        made = WidgetOwner()
         self.at_close(made.close)
         return made
 
@@ -62,7 +62,7 @@ class Owner:
         for widget in list(self._widgets):
             widget.close()
 
-    def adopt(self, widget: widgets.Widget) -> None:
+    def add(self, widget: widgets.Widget) -> None:
         """Own a widget that is being made."""
         self._widgets.add(widget)
         widget.observe(_answer_at_once, "comm")
@@ -70,7 +70,7 @@ class Owner:
 
 @contextmanager
 def unowned() -> Iterator[None]:
-    """Make widgets inside that are of the whole process, whatever panel is the first to need them."""
+    """Make widgets inside that belong to the whole process, and to no panel."""
     before = _current.set(None)
     try:
         yield
@@ -92,10 +92,10 @@ def _answer_at_once(change: dict[str, object]) -> None:
 def _made(widget: widgets.Widget) -> None:
     owner = _current.get()
     if owner is not None:
-        owner.adopt(widget)
-    if _others is not None:
-        _others(widget)
+        owner.add(widget)
+    if _previous_callback is not None:
+        _previous_callback(widget)
 
 
-_others = widgets.Widget._widget_construction_callback  # noqa: SLF001 - there is one for all; another library may use it
+_previous_callback = widgets.Widget._widget_construction_callback  # noqa: SLF001 - ipywidgets has one callback for all libraries
 widgets.Widget.on_widget_constructed(_made)

@@ -26,7 +26,7 @@ How to write one::
             self.notify("paused reports", line=self.context.line("reports", "pause"))
 
 - A click runs `work` in a thread of its own, one at a time for a panel; the panel's buttons are disabled meanwhile.
-  Notes and progress of the client's methods are shown in the footer. ``quick=True`` runs the work in the thread of the
+  Notes and progress of the client's methods are shown in the footer. ``inline=True`` runs the work in the thread of the
   click: only for work that changes the screen or asks a question with `ask`.
 - Every exception is shown in the footer: from `button` and `control` callbacks, from `apply`, from `spawn`, from
   attached tables. Code that is called in another way goes through `guarded`.
@@ -51,14 +51,13 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import Output, in_notebook
 from cloudtasks_nb.errors import EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import expression, quoted
-from cloudtasks_nb.panels.owner import Owner
+from cloudtasks_nb.panels.forms.code import quoted
+from cloudtasks_nb.panels.forms.notebook import expression
+from cloudtasks_nb.panels.owner import WidgetOwner
 from cloudtasks_nb.panels.static_copy import StaticCopy
-from cloudtasks_nb.panels.watching import Watching
-from cloudtasks_nb.panels.widgets.banner import Banner
-from cloudtasks_nb.panels.widgets.dropdown import Dropdown
-from cloudtasks_nb.panels.widgets.footer import Footer
-from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
+from cloudtasks_nb.panels.watching import Banner, Watching
+from cloudtasks_nb.panels.widgets.fields import Dropdown
+from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.panels.work import Work
 from cloudtasks_nb.service.watch import Snapshot
@@ -81,7 +80,7 @@ class _Action:
 
     work: Callable[[], object]
     changes: bool
-    quick: bool
+    inline: bool
     enabled: bool = True  #: whether it can be clicked while the panel is not busy
 
 
@@ -89,7 +88,7 @@ class _Owned(type(widgets.VBox)):  # type: ignore[misc]  # neither ipywidgets no
     """The metaclass of panels: each owns its widgets, and a constructor that raises leaves none open."""
 
     def __call__(cls, *args: Any, **words: Any) -> Any:
-        owner = Owner()
+        owner = WidgetOwner()
         with owner.making():
             made: Any = cls.__new__(cls, *args, **words)
             made.owner = owner
@@ -121,7 +120,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
         Set when the current work should stop; long `work` checks it between its steps.
     """
 
-    owner: Owner
+    owner: WidgetOwner
 
     def __init__(self, context: PanelContext, title: str, *, queue: str | None = None, framed: bool = True) -> None:
         self.context = context
@@ -218,7 +217,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
         changes: bool,
         tip: str | None = None,
         style: str = "",
-        quick: bool = False,
+        inline: bool = False,
     ) -> widgets.Button:
         """Make a button that runs `work`.
 
@@ -232,17 +231,17 @@ class Panel(widgets.VBox, metaclass=_Owned):
         tip : str, optional
             Tooltip.
         style : {"", "primary", "danger"}
-        quick : bool
+        inline : bool
             Run it in the thread of the click: only for work that does not wait.
         """
         made = widgets.Button(description=text, tooltip=tip or "", button_style=style, layout={"width": "auto"})
-        self._actions[made] = _Action(work=work, changes=changes, quick=quick)
+        self._actions[made] = _Action(work=work, changes=changes, inline=inline)
         made.on_click(lambda button: self.guarded(self._clicked, self._actions[button]))
         return made
 
     def change_button(self, text: str, work: Callable[[], object], tip: str = "", *, style: str = "") -> widgets.Button:
         """Make a button for a change: `work` runs in the thread of the click, and asks or starts what may wait."""
-        return self.button(text, work, changes=True, quick=True, tip=tip, style=style)
+        return self.button(text, work, changes=True, inline=True, tip=tip, style=style)
 
     def stop_button(self) -> widgets.Button:
         """Return the button that sets `stopping`; it is visible only while work runs."""
@@ -270,9 +269,9 @@ class Panel(widgets.VBox, metaclass=_Owned):
     def fail(self, error: BaseException) -> None:
         """Show an error; one that says that the service does not answer, until it answers again."""
         self.footer.fail(error)
-        self.watching.unanswered = isinstance(error, UnavailableError)
-        if self.watching.unanswered:
-            self._show_silence(silent=isinstance(error, EndpointError))
+        self.watching.showing_unreachable = isinstance(error, UnavailableError)
+        if self.watching.showing_unreachable:
+            self._show_unreachable(unreachable=isinstance(error, EndpointError))
             self.resubscribe()
 
     # Work.
@@ -363,7 +362,9 @@ class Panel(widgets.VBox, metaclass=_Owned):
         """Watch the queues that `watched_queues` returns, if the panel is live; call this when they have changed."""
         with self._lock:
             wanted = dict(self.watched_queues()) if self.live else {}
-            if self.live and self.watching.unanswered and self.queue is not None:  # the next snapshot ends the error
+            if (
+                self.live and self.watching.showing_unreachable and self.queue is not None
+            ):  # the next snapshot ends the error
                 wanted.setdefault(self.context.name(self.queue), None)
             self.watching.update(wanted, self._every)
 
@@ -422,7 +423,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
 
     def _header(self, head: widgets.HTML, controls: tuple[widgets.Widget, ...]) -> widgets.HBox:
         tip = "Reload the content"
-        refresh = self.button("Refresh", self.start_refresh, changes=False, quick=True, tip=tip)
+        refresh = self.button("Refresh", self.start_refresh, changes=False, inline=True, tip=tip)
         self._show_head()
         tools = widgets.HBox([*controls, self.interval, refresh]).add_class("ctn-row")
         return widgets.HBox([head, tools]).add_class("ctn-header")
@@ -447,7 +448,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
 
     def _on_snapshot(self, snapshot: Snapshot) -> None:
         self.footer.warning = self.watching.warning
-        self._show_silence(silent=self.watching.silent)
+        self._show_unreachable(unreachable=self.watching.unreachable)
         self.guarded(self.apply, snapshot)
         if not snapshot.errors:
             self.read_until(self.watching.at)
@@ -459,21 +460,21 @@ class Panel(widgets.VBox, metaclass=_Owned):
         (self.board or self)._show_head()  # noqa: SLF001 - a panel too
 
     def _answered(self) -> None:
-        """Take down the error that the service does not answer."""
-        if not self.watching.unanswered:
+        """Remove the error that the service does not answer."""
+        if not self.watching.showing_unreachable:
             return
-        self.watching.unanswered = False
+        self.watching.showing_unreachable = False
         if text := self.footer.alert.get("text"):
             self.notify(f"The service answers again. Before: {text}")
             self.footer.alert = {}
         self.resubscribe()
 
-    def _show_silence(self, *, silent: bool) -> None:
+    def _show_unreachable(self, *, unreachable: bool) -> None:
         """Say above everything that nothing answers; in a dashboard, above its tabs."""
         banner = (self.board or self).banner
         if banner is None:
             return
-        if not silent:
+        if not unreachable:
             banner.hide()
         elif not banner.shown:
             self.footer.status = ""  # it may say that the service answers
@@ -494,7 +495,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
     def _clicked(self, action: _Action) -> None:
         if action.changes:
             self.check_changes()
-        if action.quick:
+        if action.inline:
             action.work()
         else:
             self.start(action.work, changes=False)
@@ -504,7 +505,7 @@ class Panel(widgets.VBox, metaclass=_Owned):
 
     def _set_busy(self, busy: bool) -> None:  # noqa: FBT001 - called by `Work`
         if busy:
-            self.footer.alert, self.watching.unanswered = {}, False
+            self.footer.alert, self.watching.showing_unreachable = {}, False
             self.footer.status = ""
         with self._enabling:
             for button, action in self._actions.items():
@@ -513,9 +514,9 @@ class Panel(widgets.VBox, metaclass=_Owned):
             self.footer.busy = busy  # last: the browser then returns the focus to a button, which must be enabled
 
     def _failed_in_background(self, error: BaseException) -> None:
-        """Show an error of what nobody has asked for: that nothing answers is said by the banner."""
+        """Show an error of background work; the banner shows that nothing answers."""
         if isinstance(error, EndpointError):
-            self._show_silence(silent=True)
+            self._show_unreachable(unreachable=True)
         else:
             self.fail(error)
 

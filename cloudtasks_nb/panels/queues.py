@@ -7,7 +7,7 @@ import html
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,21 +16,23 @@ import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame, is_missing
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.display.card import section_html
-from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED
+from cloudtasks_nb.display.card import facts_html, html_card, lines_html, section_html, state_html
+from cloudtasks_nb.display.charts import sparkline
+from cloudtasks_nb.display.duration import duration_text
+from cloudtasks_nb.display.plural import count_text, counted, percent_text
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.costs import log_note
-from cloudtasks_nb.panels.cards.queue import queue_card, queues_html
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.limits import LimitsForm
-from cloudtasks_nb.panels.forms.notebook import quoted
+from cloudtasks_nb.panels.forms.code import quoted
+from cloudtasks_nb.panels.forms.request_form import field
 from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.watch import Snapshot
 
-__all__ = ["QueuesPanel"]
+__all__ = ["LimitsForm", "QueuesPanel"]
 
 _COLUMNS = (
     Column("queue", kind="name", width="min(12em, 30cqw)"),
@@ -58,7 +60,7 @@ _COLUMNS = (
 _MANY = 8  # queues above which a field to search them is shown
 _KEPT = 120  # most depths of a queue in its sparkline
 _FRESH = 2.0  # seconds for which a panel that becomes visible does not list the queues again
-_SEEN = 3  # times the interval; after that a queue counts as not looked at
+_SEEN = 3  # times the interval; after that the chart has a gap
 _AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits its tasks
 _MINUTE = 60_000_000  # microseconds
 _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues again
@@ -67,7 +69,7 @@ _STALE = 15.0  # seconds after which a snapshot makes the panel list the queues 
 class QueuesPanel(Panel):
     """The queues of a connection, or one queue.
 
-    Buttons change the selected queues; without a selection, the one that is looked at, which is `queue`.
+    Buttons change the selected queues; without a selection, the current one, which is `queue`.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ class QueuesPanel(Panel):
     on_queues : callable, optional
         Called with the short ids of all queues after each listing.
     on_made : callable, optional
-        Called after a queue was made, with what is said of it.
+        Called after a queue was made, with the message about that.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class QueuesPanel(Panel):
         self.new_name = widgets.Text("reports", description="Name", placeholder="letters, digits and hyphens")
         self.new_name.tooltip = "Name of the new queue"
         self.create = self.button("Create queue", self._create, changes=True, style="primary")
-        drop = self.button("Close", self._close_form, changes=False, quick=True)
+        drop = self.button("Close", self._close_form, changes=False, inline=True)
         title = section_html("A new queue", "")
         settings = ", ".join(f"{name}={value}" for name, value in self.context.new_settings.items())
         what = "It holds tasks, and calls their functions or URLs no faster than its limits allow."
@@ -168,7 +170,7 @@ class QueuesPanel(Panel):
             self.spawn(asyncio.to_thread(self.refresh))
 
     def queue_changed(self) -> None:
-        """Show the queue as the one that is looked at; another one is not selected any more."""
+        """Make the queue the current one; another one is not selected any more."""
         self.table.show(self.queue)
         if len(self.table.selected) == 1 and self.table.selected != [self.queue]:
             self.table.select([])
@@ -178,7 +180,7 @@ class QueuesPanel(Panel):
         """List the queues with their settings and statistics."""
         self._read = time.monotonic()
         found = self.context.queues()
-        self.watching.note(self.context.connection.clock.micros() / 1e6)
+        self.watching.record_answer(self.context.connection.clock.micros() / 1e6)
         waiting = {name: self._absent(found.loc[name]) for name in found.index}
         rows = [self._remember(found.loc[[name]], held_up_by=waiting[name]) for name in found.index]
         with self._lock:
@@ -223,7 +225,7 @@ class QueuesPanel(Panel):
             kept = {key: more.get(key, before[key]) for key in ("held_up_by", "failed_last_minute")}
             depths = self._depths.setdefault(name, deque(maxlen=_KEPT))
             if depths and now - depths[-1][0] > _SEEN * max(self.every, _FRESH):
-                depths.append((now, None))  # nobody looked meanwhile
+                depths.append((now, None))  # a gap: the queue was not watched meanwhile
             depths.append((now, depth))
             self._values[name] = {**values, **kept}
         kept["held_up_by"] = kept["held_up_by"] or _limit(values)
@@ -237,13 +239,13 @@ class QueuesPanel(Panel):
         return f"nothing listens at {', '.join(absent)}" if absent else None
 
     def _count_failures(self, snapshot: Snapshot, values: Mapping[str, Any]) -> int | None:
-        """Return how many attempts failed in the last minute; None if the log does not tell."""
+        """Return how many attempts failed in the last minute; None if the log has none of them."""
         failures = self._failures.setdefault(snapshot.queue.queue, {})
         failures |= {one.insert_id: one.time for one in snapshot.entries if one.status not in ("OK", "")}
         for name in [name for name, at in failures.items() if at < snapshot.at - _MINUTE]:
             del failures[name]
-        told = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
-        return len(failures) if told else None
+        known = values["log_sampling_ratio"] and (snapshot.log_until is not None or snapshot.entries)
+        return len(failures) if known else None
 
     def _selected(self, queues: list[str]) -> None:
         if len(queues) == 1:
@@ -251,7 +253,7 @@ class QueuesPanel(Panel):
         self._show()
 
     def _show(self) -> None:
-        """Show the card of the queue that is looked at, and on which queues the buttons act."""
+        """Show the card of the current queue, and on which queues the buttons act."""
         with self._showing:  # the last thread has the newest selection
             self._show_picked(self._picked())
 
@@ -263,8 +265,8 @@ class QueuesPanel(Panel):
         with self._lock:
             values = self._values.get(one) if one else None
             depths = tuple(self._depths[values["queue"]]) if values else ()
-        self.card.value = queue_card(values, depths, note=self._log_note(values)) if values else ""
-        self.totals.value = queues_html([self._values[name] for name in list(self._values)])
+        self.card.value = _queue_card(values, depths, note=self._log_note(values)) if values else ""
+        self.totals.value = _queues_html([self._values[name] for name in list(self._values)])
         states = {self._values[name]["state"] for name in picked if name in self._values}
         self.enable(self.pause, "RUNNING" in states)
         self.enable(self.resume, bool(states - {"RUNNING"}))
@@ -278,7 +280,7 @@ class QueuesPanel(Panel):
         return log_note(self.context.name(values["name"]), values["done_last_minute"], values["log_sampling_ratio"])
 
     def _picked(self) -> list[str]:
-        """Return the selected queues; without any the one that is looked at, or the only one."""
+        """Return the selected queues; without a selection the current one, or the only one."""
         selected: list[str] = self.table.selected
         if selected or (self.table.current is None and self.table.total != 1):
             return selected
@@ -373,3 +375,157 @@ def _limit(values: Mapping[str, Any]) -> str | None:
     rate, done = values["rate"], values["done_last_minute"]
     busy = not is_missing(done) and not is_missing(values["tasks"]) and values["tasks"]
     return f"its limit of {rate:,.6g}/s" if busy and done >= _AT_LIMIT * 60 * rate else None
+
+
+#: Title, hint and type of each field; a duration is a text, which `update` parses.
+_FIELDS: dict[str, tuple[str, str, type[float | str]]] = {
+    "rate": ("Dispatches a second", "at most 500", float),
+    "max_concurrent": ("Running at once", "at most 5,000", int),
+    "max_attempts": ("Attempts a task", "unlimited", int),
+    "max_retry_duration": ("Retry for at most", "unlimited", str),
+    "min_backoff": ("Shortest wait", "0.1s", str),
+    "max_backoff": ("Longest wait", "1h", str),
+    "max_doublings": ("Doublings of the wait", "16", int),
+    "log_sampling_ratio": ("Share that is logged", "1 logs all, 0 logs nothing", float),
+}
+_NO_LIMIT = "unlimited"
+_NO_LIMIT_WORDS = ("", _NO_LIMIT, "no limit", "none")
+
+
+class LimitsForm(widgets.VBox):
+    """Fields for the settings of one queue.
+
+    Parameters
+    ----------
+    changed : callable
+        Called when the text of a field changes.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._before: dict[str, str] = {}
+        self.fields = {setting: _field(setting) for setting in QUEUE_SETTINGS}
+        for part in self.fields.values():
+            part.observe(lambda _: changed(), "value")
+        super().__init__([widgets.HBox(list(self.fields.values())).add_class("ctn-form")])
+
+    def show(self, values: Mapping[str, Any]) -> None:
+        """Fill the fields with a row of `tasks.queues()`."""
+        self._before = {setting: _text(setting, values[setting]) for setting in QUEUE_SETTINGS}
+        for setting, text in self._before.items():
+            self.fields[setting].value = text
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields whose text was changed, as arguments of `queue.update`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the text of a field is not a number.
+        """
+        return {setting: _value(setting, text) for setting, text in self._changed_texts()}
+
+    @property
+    def words(self) -> str:
+        """The changes as words: ``max_attempts 5 → unlimited``."""
+        return ", ".join(f"{setting} {self._before[setting]} \u2192 {text}" for setting, text in self._changed_texts())
+
+    def _changed_texts(self) -> list[tuple[str, str]]:
+        texts = ((setting, _normal(setting, part.value.strip())) for setting, part in self.fields.items())
+        return [(setting, text) for setting, text in texts if text != self._before.get(setting)]
+
+
+def _field(setting: str) -> widgets.Text:
+    title, tip, _ = _FIELDS[setting]
+    made: widgets.Text = field(widgets.Text, title, tip, tip=f"{setting}: {tip}")
+    return made
+
+
+def _text(setting: str, value: Any) -> str:
+    text = f"{value.total_seconds():g}s" if _FIELDS[setting][2] is str else f"{value:g}"
+    return _normal(setting, text)
+
+
+def _normal(setting: str, text: str) -> str:
+    """Return one text for all that mean that there is no limit; other texts as they are."""
+    if setting not in UNLIMITED:
+        return text
+    number = f"{UNLIMITED[setting]}"
+    return _NO_LIMIT if text.lower() in (*_NO_LIMIT_WORDS, number, f"{number}s") else text
+
+
+def _value(setting: str, text: str) -> Any:
+    title, _, kind = _FIELDS[setting]
+    if text == _NO_LIMIT and setting in UNLIMITED:
+        return f"{UNLIMITED[setting]}s" if kind is str else UNLIMITED[setting]
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InvalidInputError(f'{title}: "{text}" is not {wanted}', resource=setting) from None
+
+
+def _queue_card(values: Mapping[str, Any], depths: Sequence[tuple[float, float | None]], *, note: str = "") -> str:
+    """Return the card of a queue.
+
+    Parameters
+    ----------
+    values : mapping
+        A row of `tasks.queues()`, with the name of the queue as `queue`.
+    depths : sequence of (float, float or None)
+        Times in seconds and the depths then, oldest first.
+    note : str
+        Shown below.
+    """
+    name = values["queue"]
+    chart = sparkline(depths, label=f"depth of {name}")
+    depth = "depth not known" if is_missing(values["tasks"]) else f"<b>{count_text(values['tasks'])}</b> tasks"
+    head = f'<div class="ctn-depth">{chart}<div>{depth}<br>{state_html(values["state"])}</div></div>'
+    figures = f'<div class="ctn-figures">{head}{facts_html(_figures(values))}</div>'
+    return html_card(name, figures, lines_html([note]), label=f"queue {name}")
+
+
+def _queues_html(queues: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures of several queues together; empty for fewer than two."""
+    if len(queues) < 2:  # noqa: PLR2004 - they have no sum
+        return ""
+
+    def known(name: str) -> list[Any]:
+        return [values[name] for values in queues if not is_missing(values[name])]
+
+    failed = known("failed_last_minute")
+    figures = {
+        "queues": count_text(len(queues)),
+        "paused": count_text(paused) if (paused := sum(values["state"] == "PAUSED" for values in queues)) else "",
+        "tasks": count_text(sum(known("tasks"))),
+        "running": count_text(sum(known("running"))),
+        "attempts last minute": count_text(sum(known("done_last_minute"))),
+        "failed last minute": count_text(sum(failed)) if failed else "",
+        "oldest due": min(known("oldest_due"), default=None),
+    }
+    return facts_html(figures)
+
+
+def _figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    def known(name: str, suffix: str = "") -> str:
+        return "" if is_missing(values[name]) else f"{count_text(values[name])}{suffix}"
+
+    running = f"{known('running')} of {known('max_concurrent')}" if known("running") else ""
+    rate, allowed = known("effective_rate"), known("rate", "/s")
+    attempts = "unlimited" if values["max_attempts"] == -1 else known("max_attempts")
+    return {
+        "running": running,
+        "attempts last minute": known("done_last_minute"),
+        "failed last minute": known("failed_last_minute"),
+        "rate": f"{rate} of {allowed}" if rate and f"{rate}/s" != allowed else allowed,
+        "oldest due": "" if is_missing(values["oldest_due"]) else values["oldest_due"],
+        "attempts": attempts,
+        "retry time": _span(values["max_retry_duration"]) if values["max_retry_duration"] else "unlimited",
+        "waits": f"{_span(values['min_backoff'])} to {_span(values['max_backoff'])}",
+        "logged": percent_text(values["log_sampling_ratio"]),
+        "target": "" if is_missing(values["target"]) else str(values["target"]),
+    }
+
+
+def _span(value: Any) -> str:
+    return duration_text(value.total_seconds())

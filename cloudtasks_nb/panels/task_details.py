@@ -11,10 +11,9 @@ from cloudtasks_nb.display.card import section_html
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.plan.render import read_message
 from cloudtasks_nb.panels.cards.task import read_card
-from cloudtasks_nb.panels.forms.task_form import TaskForm
-from cloudtasks_nb.panels.forms.task_request import TaskRequest
+from cloudtasks_nb.panels.forms.task_form import TaskForm, TaskRequest
 from cloudtasks_nb.panels.panel import Panel
-from cloudtasks_nb.panels.widgets.copy_buttons import CopyButtons
+from cloudtasks_nb.panels.widgets.fields import CopyButtons
 
 __all__ = ["TaskDetails"]
 

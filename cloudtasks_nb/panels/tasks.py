@@ -17,12 +17,12 @@ from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.cards.task import last_errors
 from cloudtasks_nb.panels.context import PanelContext
-from cloudtasks_nb.panels.forms.notebook import Code
+from cloudtasks_nb.panels.forms.code import Code
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.task_details import TaskDetails
 from cloudtasks_nb.panels.widgets.cells import Column
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.widgets.table import Table
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import TaskPage, task_columns
@@ -186,7 +186,7 @@ class TasksPanel(Panel):
                     await self._read_errors(listing)  # the log is behind the tasks
                 if listing is self._listing:
                     self.apply_lookup(found)
-                again = self._failed  # more were heard of meanwhile
+                again = self._failed  # a snapshot had more meanwhile
         finally:
             self._lookup_running = False
 
@@ -236,7 +236,7 @@ class TasksPanel(Panel):
                 show(part)
                 show = self.table.patch
                 self._listed = listing
-                self.watching.note((listing.at or 0) / 1e6, listing.queue)
+                self.watching.record_answer((listing.at or 0) / 1e6, listing.queue)
                 self.read_until(max(self.footer.at, (listing.at or 0) / 1e6))
             self._show_loaded()
             self.footer.status = f"loading: {counted(self.table.total, 'tasks')}"

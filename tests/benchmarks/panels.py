@@ -4,6 +4,7 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,8 +19,8 @@ from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, PanelContext, TasksPanel
-from cloudtasks_nb.panels.pacing import Pacing
-from cloudtasks_nb.panels.run_summary import RunSummary
+from cloudtasks_nb.panels.batch_box import BatchNow, Pacing
+from cloudtasks_nb.panels.batch_details import RunSummary
 from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending, Snapshot
 from tests.benchmarks.fan_out import home
@@ -161,7 +162,7 @@ def _summary(batch: ct.Batch) -> float:
     record_outcomes(outbox, batch.id, (succeeded(ref=ref, **at) for ref, at in zip(refs, times, strict=True)))
     shown, view = RunSummary(), batch_view(batch)
     began = time.perf_counter()
-    shown.draw(view, batch.progress())
+    shown.draw(BatchNow(view=view, progress=batch.progress()))
     taken = time.perf_counter() - began
     if f"{len(refs):,} succeeded" not in shown.html():
         raise AssertionError("the summary does not have all rows")
@@ -174,14 +175,15 @@ def _row_tick(bench: Bench, batch: ct.Batch, query: RowQuery) -> float:
     panel: BatchPanel = batch.panel()
     rows, taken = panel.view.rows, []
     rows.choose(query)
-    rows.draw(None, 0.0)
+    now = BatchNow(view=batch_view(batch), progress=batch.progress())
+    rows.draw(now)
     assert rows.table is not None
     rows.table.sort("last_attempt_time", descending=True)
     panel.settle()
-    for change in range(1, 1 + bench.size.ticks):
-        rows._pacing = Pacing()
+    for _ in range(bench.size.ticks):
+        rows._pacing, rows.shown = Pacing(), replace(rows.shown, changed=0.0)
         start = time.perf_counter()
-        rows.draw(None, float(change))
+        rows.draw(now)
         taken.append(1000 * (time.perf_counter() - start))
     panel.close()
     return statistics.median(taken)

@@ -21,14 +21,14 @@ from cloudtasks_nb.service.convert import task_columns
 
 __all__ = ["blocked", "error_html", "plan_html", "tasks_html", "trial_html"]
 
-# This layout stands in the HTML, because exports have no style sheet.
+# This layout is in the HTML, because exports have no style sheet.
 _FIGURES_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(11em,1fr));gap:10px 24px"
 _TASKS_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(15em,1fr));gap:10px;overflow-wrap:anywhere"
 _LISTED = 5  # rows with a problem that are named
 
 
 def plan_html(plan: Plan, *, status: str = "nothing was sent yet") -> str:
-    """Return the plan as a card; `status` tells what became of it."""
+    """Return the plan as a card; `status` is its state in words."""
     figures = "".join(
         f"<div><b>{html.escape(value)}</b> <span>{html.escape(name)}</span> <small>{html.escape(more)}</small></div>"
         for name, value, more in _figures(plan)

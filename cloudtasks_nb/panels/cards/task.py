@@ -1,4 +1,4 @@
-"""The card of a task: its request and its attempts."""
+"""The card of a task, with its request and its attempts, and that of a row of a batch, with its error or result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from typing import Any
 
+from cloudtasks_nb._frames import STATES
 from cloudtasks_nb._names import QueueName, TaskName
 from cloudtasks_nb.display.attempt_chart import Attempt, attempts_chart
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html, table_html
@@ -16,13 +17,23 @@ from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError, PermissionDeniedError, TaskNotFoundError
+from cloudtasks_nb.fanout.batch.row_query import StoredRow
 from cloudtasks_nb.handlers import served_at
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import request_values, task_columns
 from cloudtasks_nb.service.oplog import Entry, Wanted, entries_in, page
 
-__all__ = ["errors_of_attempts", "hex_html", "last_errors", "read_card", "timeline", "tracebacks"]
+__all__ = [
+    "error_of",
+    "errors_of_attempts",
+    "hex_html",
+    "last_errors",
+    "read_card",
+    "row_card",
+    "timeline",
+    "tracebacks",
+]
 
 _MOST_ATTEMPTS = 100  # of one task that are read: more than queues allow in practice
 _HEX_BYTES, _HEX_LINE = 256, 16  # of a binary body that are shown, and in a line
@@ -190,3 +201,21 @@ def _attempt(entry: Entry) -> Attempt:
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2]
+
+
+def row_card(row: StoredRow, task: str) -> str:
+    """Return the card of a row; the card of its task has the request."""
+    parts = [f"<div>{state_html(row.state)}</div>"]
+    if not STATES[row.state].success and (error := error_of(row, task)):
+        parts.append(section_html("Error", code_html(error)))
+    if row.result is not None and row.result.ok:
+        parts.append(section_html("Result", code_html(row.result.result)))
+    return html_card(f"Row {row.row:,}", *parts, label=f"row {row.row}")
+
+
+def error_of(row: StoredRow, task: str) -> str | None:
+    """Return the traceback of the last failed attempt: the stored one, that of a handler here, or the message."""
+    if row.result is not None and row.result.error:
+        return row.result.error
+    here = tracebacks(row.url, task)
+    return here[max(here)] if here else row.message

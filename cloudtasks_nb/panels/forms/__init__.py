@@ -1,1 +1,1 @@
-"""The input fields of panels, and the parameters and Python source that they stand for."""
+"""The input fields of panels, which become parameters and Python source."""

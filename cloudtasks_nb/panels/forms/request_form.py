@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
 
 from cloudtasks_nb.display.secrets import MASK, find_secrets, mask_headers, mask_text
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, headers_code, text_code
-from cloudtasks_nb.panels.forms.targets import Target, find_targets, named_targets, served
-from cloudtasks_nb.panels.widgets.picker import Picker
+from cloudtasks_nb.fanout.outbox.records import BatchRecord
+from cloudtasks_nb.handlers import Handler
+from cloudtasks_nb.handlers.serving import serve, served_as
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError, headers_code, text_code
+from cloudtasks_nb.panels.forms.notebook import deployments, functions, handlers
+from cloudtasks_nb.panels.widgets.fields import Picker
 from cloudtasks_nb.service.convert import HTTP_METHODS
 
-__all__ = ["RequestForm", "field"]
+__all__ = ["RequestForm", "SendLimits", "UrlChoice", "field", "recent_urls"]
 
 _METHODS = HTTP_METHODS[1:]
 _ACCOUNT_HINT = "service account, if the URL requires a token"
@@ -52,8 +57,8 @@ class RequestForm(widgets.VBox):
         self._target: Any = None  # what the URL field names
         self._kept: dict[str, str] = {}  # secret values of headers, which are not sent to the page
         self._url = ""  # the URL with its secrets, which are not either
-        self._targets: dict[str, Target] = {}
-        self._recent: list[Target] = []
+        self._targets: dict[str, UrlChoice] = {}
+        self._recent: list[UrlChoice] = []
         function = "a function of this notebook" if local else "what ct.deploy returned"
         self.url = field(widgets.Combobox, "Call", f"{function}, or https://service/run/{{column}}")
         self.url.tooltip = "Names of columns in braces are filled in for each task. The arrow keys show what is offered"
@@ -84,10 +89,10 @@ class RequestForm(widgets.VBox):
         if self._named() is not self._target:  # a cell has defined the function anew, or deleted it
             self._url_changed()
 
-    def offer_recent(self, recent: list[Target]) -> None:
+    def offer_recent(self, recent: list[UrlChoice]) -> None:
         """Offer these URLs of earlier batches, besides the notebook's functions and services."""
         self._recent = recent
-        self._targets = find_targets(recent, local=self._local)
+        self._targets = _find_targets(recent, local=self._local)
         if tuple(self._targets) != self.url.options:
             self.url.options = tuple(self._targets)
 
@@ -125,7 +130,7 @@ class RequestForm(widgets.VBox):
         """
         given = self._given()
         target = given["url"]
-        return given | {"url": served(target)} if inspect.isfunction(target) else given
+        return given | {"url": _served(target)} if inspect.isfunction(target) else given
 
     def _given(self) -> dict[str, Any]:
         """Return the arguments with a function that is not served yet as it is."""
@@ -141,7 +146,7 @@ class RequestForm(widgets.VBox):
 
     def _named(self) -> Any:
         """Return the function, handler or service that the URL field names; None if it names none."""
-        return named_targets(local=self._local).get(self._url.strip())
+        return _named_targets(local=self._local).get(self._url.strip())
 
     @property
     def code(self) -> dict[str, Any]:
@@ -177,7 +182,7 @@ class RequestForm(widgets.VBox):
         return {name: self._kept[name] if shown.get(name) == value else value for name, value in found.items()}
 
     def _url_typed(self) -> None:
-        """Keep the secrets of the URL here, and show dots; dots that were there before stand for what was typed."""
+        """Keep the secrets of the URL here, and show dots; dots that were there before mean what was typed."""
         typed = self.url.value
         if typed == mask_text(self._url):
             self._url_changed()
@@ -216,7 +221,7 @@ class RequestForm(widgets.VBox):
 
 
 def _edited(typed: str, secret: str) -> str:
-    """Return a secret as it was typed: its dots stand for what it was, and with a dot deleted for that less its end."""
+    """Return an edited secret: three dots mean the old secret, and each deleted dot deletes its last character."""
     if _DOTS in typed:
         return typed.replace(_DOTS, secret or MASK)
     dots = typed.count(MASK[0])
@@ -238,3 +243,79 @@ def _parse(text: str) -> dict[str, str]:
             raise InvalidInputError(f'"{line}" is not a header', hint="write it as X-Team: data")
         found[name] = value
     return found
+
+
+class SendLimits(widgets.HBox):
+    """Fields for `canary` and `pause_at` of `queue.fan_out`; `changed` is called when one of them has changed."""
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self.canary = field(widgets.Text, "Canary", "rows first: 20 or 1%")
+        self.canary.tooltip = "canary: the other rows are sent once these have succeeded"
+        self.pause_at = field(widgets.Text, "Pause at", "failed rows: 10 or 5%")
+        self.pause_at.tooltip = "pause_at: no more rows are sent when so many have failed, or more than this share"
+        for part in (self.canary, self.pause_at):
+            part.observe(lambda _: changed(), "value")
+        super().__init__([self.canary, self.pause_at])
+        self.add_class("ctn-pair")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `queue.fan_out` that these fields set; it checks them."""
+        given = {"canary": self.canary.value.strip(), "pause_at": self.pause_at.value.strip()}
+        return {word: _number(text) for word, text in given.items() if text}
+
+
+def _number(text: str) -> int | float | str:
+    """Return a number if the text is one; ``"5%"`` stays a text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+_RECENT = 8  # most URLs of earlier batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlChoice:
+    """One choice of a URL field."""
+
+    text: str  #: the text in the field: the name of a variable, or a URL, which may have secrets
+    kind: str  #: what it is
+
+    @property
+    def label(self) -> str:
+        """The choice as it is offered, without secrets."""
+        return f"{mask_text(self.text)}  ({self.kind})"
+
+
+def _named_targets(*, local: bool) -> dict[str, Any]:
+    """Return what a URL field can name: functions that are served, services, and on this machine plain functions."""
+    return {**(functions() if local else {}), **handlers(), **deployments()}
+
+
+def _served(function: Callable[..., Any]) -> Handler:
+    """Return the handler of a function, which is served now if it is not yet."""
+    return served_as(function) or serve(function)
+
+
+def _find_targets(recent: Iterable[UrlChoice], *, local: bool) -> dict[str, UrlChoice]:
+    """Return the choices by their labels: the notebook's variables, then `recent`."""
+    known, code = handlers(), functions() if local else {}
+    named = [name for name, function in code.items() if served_as(function) not in known.values()]
+    plain = [UrlChoice(text=name, kind="a function of this notebook") for name in named]
+    served = [UrlChoice(text=name, kind="a function served in this kernel") for name in known]
+    services = [UrlChoice(text=name, kind=f"the service {service.name}") for name, service in deployments().items()]
+    return {target.label: target for target in (*plain, *served, *services, *recent)}
+
+
+def recent_urls(records: Iterable[BatchRecord]) -> list[UrlChoice]:
+    """Return the different URLs of batches, newest batch first, without those of functions of a kernel."""
+    found: dict[str, UrlChoice] = {}
+    for record in records:
+        url = str(record.description.get("url") or "")
+        if url.startswith(("http://", "https://")) and url not in found:
+            found[url] = UrlChoice(text=url, kind=f"used by the batch {record.name or record.id}")
+        if len(found) == _RECENT:
+            break
+    return list(found.values())

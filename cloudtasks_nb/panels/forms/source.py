@@ -11,9 +11,9 @@ import pandas as pd
 
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.panels.forms.notebook import Code, IncompleteError, frames, quoted
-from cloudtasks_nb.panels.widgets.dropdown import Dropdown
-from cloudtasks_nb.panels.widgets.upload import Upload
+from cloudtasks_nb.panels.forms.code import Code, IncompleteError, quoted
+from cloudtasks_nb.panels.forms.notebook import frames
+from cloudtasks_nb.panels.widgets.fields import Dropdown, Upload
 
 __all__ = ["SourceField"]
 

@@ -94,7 +94,7 @@ def cell(value: Any, column: Column) -> Cell:
     value : object
         One value of a frame.
     column : Column
-        The column that it stands in.
+        Its column.
     """
     if isinstance(value, dict) and column.kind in {"bar", "button"}:
         return value

@@ -14,11 +14,11 @@ from cloudtasks_nb.display.plural import count_text, percent_text
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.panels.widgets.assets import source
 
-__all__ = ["Choice", "Choices"]
+__all__ = ["ChoiceButton", "Choices"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ChoiceButton:
     """One of the buttons."""
 
     key: str
@@ -29,9 +29,9 @@ class Choice:
     common: str = ""  #: what the rows have in common, behind the note
     course: Sequence[float] = ()  #: bars over time, each 0 to 1
     between: Sequence[int] = ()  #: when the first and the last of its rows failed, milliseconds since 1970
-    act: str = ""  #: text of the button beside it; empty: there is none
+    act: str = ""  #: text of the button beside it; empty: no button
     tip: str = ""  #: tooltip of that button
-    colour: str = ""  #: of the dot in front of the number; empty: there is none
+    colour: str = ""  #: of the dot in front of the number; empty: no dot
 
 
 def _on_page(key: str) -> str:
@@ -83,7 +83,7 @@ class Choices(anywidget.AnyWidget):
         super().__init__(label=label, kind=kind)
         self.on_msg(self._on_message)
 
-    def offer(self, choices: Sequence[Choice]) -> None:
+    def offer(self, choices: Sequence[ChoiceButton]) -> None:
         """Show these buttons; secrets in their texts are masked."""
         items = []
         for choice in choices:

@@ -1,7 +1,7 @@
 // The footer of a panel, and what a panel needs of the browser beyond ipywidgets: whether it can be seen, keys that stay in
 // it, and a focus that is not lost.
 
-const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "heard", "question", "batch", "ahead", "tz"];
+const TRAITS = ["status", "warning", "alert", "line", "at", "paused", "busy", "handled", "question", "batch", "ahead", "tz"];
 const PATIENCE = 700; // milliseconds that the kernel may take to hear of a click before this is said:
 const KERNEL_GONE = "The kernel was restarted or has ended: run the cells from the top, which make what this panel shows.";
 const NO_ANSWER = "No answer from the kernel yet. While a cell runs, the answer may come when the cell has ended.";
@@ -63,7 +63,7 @@ class FooterView {
     setText(this.warning, get("warning"));
     setText(this.code, get("line"));
     this.line.hidden = !get("line");
-    if (get("heard") >= this.acts) this.heard();
+    if (get("handled") >= this.acts) this.handled();
     this.drawAlert(get("alert"));
     this.drawAge();
     this.drawOffer();
@@ -209,12 +209,12 @@ class FooterView {
   act(event) {
     const control = event.target.closest("button, select, input, textarea, tr[data-key], [role=tab]");
     if (!control || control.closest(".ctn-line, .ctn-zones") || event.target.closest(".ctn-panel") !== this.root) return;
-    this.acts = Math.max(this.acts, this.model.get("heard")) + 1;
+    this.acts = Math.max(this.acts, this.model.get("handled")) + 1;
     this.model.send({ do: "act", number: this.acts });
     this.late ??= setTimeout(() => setText(this.waits, NO_ANSWER), PATIENCE);
   }
 
-  heard() {
+  handled() {
     clearTimeout(this.late);
     this.late = undefined;
     setText(this.waits, "");

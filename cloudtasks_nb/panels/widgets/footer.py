@@ -1,9 +1,10 @@
-"""The footer of a panel: status, errors, the equivalent Python code, and the age of the content."""
+"""The footer of a panel: status, errors, the equivalent Python code, the age of the content, and questions."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, tzinfo
 from typing import Any
 
@@ -11,11 +12,11 @@ import anywidget
 import traitlets
 
 from cloudtasks_nb._settings import parse_zone
-from cloudtasks_nb.display.secrets import mask_value
+from cloudtasks_nb.display.secrets import mask_text, mask_value
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.panels.widgets.assets import source
 
-__all__ = ["Footer"]
+__all__ = ["Footer", "Prompt", "Question"]
 
 
 class Footer(anywidget.AnyWidget):
@@ -41,7 +42,7 @@ class Footer(anywidget.AnyWidget):
         Why nothing is refreshed; empty while the panel is refreshed.
     busy : bool
         Whether an action runs.
-    heard : int
+    handled : int
         Number of the last click or key that the kernel has handled.
     question : dict
         What is asked, in a dialog: the fields of a `Question`; empty for nothing.
@@ -54,7 +55,7 @@ class Footer(anywidget.AnyWidget):
     tz : str
         The zone that the panel was given for its times; empty: that of the browser.
     zone : str
-        The zone in which the browser shows times, as it has told: one of these, or UTC if the user wants that.
+        The zone in which the browser shows times, by its last message: one of these, or UTC if the user wants that.
     visible : bool
         Whether the panel can be seen now. Not a trait: the browser sends a message.
     visibility_known : bool
@@ -75,7 +76,7 @@ class Footer(anywidget.AnyWidget):
     at = traitlets.Float().tag(sync=True)
     paused = traitlets.Unicode().tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
-    heard = traitlets.Int(0).tag(sync=True)
+    handled = traitlets.Int(0).tag(sync=True)
     question = traitlets.Dict().tag(sync=True)
     panel = traitlets.Unicode().tag(sync=True)
     batch = traitlets.Unicode().tag(sync=True)
@@ -96,7 +97,7 @@ class Footer(anywidget.AnyWidget):
 
     @property
     def tzinfo(self) -> tzinfo:
-        """The zone in which the browser shows times; UTC until it has told, and if Python does not know it."""
+        """The zone in which the browser shows times; UTC until it has sent one that Python knows."""
         try:
             return parse_zone(self.zone)
         except InvalidInputError:
@@ -120,9 +121,56 @@ class Footer(anywidget.AnyWidget):
         if content["do"] == "dismiss":
             self.alert = {}
         elif content["do"] == "act":
-            self.heard = content["number"]
+            self.handled = content["number"]
         elif content["do"] == "answer":
             self.on_answer(content["typed"])
         elif content["do"] == "visible":
             self.visibility_known = True
             self.set_visible(visible=content["visible"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question that the user confirms or cancels."""
+
+    title: str  #: "Purge the queue reports?"
+    scope: str  #: what exactly will be changed, with the count
+    verb: str  #: text of the button: "Purge 2,000 tasks"
+    line: str = ""  #: the same as Python
+    typed: str | None = None  #: the name that has to be typed; None: a click is enough
+    danger: bool = True  #: it destroys something
+
+
+class Prompt:
+    """Asks one question at a time.
+
+    Parameters
+    ----------
+    show : callable
+        Called with what a page shows of a question, without secrets; with an empty mapping after the answer.
+    """
+
+    def __init__(self, show: Callable[[dict[str, Any]], object]) -> None:
+        self._show = show
+        self.question: Question | None = None  #: that is asked now
+        self._done: Callable[[], object] = lambda: None
+
+    def ask(self, question: Question, done: Callable[[], object]) -> None:
+        """Ask; `done` is called once it is confirmed, in the thread of the click."""
+        self.question, self._done = question, done
+        texts = {name: mask_text(getattr(question, name)) for name in ("title", "scope", "line")}
+        self._show(asdict(question) | texts)
+
+    def hide(self) -> None:
+        """Ask nothing any more."""
+        self.question = None
+        self._show({})
+
+    def answer(self, typed: str | None) -> None:
+        """Take an answer: the name that was typed, empty for none; or None if the question was cancelled."""
+        question, done = self.question, self._done
+        confirmed = question is not None and typed is not None and question.typed in (None, typed.strip())
+        if confirmed or typed is None:
+            self.hide()
+        if confirmed:
+            done()

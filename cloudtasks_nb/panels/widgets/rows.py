@@ -1,12 +1,12 @@
-"""The rows that a table has loaded: found by key, filtered, sorted, cut into pages, and which of them are selected."""
+"""The rows behind a table, of which it shows one page: in memory, or read page by page; and which are selected."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 from urllib.parse import unquote, unquote_plus
 
 import numpy as np
@@ -18,10 +18,10 @@ from cloudtasks_nb._settings import near_words
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, cell, json_text
 
-__all__ = ["SEPARATOR", "Places", "Query", "Rows", "Selection", "check_search"]
+__all__ = ["SEPARATOR", "OnePage", "Query", "Selection", "TablePage", "TablePages", "TableRows", "check_search"]
 
 #: Positions of rows in the order in which they were loaded.
-Places = npt.NDArray[np.intp]
+_Places = npt.NDArray[np.intp]
 
 #: What stands between the fields of a row in one text: ``day=2026-01-01 · origin=JFK``.
 SEPARATOR = " · "
@@ -32,6 +32,7 @@ _PAIR = re.compile(r"(?P<name>[^\s:]+):(?P<value>\S(?:.*?\S)?)(?=\s+[^\s:]+:\S|\
 _NAME = re.compile(rf"{_EDGE}(\w+)=")
 
 _NAMED = 20  # columns that an error names
+_MOST_SELECTED = 1_000_000  # rows that are selected by their keys
 
 #: Kinds whose text is searched.
 _SEARCHED = ("text", "name", "state", "json")
@@ -58,10 +59,42 @@ class Query:
         return cls(text=(text or "").strip(), where=tuple(wanted.items()))
 
 
-class Rows:
-    """Rows of a frame by key.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablePage:
+    """Rows that are shown together."""
 
-    Not for several threads at once; its owner has the lock. What is derived from the data (ranks for sorting, text
+    keys: Sequence[Any] = ()
+    ids: Sequence[str] = ()  #: the keys as text
+    cells: Sequence[list[Cell]] = ()
+    start: int = 0  #: place of the first row among all that match
+    matching: int = 0  #: rows that match
+    total: int = 0  #: rows in all
+    blank: frozenset[str] = frozenset()  #: the optional columns that are left out
+
+
+class TablePages(Protocol):
+    """The rows behind a table."""
+
+    def page(self, query: Query, start: int, size: int) -> TablePage:
+        """Return up to `size` of the rows that match, from place `start` on, or the last page."""
+
+    def ids(self, query: Query) -> Iterable[str]:
+        """Return the ids of all rows that match."""
+
+    def keys(self, ids: Iterable[str]) -> list[Any]:
+        """Return the keys of those of these rows that are there."""
+
+    def selected(self, selection: Selection) -> list[Any]:
+        """Return the keys of the selected rows."""
+
+    def count(self, selection: Selection, query: Query) -> tuple[int, int]:
+        """Return how many rows are selected, and how many of them the query hides."""
+
+
+class TableRows:
+    """Rows of a frame by key, all in memory.
+
+    The table locks it: it is not safe for several threads. What is derived from the data (ranks for sorting, text
     for searching) is made when first asked for and kept until the data changes: 100,000 rows are sorted, searched
     and paged in some tens of milliseconds. Dropped rows stay in the frame until they are more than half of it, because
     cutting the frame takes tens of milliseconds, too.
@@ -82,6 +115,7 @@ class Rows:
     """
 
     _blank: frozenset[str] | None
+    _ordered: tuple[Query, _Places] | None  # the rows that the last query has found
 
     def __init__(self, columns: Sequence[Column], key: str, searched: Sequence[str] = ()) -> None:
         self._columns = {column.name: column for column in columns}
@@ -103,14 +137,14 @@ class Rows:
 
     def clear(self) -> None:
         """Remove all rows."""
-        self._adopt(pd.DataFrame(), [])
+        self._replace(pd.DataFrame(), [])
 
     def load(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Replace all rows."""
         frame = _frame(data)
         for name in self._columns:
             self._check(frame, name)
-        self._adopt(frame, self._ids_of(frame))
+        self._replace(frame, self._ids_of(frame))
 
     def patch(self, data: pd.DataFrame | Mapping[str, Any]) -> None:
         """Update the rows that are loaded, and put new ones behind the last; columns that `data` lacks stay."""
@@ -125,14 +159,14 @@ class Rows:
             self._overwrite(at, fresh.loc[known])
         if not known.all():
             whole = pd.concat([self._frame.loc[self._there], fresh.loc[~known]])
-            self._adopt(whole, self._ids_of(whole))
+            self._replace(whole, self._ids_of(whole))
 
     def drop(self, ids: Iterable[str]) -> None:
         """Remove rows; ids that are not loaded are ignored."""
         self._there[[self.places.pop(name) for name in ids if name in self.places]] = False
-        self._blank = None
+        self._blank = self._ordered = None
         if 2 * len(self) < len(self._ids):
-            self._adopt(self._frame.loc[self._there], list(self.places))
+            self._replace(self._frame.loc[self._there], list(self.places))
 
     def check(self, name: str) -> None:
         """Raise InvalidInputError if there is no such column to filter or sort by."""
@@ -144,8 +178,46 @@ class Rows:
         rows = self._search_texts(None)
         check_search("this table", text.lower(), dict.fromkeys(name for row in rows for name in _NAME.findall(row)))
 
-    def order(self, query: Query) -> Places:
-        """Return the rows that match, in order."""
+    def page(self, query: Query, start: int, size: int) -> TablePage:
+        """Return up to `size` of the rows that match, from place `start` on, or the last page."""
+        order = self.order(query)
+        start = min(start, max(0, len(order) - 1) // size * size)
+        at = order[start : start + size]
+        return TablePage(
+            keys=self.keys_at(at),
+            ids=[self._ids[place] for place in at],
+            cells=self.cells(at),
+            start=start,
+            matching=len(order),
+            total=len(self),
+            blank=self.blank,
+        )
+
+    def ids(self, query: Query) -> list[str]:
+        """Return the ids of all rows that match, in order."""
+        return [self._ids[place] for place in self.order(query)]
+
+    def keys(self, ids: Iterable[str]) -> list[Any]:
+        """Return the keys of those of these rows that are loaded."""
+        return self.keys_at([self.places[name] for name in ids if name in self.places])
+
+    def selected(self, selection: Selection) -> list[Any]:
+        """Return the keys of the selected rows that are loaded, in their loaded order, also those that are hidden."""
+        return self.keys_at(selection.places(self.places))
+
+    def count(self, selection: Selection, query: Query) -> tuple[int, int]:
+        """Return how many of the loaded rows are selected, and how many of them the query hides."""
+        picked = selection.places(self.places)
+        hides = query.filtering and picked
+        return len(picked), int(np.isin(picked, self.order(query), invert=True).sum()) if hides else 0
+
+    def order(self, query: Query) -> _Places:
+        """Return the rows that match, in order; it is kept until the data change."""
+        if self._ordered is None or self._ordered[0] != query:
+            self._ordered = query, self._find(query)
+        return self._ordered[1]
+
+    def _find(self, query: Query) -> _Places:
         keep = self._there.copy()
         for name, wanted in query.where:
             keep &= np.asarray(self._column(name).isin(list(wanted)), dtype=bool) if len(self) else keep
@@ -158,15 +230,11 @@ class Rows:
         # NaN, a missing value, is last in both directions; a stable sort keeps the loaded order among equals.
         return at[np.argsort(-ranks if query.descending else ranks, kind="stable")]
 
-    def ids(self, at: Places) -> list[str]:
-        """Return the ids of rows."""
-        return [self._ids[place] for place in at]
-
-    def keys(self, at: Sequence[int] | Places) -> list[Any]:
-        """Return the keys of rows as the data has them."""
+    def keys_at(self, at: Sequence[int] | _Places) -> list[Any]:
+        """Return the keys of the rows at some places, as the data has them."""
         return self._column(self._key).iloc[list(at)].tolist() if len(at) else []
 
-    def cells(self, at: Places) -> list[list[Cell]]:
+    def cells(self, at: _Places) -> list[list[Cell]]:
         """Return rows as cells, in the order of the columns."""
         if not len(at):
             return []
@@ -176,17 +244,18 @@ class Rows:
         ]
         return [list(row) for row in zip(*shown, strict=True)]
 
-    def _adopt(self, frame: pd.DataFrame, ids: list[str]) -> None:
+    def _replace(self, frame: pd.DataFrame, ids: list[str]) -> None:
         self._frame = frame
         self._ids = ids  # also those of dropped rows
         self._there = np.ones(len(ids), dtype=bool)  # False where a row was dropped
         self.places = dict(zip(ids, range(len(ids)), strict=True))
         self._ranks: dict[str, npt.NDArray[np.float64]] = {}
-        self._blank = None
+        self._blank = self._ordered = None
         self._haystack: list[str] | None = None
         self._found: tuple[str, npt.NDArray[np.bool_]] | None = None  # the last text, and the rows that contain it
 
-    def _overwrite(self, at: Places, fresh: pd.DataFrame) -> None:
+    def _overwrite(self, at: _Places, fresh: pd.DataFrame) -> None:
+        self._ordered = None
         for name in fresh.columns:
             # Writing into a column copies it, so unchanged columns are not written.
             if name not in self._frame.columns or _same(self._frame[name].iloc[at], fresh[name]):
@@ -251,13 +320,65 @@ class Rows:
             self._found = text, _containing(text, self._haystack)
         return self._found[1]
 
-    def _search_texts(self, at: Places | None) -> list[str]:
+    def _search_texts(self, at: _Places | None) -> list[str]:
         there = [
             name for name in self._searched if name in {*self._columns, *self._frame.columns, self._frame.index.name}
         ]
         columns = (self._column(name) if at is None else self._column(name).iloc[at] for name in there)
         texts = [_texts(column) for column in columns]
         return [_haystack(row) for row in zip(*texts, strict=True)] or [""] * len(self._ids if at is None else at)
+
+
+class OnePage:
+    """The rows of one page, of more rows than are to be in memory.
+
+    Parameters
+    ----------
+    rows : Rows
+        Loads the page.
+    every_key : callable
+        Returns the keys of the rows on all pages.
+    """
+
+    def __init__(self, rows: TableRows, every_key: Callable[[], Iterable[Any]]) -> None:
+        self._rows, self._every_key = rows, every_key
+        self._total = 0
+
+    def load(self, data: pd.DataFrame | Mapping[str, Any], total: int) -> None:
+        """Replace the page, which is one of so many rows."""
+        self._rows.load(data)
+        self._total = total
+
+    def page(self, query: Query, start: int, size: int) -> TablePage:  # noqa: ARG002 - the query has found it
+        """Return the page that was loaded, which begins at place `start`."""
+        return replace(self._rows.page(Query(), 0, size), start=start, matching=self._total, total=self._total)
+
+    def ids(self, query: Query) -> Iterable[str]:  # noqa: ARG002 - there is one query for all pages
+        """Return the ids of the rows on all pages.
+
+        Raises
+        ------
+        InvalidInputError
+            If they are too many.
+        """
+        if self._total > _MOST_SELECTED:
+            raise InvalidInputError(
+                f"{self._total:,} rows are too many to select: {_MOST_SELECTED:,} can be",
+                hint="choose a state, a cause or a text before",
+            )
+        return map(str, self._every_key())
+
+    def keys(self, ids: Iterable[str]) -> list[Any]:
+        """Return the keys of those of these rows that are on the page."""
+        return self._rows.keys(ids)
+
+    def selected(self, selection: Selection) -> list[Any]:
+        """Return the keys of the selected rows as text, also of those on other pages, in no order."""
+        return list(selection.ids())
+
+    def count(self, selection: Selection, query: Query) -> tuple[int, int]:  # noqa: ARG002 - nothing is hidden
+        """Return how many rows are selected."""
+        return len(selection.ids()), 0
 
 
 def check_search(whose: str, text: str, names: Iterable[str]) -> None:
@@ -294,7 +415,7 @@ def _containing(text: str, haystack: Sequence[str]) -> npt.NDArray[np.bool_]:
 
 
 def _haystack(texts: Sequence[str]) -> str:
-    """Return the texts of a row as one that is searched: also what percent signs stand for, and the fields of a row."""
+    """Return the texts of a row as one searchable text, with decoded percent signs and the fields of the row."""
     found = _EDGE.join(("", *texts, "")).replace(SEPARATOR, _EDGE)
     # In a query of a URL, a plus sign is a space.
     return (f"{found}{unquote(found)}{unquote_plus(found)}" if "%" in found or "+" in found else found).lower()
@@ -358,19 +479,14 @@ class Selection:
         self._found: tuple[Mapping[str, int], int, list[int]] = {}, 0, []
         self._ids: frozenset[str] | None = None
 
-    def is_newer(self, state: Mapping[str, Any]) -> bool:
-        """Return whether a state is newer than the present one.
-
-        A kernel may handle the messages of one widget in several threads, so that an older one may come later.
-        """
-        return bool(state["version"] >= self.state["version"] and state != self.state)
-
     def of(self, ids: Iterable[str]) -> dict[str, Any]:
         """Return the next state, in which these rows and no others are selected."""
         return {"version": self.state["version"] + 1, "base": "", "keys": list(ids), "without": []}
 
     def choose(self, state: dict[str, Any], *, number: int, matching: Callable[[], Iterable[str]]) -> None:
-        """Set the state.
+        """Set the state, unless it is no newer than the present one.
+
+        A kernel may handle the messages of one widget in several threads, so that an older one may come later.
 
         Parameters
         ----------
@@ -382,11 +498,14 @@ class Selection:
         matching : callable
             Gives the ids of the rows that match now.
         """
-        if state["base"] != self.state["base"]:
-            now = state["base"].partition(".")[0] == str(number)
-            self.base = frozenset(matching()) if now else frozenset()
-        self.state = state
+        if state["version"] < self.state["version"] or state == self.state:
+            return
+        before, self.state = self.state, state
         self._found, self._ids = ({}, 0, []), None
+        if state["base"] != before["base"]:
+            self.base = frozenset()
+            if state["base"].partition(".")[0] == str(number):
+                self.base = frozenset(matching())
 
     def ids(self) -> frozenset[str]:
         """Return the selected rows, whether they are loaded or not."""

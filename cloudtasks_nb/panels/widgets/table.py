@@ -10,14 +10,13 @@ from itertools import compress
 from typing import Any
 
 import anywidget
-import numpy as np
 import pandas as pd
 import traitlets
 
 from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.panels.widgets.assets import source
-from cloudtasks_nb.panels.widgets.cells import Cell, Column, static_table
-from cloudtasks_nb.panels.widgets.rows import Places, Query, Rows, Selection
+from cloudtasks_nb.panels.widgets.cells import Column, static_table
+from cloudtasks_nb.panels.widgets.rows import OnePage, Query, Selection, TablePage, TablePages, TableRows
 
 __all__ = ["Table"]
 
@@ -25,7 +24,7 @@ __all__ = ["Table"]
 class Table(anywidget.AnyWidget):
     """A live table: rows keyed by name, selection and scroll survive every refresh.
 
-    All rows stay in Python; the page gets the text of those that it shows. Every method may be called from any thread.
+    The rows stay in Python; the browser gets the text of those on its page. Every method may be called from any thread.
     The selection is kept by key, so that a row which vanishes and returns is selected again; loading rows never changes
     it.
 
@@ -48,6 +47,9 @@ class Table(anywidget.AnyWidget):
         Text in a table without rows.
     searched : sequence of str
         Columns that the text of a filter is looked for in although they are not shown, where the data has them.
+    every_key : callable, optional
+        Returns the keys of all rows, where these are more than are to be in memory: the table then has one page, which
+        `show_page` replaces, and `load`, `patch`, `drop` and `filter` are not called.
 
     Attributes
     ----------
@@ -61,6 +63,9 @@ class Table(anywidget.AnyWidget):
         Called with the keys of the selected rows when they have changed, by a click or because rows came or went.
     on_page : callable, optional
         Called with the keys of the rows on the page when these are others than before.
+    on_turn : callable, optional
+        Called with the place of the first row that is wanted, and the query with its order, where `every_key` is given;
+        `show_page` is the answer.
     on_error : callable, optional
         Called with the exception that a callback has raised.
     """
@@ -80,6 +85,7 @@ class Table(anywidget.AnyWidget):
     on_press: Callable[[tuple[Any, str]], object] | None = None
     on_select: Callable[[list[Any]], object] | None = None
     on_page: Callable[[list[Any]], object] | None = None
+    on_turn: Callable[[int, Query], object] | None = None
     on_error: Callable[[Exception], object] | None = None
 
     def __init__(
@@ -92,24 +98,27 @@ class Table(anywidget.AnyWidget):
         selectable: bool = True,
         empty: str | None = None,
         searched: Sequence[str] = (),
+        every_key: Callable[[], Iterable[Any]] | None = None,
     ) -> None:
-        self._columns, self._key = tuple(columns), key
+        self._columns = tuple(columns)
         self._page_size = page_size
         self._label = label
         self._empty_text = empty or f"No {label}"
         self._empty = "Not loaded yet"
         self._lock = threading.RLock()
-        self._rows = Rows(self._columns, key, searched)
-        self._query = Query()
+        self._rows = TableRows(self._columns, key, searched)
+        self._one_page = None if every_key is None else OnePage(self._rows, every_key)
+        self._pages: TablePages = self._one_page or self._rows
+        self._query, self._start = Query(), 0
+        self._shown = TablePage()
         self._filters = 0  # number of filters so far: a selection of "all that match" refers to its filter by number
-        self._order: Places = self._sorted()
-        self._page_number = 0  # number of the page that is shown, from 0
+        self._waiting = False  # whether the browser waits for a page of `on_turn`
         self._answers = 0  # changes of page, sort and filter so far: after each the browser scrolls to the top
         self._selected = Selection()
         self._current: str | None = None  # id of the row that was clicked last
         self._last_click: tuple[str | None, int] = None, 0  # the view in which that was, and its number there
         self._reported: dict[str, list[Any]] = {"on_select": [], "on_page": []}
-        self._reporting = self._changed_meanwhile = False
+        self._reporting = False
         self._sent = self._compose(revision=0)  # `data-revision` in the page is the newest that was drawn
         setup = {"columns": [_column_setup(column) for column in columns], "selectable": selectable, "label": label}
         super().__init__(_setup=setup)
@@ -131,9 +140,8 @@ class Table(anywidget.AnyWidget):
         """Remove all rows and the selection, as before the first `load`."""
         with self._changing(moved=True):
             self._rows.clear()
-            self._order = self._sorted()
-            self._empty, self._current, self._page_number = "Not loaded yet", None, 0
-            self._choose(self._selected.of(()))
+            self._empty, self._current, self._start = "Not loaded yet", None, 0
+            self._selected.choose(self._selected.of(()), number=self._filters, matching=tuple)
             self.send_state("_selection")
 
     @property
@@ -178,37 +186,57 @@ class Table(anywidget.AnyWidget):
                 self._rows.check(name)
             asked = Query.of(text, where)
             self._filters += (asked.text, asked.where) != (self._query.text, self._query.where)
-            self._query = replace(asked, sort=self._query.sort, descending=self._query.descending)
-            self._page_number = 0
+            self._query, self._start = replace(asked, sort=self._query.sort, descending=self._query.descending), 0
         if self.total and not self.matching:
             with self._lock:
                 self._rows.check_search(asked.text)
 
     def sort(self, column: str | None = None, *, descending: bool = False) -> None:
         """Sort by a column; without one, show rows in the order in which they were loaded."""
-        with self._changing(moved=True):
-            if column is not None:
-                self._rows.check(column)
-            self._query = replace(self._query, sort=column, descending=descending)
-            self._page_number = 0
+        self._turn(0, replace(self._query, sort=column, descending=descending))
 
     def turn(self, page: int) -> None:
         """Show a page, counted from 0; the last one if there are fewer."""
-        with self._changing(moved=True, ordered=False):
-            self._page_number = max(page, 0)
+        self._turn(max(page, 0) * self._page_size, self._query)
+
+    def _turn(self, start: int, query: Query) -> None:
+        if self.on_turn is not None:
+            self._waiting = True
+            self.on_turn(start, query)
+            return
+        with self._changing(moved=True):
+            if query.sort is not None:
+                self._rows.check(query.sort)
+            self._start, self._query = start, query
+
+    def show_page(self, data: pd.DataFrame | Mapping[str, Any], *, start: int, total: int, query: Query) -> None:
+        """Show the rows from place `start` on, of so many in all, which are sorted as `on_turn` has wanted."""
+        assert self._one_page is not None  # noqa: S101 - else the rows are loaded
+        with self._changing(moved=self._waiting):
+            self._one_page.load(data, total)
+            self._start, self._query, self._waiting, self._empty = start, query, False, self._empty_text
 
     def select(self, keys: Iterable[Any]) -> None:
         """Select these rows and no others; an empty list clears the selection."""
         with self._lock:
-            self._choose(self._selected.of(str(key) for key in keys))
+            self._choose(self._selected.of(map(str, keys)))
             self.send_state("_selection")
         self._call_back()
 
     @property
     def selected(self) -> list[Any]:
-        """Keys of the selected rows that are loaded, in their loaded order, also those that a filter hides."""
+        """Keys of the selected rows that are loaded, in their loaded order, also those that a filter hides.
+
+        Where the table has one page, these are the keys of all selected rows as text, in no order.
+        """
         with self._lock:
-            return self._rows.keys(self._picked())
+            return self._pages.selected(self._selected)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows were selected, and none since then."""
+        selection = self._selected
+        return bool(selection.base) and not (selection.state["keys"] or selection.state["without"])
 
     def known(self, keys: Iterable[Any]) -> set[str]:
         """Return those of these keys, as text, whose rows are loaded."""
@@ -217,13 +245,12 @@ class Table(anywidget.AnyWidget):
 
     @property
     def current(self) -> Any:
-        """Key of the row that is looked at; None if there is none, or if it is not loaded any more."""
+        """Key of the current row; None without one, or if it is not loaded any more."""
         with self._lock:
-            place = self._rows.places.get(self._current or "")
-            return None if place is None else self._rows.keys([place])[0]
+            return next(iter(self._pages.keys([self._current or ""])), None)
 
     def show(self, key: Any) -> None:
-        """Mark a row as the one that is looked at, none for None; `on_show` is not called."""
+        """Make a row the current one, none for None; `on_show` is not called."""
         with self._lock:
             self._current = None if key is None else str(key)
             self._publish()
@@ -231,13 +258,12 @@ class Table(anywidget.AnyWidget):
     @property
     def page_keys(self) -> list[Any]:
         """Keys of the rows on the page."""
-        with self._lock:
-            return self._rows.keys(self._on_page())
+        return list(self._shown.keys)
 
     @property
     def matching(self) -> int:
         """How many rows match the filter."""
-        return len(self._order)
+        return self._shown.matching
 
     @property
     def filtering(self) -> bool:
@@ -246,20 +272,18 @@ class Table(anywidget.AnyWidget):
 
     @property
     def total(self) -> int:
-        """How many rows are loaded."""
-        return len(self._rows)
+        """How many rows there are."""
+        return self._shown.total
 
     def html(self) -> str:
         """Return the page as a static HTML table."""
-        with self._lock:
-            at = self._on_page()
-            shown = [column.name not in self._rows.blank for column in self._columns]
-            cells = [list(compress(row, shown)) for row in self._rows.cells(at)]
-            columns = list(compress(self._columns, shown))
-            return static_table(columns, cells, caption=self._caption(len(at)), empty=self._empty)
+        page = self._shown
+        there = [column.name not in page.blank for column in self._columns]
+        cells, columns = [list(compress(row, there)) for row in page.cells], list(compress(self._columns, there))
+        return static_table(columns, cells, caption=self._caption(page), empty=self._empty)
 
     def __repr__(self) -> str:
-        return f"<Table of {counted(len(self._rows), self._label)}>"
+        return f"<Table of {counted(self.total, self._label)}>"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
         bundle = super()._repr_mimebundle_(**kwargs)
@@ -268,20 +292,18 @@ class Table(anywidget.AnyWidget):
         return bundle
 
     @contextmanager
-    def _changing(self, *, moved: bool = False, ordered: bool = True) -> Iterator[None]:
-        """Change rows or query inside; then sort, send, and call back without holding the lock."""
+    def _changing(self, *, moved: bool = False) -> Iterator[None]:
+        """Change rows or query inside; then show the page, and call back without holding the lock."""
         with self._lock:
             yield
-            if ordered:
-                self._order = self._sorted()
+            self._shown = self._pages.page(self._query, self._start, self._page_size)
+            self._start = self._shown.start
             self._answers += moved
             self._publish()
         self._call_back()
 
     def _publish(self) -> None:
         with self._lock:
-            last = max(0, (self.matching - 1) // self._page_size)
-            self._page_number = min(self._page_number, last)
             old_page, old_summary = self._sent
             page, summary = self._compose(revision=old_summary["revision"])
             if (page, summary) == self._sent:
@@ -291,76 +313,52 @@ class Table(anywidget.AnyWidget):
             self.send_state(["_summary"] if page == old_page else ["_page", "_summary"])
 
     def _compose(self, *, revision: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        at = self._on_page()
-        ids = self._rows.ids(at)
-        cells: list[list[Cell]] = self._rows.cells(at)
-        query = self._query
+        shown, query = self._shown, self._query
         page = {
-            "rows": [[name, row, name in self._selected.base] for name, row in zip(ids, cells, strict=True)],
-            "start": self._page_number * self._page_size,
+            "rows": [
+                [name, row, name in self._selected.base] for name, row in zip(shown.ids, shown.cells, strict=True)
+            ],
+            "start": shown.start,
             "size": self._page_size,
-            "matching": self.matching,
-            "caption": self._caption(len(at)),
-            "hidden": sorted(self._rows.blank),
+            "matching": shown.matching,
+            "caption": self._caption(shown),
+            "hidden": sorted(shown.blank),
             "filter": self._filters,
             "filtering": query.filtering,
             "sort": [query.sort, "descending" if query.descending else "ascending"],
             "answers": self._answers,
-            "empty": f"None of {counted(self.total, self._label)} matches" if self.total else self._empty,
+            "empty": f"None of {counted(shown.total, self._label)} matches" if shown.total else self._empty,
         }
+        selected, hidden = self._pages.count(self._selected, query)
         summary = {
             "revision": revision,
             "version": self._selected.state["version"],
             "base": self._selected.state["base"],
-            "selected": self._count_selected(),
-            "hidden": self._hidden(),
+            "selected": selected,
+            "hidden": hidden,
             "current": self._current,
         }
         return page, summary
 
-    def _on_page(self) -> Places:
-        start = self._page_number * self._page_size
-        return self._order[start : start + self._page_size]
-
-    def _caption(self, shown: int) -> str:
+    def _caption(self, page: TablePage) -> str:
         """Return which rows are on the page, and of how many, if that is not all."""
-        start, matching = self._page_number * self._page_size, self.matching
-        text = counted(self.total, self._label)
-        if matching < self.total:
-            text = f"{count_text(matching)} that {'matches' if matching == 1 else 'match'}, of {text}"
-        if shown == matching:
+        text, shown = counted(page.total, self._label), len(page.ids)
+        if page.matching < page.total:
+            text = f"{count_text(page.matching)} that {'matches' if page.matching == 1 else 'match'}, of {text}"
+        if shown == page.matching:
             return text
-        return f"{count_text(start + 1)}\u2013{count_text(start + shown)} of {text}"
-
-    def _sorted(self) -> Places:
-        """Return the rows that match, in order."""
-        return self._rows.order(self._query)
-
-    def _picked(self) -> list[int]:
-        return self._selected.places(self._rows.places)
-
-    def _count_selected(self) -> int:
-        return len(self._picked())
-
-    def _hidden(self) -> int:
-        """Return how many of the selected rows the filter hides."""
-        picked = self._picked()
-        return int(np.isin(picked, self._order, invert=True).sum()) if self._query.filtering and picked else 0
-
-    def _take_selection(self, state: dict[str, Any]) -> None:
-        with self._lock:
-            newer = self._selected.is_newer(state)
-            if newer:
-                self._choose(state)
-        if newer:
-            self._call_back()
+        return f"{count_text(page.start + 1)}\u2013{count_text(page.start + shown)} of {text}"
 
     def _choose(self, state: dict[str, Any]) -> None:
-        self._selected.choose(state, number=self._filters, matching=self._matching_ids)
-        self._publish()
+        with self._lock:
+            try:
+                self._selected.choose(state, number=self._filters, matching=lambda: self._pages.ids(self._query))
+            finally:
+                self._publish()
 
-    def _matching_ids(self) -> Iterable[str]:
-        return self._rows.ids(self._order)
+    def _take_selection(self, state: dict[str, Any]) -> None:
+        self._try(self._choose, state)
+        self._call_back()
 
     def _on_message(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
         actions: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -369,13 +367,13 @@ class Table(anywidget.AnyWidget):
             "select": lambda message: self._take_selection(message["selection"]),
             "sort": lambda message: self.sort(message["column"], descending=message["descending"]),
             "page": lambda message: self.turn(message["page"]),
-            "show": lambda message: self._look("on_show", message),
-            "open": lambda message: self._look("on_show" if self.on_open is None else "on_open", message),
-            "press": lambda message: self._look("on_press", message),
+            "show": lambda message: self._clicked("on_show", message),
+            "open": lambda message: self._clicked("on_show" if self.on_open is None else "on_open", message),
+            "press": lambda message: self._clicked("on_press", message),
         }
         actions[content["do"]](content)
 
-    def _look(self, name: str, message: dict[str, Any]) -> None:
+    def _clicked(self, name: str, message: dict[str, Any]) -> None:
         """Make a row the current one, and call back with its key.
 
         A kernel may handle the messages of one widget in several threads. A click that arrives after a later one is
@@ -386,51 +384,45 @@ class Table(anywidget.AnyWidget):
             if view == self._last_click[0] and number < self._last_click[1]:
                 return
             self._last_click = view, number
-            there = row in self._rows.places
+            there = self._pages.keys([row])
             if there:
                 self._current = row
                 self._publish()
-        if there:
-            self._call(name, (self.current, message["text"]) if "text" in message else self.current)
+        for key in there:
+            self._call(name, (key, message["text"]) if "text" in message else key)
 
     def _call_back(self) -> None:
         """Call `on_select` and `on_page` after changes; one thread at a time, so that the newest is reported last."""
         with self._lock:
-            self._changed_meanwhile = True
             if self._reporting:
                 return  # the thread that reports now will report this change too
             self._reporting = True
         try:
-            while self._more_changes():
-                self._report("on_select")
-                self._report("on_page")
+            while changed := self._changed():
+                for name, keys in changed.items():
+                    self._call(name, keys)
         except BaseException:  # from `on_error`: later changes must be reported all the same
             self._reporting = False
             raise
 
-    def _more_changes(self) -> bool:
-        """Return whether something has changed since the last report; if not, end the reporting."""
+    def _changed(self) -> dict[str, list[Any]]:
+        """Return what has changed since the last report; if nothing has, end the reporting."""
         with self._lock:
-            self._reporting = self._changed_meanwhile
-            self._changed_meanwhile = False
-            return self._reporting
-
-    def _report(self, name: str) -> None:
-        if getattr(self, name) is None:
-            return  # do not collect 100,000 keys for no callback
-        with self._lock:
-            keys = self.selected if name == "on_select" else self.page_keys
-            changed = keys != self._reported[name]
-            self._reported[name] = keys
-        if changed:
-            self._call(name, keys)
+            pages = {} if self.on_page is None else {"on_page": self.page_keys}
+            found = pages if self.on_select is None else {"on_select": self.selected, **pages}
+            changed = {name: keys for name, keys in found.items() if keys != self._reported[name]}
+            self._reported |= changed
+            self._reporting = bool(changed)
+            return changed
 
     def _call(self, name: str, value: Any) -> None:
         callback = getattr(self, name)
-        if callback is None:
-            return
+        if callback is not None:
+            self._try(callback, value)
+
+    def _try(self, work: Callable[[Any], object], value: Any) -> None:
         try:
-            callback(value)
+            work(value)
         except Exception as error:
             if self.on_error is None:
                 raise

@@ -19,7 +19,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel
 from cloudtasks_nb.panels.forms import notebook
 from tests.integration.conftest import Emulator, until
-from tests.unit.panels.conftest import confirm, look_at, show
+from tests.unit.panels import user
 
 NOWHERE = "http://127.0.0.1:9/run"
 
@@ -36,7 +36,7 @@ def board(tasks: ct.Client, paused: ct.Queue) -> Iterator[Dashboard]:
 def see(board: Dashboard, tab: str) -> Any:
     """Open a tab, as one that somebody sees, and wait until it is filled."""
     board.turn_to(tab)
-    show(board.parts[tab])
+    user.show(board.parts[tab])
     return board.parts[tab]
 
 
@@ -66,6 +66,24 @@ def fill(queue: ct.Queue, number: int) -> list[str]:
     return names
 
 
+def test_no_secret_is_saved_with_a_notebook(board: Dashboard, paused: ct.Queue) -> None:
+    """What ipywidgets saves of a panel, and its static HTML, have dots in place of secrets, also in opened cards."""
+    rows = pd.DataFrame({"password": ["s3cr3t-cell"]})
+    headers = {"Authorization": "Bearer s3cr3t-head"}
+    paused.enqueue(f"{NOWHERE}?token=s3cr3t-url", {"api_key": "s3cr3t-body"}, task_id="t1", headers=headers)
+    batch = paused.fan_out(rows, url=f"{NOWHERE}?sig=s3cr3t-url")
+    tasks_tab = see(board, "Tasks")
+    user.look_at(tasks_tab.table, "t1")
+    user.look_at(see(board, "Batches").table, batch.id)
+    form = see(board, "Fan out").request
+    form.url.value, form.headers.value = f"{NOWHERE}?token=s3cr3t-url", "X-Api-Key: s3cr3t-head"
+    for part in board.parts.values():
+        part.settle()
+    saved = str(embed_data(views=[board])["manager_state"]) + board._repr_mimebundle_()["text/html"]
+    assert "api_key" in saved
+    assert "s3cr3t" not in saved
+
+
 def buttons(part: widgets.Widget) -> set[str]:
     """Name the buttons that are laid out in a widget."""
     if part.layout.display == "none":
@@ -82,7 +100,7 @@ def test_read_only_has_no_button_that_changes_anything(tasks: ct.Client, paused:
     board.use(paused.id)
     for tab, key in (("Queues", paused.id), ("Tasks", batch.tasks()["task"][0]), ("Batches", batch.id)):
         panel = see(board, tab)
-        look_at(panel.table, key)
+        user.look_at(panel.table, key)
         panel.settle()
         assert key in panel.table.page_keys
     assert set(map(board.tabs.get_title, range(len(board.tabs.children)))) == {*board.parts, "Attempts"}
@@ -104,8 +122,8 @@ def test_what_a_handler_raised_is_found(board: Dashboard, paused: ct.Queue, emul
         click(panel, panel.actions.run)
         attempts: AttemptsPanel = see(board, "Attempts")
         emulator.until(lambda: count(attempts))  # the log takes its time
-        look_at(attempts.table, attempts.table.page_keys[0])
-        look_at(panel.table, "t1")
+        user.look_at(attempts.table, attempts.table.page_keys[0])
+        user.look_at(panel.table, "t1")
         panel.settle()
         for shown, state in ((attempts.detail, "INTERNAL"), (panel.detail.card, "retrying")):
             for words in (state, "LookupError: no data for 3"):
@@ -117,10 +135,10 @@ def test_a_task_that_has_left_is_known_by_its_attempts(board: Dashboard, paused:
     with ct.serve(lambda: None, name=f"done-{paused.id}") as handler:
         paused.enqueue(handler, task_id="t1")
         panel: TasksPanel = see(board, "Tasks")
-        show(panel, visible=False)  # so that the row stays in the table
+        user.show(panel, visible=False)  # so that the row stays in the table
         paused.run(["t1"])
         emulator.until(lambda: len(paused.attempts()))
-        look_at(panel.table, "t1")
+        user.look_at(panel.table, "t1")
         panel.settle()
     assert "It has left the queue" in text(panel.detail.card)
     assert " OK " in text(panel.detail.card)
@@ -167,7 +185,7 @@ class Lines:
             click(panel, button)
             if panel.prompt.question is not None:
                 self.run(panel.prompt.question.line)
-                confirm(panel, typed)
+                user.confirm(panel, typed)
             self.run(panel.footer.line)
 
 
@@ -185,7 +203,7 @@ def test_every_line_that_a_panel_shows_runs(
     lines.do(queue, queue.save)
     panel: TasksPanel = see(board, "Tasks")
     lines.run(panel.footer.line)
-    look_at(panel.table, names[0])
+    user.look_at(panel.table, names[0])
     panel.settle()
     lines.run(panel.detail.copies.texts["Copy as Python"])
     listing = panel.footer.line
@@ -213,7 +231,7 @@ def test_every_line_that_a_panel_shows_runs(
         lines.do(form, form.make_plan, form.send)
     batches = see(board, "Batches")
     lines.run(batches.footer.line)
-    look_at(batches.table, batches.table.page_keys[0])
+    user.look_at(batches.table, batches.table.page_keys[0])
     batches.settle()
     lines.run(batches.footer.line)
     lines.do(queue, queue.purge, typed=paused.id)

@@ -18,7 +18,7 @@ from cloudtasks_nb.fanout.batch.witnesses import Limit, Log, pending_evidence, r
 from cloudtasks_nb.fanout.evidence import LAST, Evidence, Fact, Row, Source, fold
 from cloudtasks_nb.fanout.outbox.rows import Page
 from cloudtasks_nb.fanout.states import FINAL, IN_DOUBT, WORDS, State
-from cloudtasks_nb.panels.forms.send_limits import SendLimits
+from cloudtasks_nb.panels.forms.request_form import SendLimits
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.results import StoredResult
 from tests.log_entry import log_entry

@@ -10,15 +10,14 @@ import pytest
 from IPython.core.compilerop import CachingCompiler
 
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest
-from cloudtasks_nb.handlers.cells import name_cells
+from cloudtasks_nb.handlers.call import ReceivedRequest, TaskFunction, name_cells
 
 CELL = "def report():\n    raise ValueError('no day')\n"
 
 
 def answered(fn: Any) -> Answer:
     """Return the answer to a task."""
-    request = TaskRequest(time=dt.datetime.now(dt.UTC), body=b"")
+    request = ReceivedRequest(time=dt.datetime.now(dt.UTC), body=b"")
     return TaskFunction(fn=fn, verifier=None).answer(request, run=asyncio.run)
 
 

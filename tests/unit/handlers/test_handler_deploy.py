@@ -19,7 +19,7 @@ from cloudtasks_nb.fanout.plan.costs import CALLS
 from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
-from cloudtasks_nb.handlers.gcloud import Service, account_member, run_steps
+from cloudtasks_nb.handlers.gcloud import CloudRunService, account_member, run_steps
 from cloudtasks_nb.handlers.version import version_of
 from tests import gcloud
 from tests.cases import cases
@@ -296,7 +296,7 @@ REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("fn", "words", "message"), REFUSALS)
-def test_refusals(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
+def test_refused_deployments(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
     """Nothing is written."""
     with raises(CloudTasksError, rf"{message}.*\n  → ."):
         deploy(fn, **words)
@@ -397,7 +397,7 @@ def test_it_waits_until_the_caller_is_let_in(
     with http_server(answer) as port:
         monkeypatch.setattr("cloudtasks_nb.handlers.admission._TOKENS", f"http://127.0.0.1:{port}/{{account}}")
         stub(token=token)
-        wait_until_admitted(Service(**FACTS), f"http://127.0.0.1:{port}", pauses=(0.0, 0.001, 0.0))
+        wait_until_admitted(CloudRunService(**FACTS), f"http://127.0.0.1:{port}", pauses=(0.0, 0.001, 0.0))
     assert seen == ["Bearer id"] * len(answers)
     out = capsys.readouterr().out
     assert [one for one in words if one not in out] == []
@@ -428,7 +428,7 @@ def test_a_login_that_ended(stub: Stub) -> None:
     account_member()
     state["account"] = None
     with raises(HandlerError, "do not currently have an active account", hint="gcloud auth login"):
-        run_steps(commands.commands(Service(**FACTS))[:1])
+        run_steps(commands.commands(CloudRunService(**FACTS))[:1])
 
 
 def test_no_store_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

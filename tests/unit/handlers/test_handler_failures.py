@@ -21,7 +21,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import serve
 from cloudtasks_nb.handlers.answer import Answer
-from cloudtasks_nb.handlers.call import TaskFunction, TaskRequest, call
+from cloudtasks_nb.handlers.call import ReceivedRequest, TaskFunction, call
 from cloudtasks_nb.handlers.failures import GiveUp, TryLater, retry_after, upstream_status
 from cloudtasks_nb.store.results import result_objects
 from cloudtasks_nb.store.store import Store
@@ -185,7 +185,7 @@ def test_without_a_store_such_an_exception_is_no_success(tmp_path: Path) -> None
     failing = Mock(side_effect=NameError("a"))
     assert post(serve(failing, name="find", store=tmp_path).url, b"").status == 500
     function = TaskFunction(fn=failing, verifier=None)
-    request = TaskRequest(time=dt.datetime.now(dt.UTC), body=b"", task=TASK, queue="reports")
+    request = ReceivedRequest(time=dt.datetime.now(dt.UTC), body=b"", task=TASK, queue="reports")
     assert function.answer(request, run=asyncio.run).status == 500
 
 
@@ -203,16 +203,6 @@ def test_what_is_no_class_of_exceptions(given: Any, shown: str) -> None:
         HandlerError, message, hint="give_up_on=(KeyError, ValueError): the classes themselves, without quotes"
     ):
         serve(print, give_up_on=given)
-
-
-def test_a_function_gives_up_in_a_process() -> None:
-    """The answer is that of the process."""
-
-    def find() -> None:
-        raise ct.GiveUp("no such place")
-
-    answer = post(serve(find, processes=1).url, b"")
-    assert (answer.status, answer.body) == (200, b"no such place")
 
 
 def test_a_reason_to_give_up_that_is_not_stored_is_not_acknowledged(tmp_path: Path) -> None:

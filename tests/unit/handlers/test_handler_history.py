@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb.handlers.answer import Answer, refuse
-from cloudtasks_nb.handlers.call import TaskRequest
+from cloudtasks_nb.handlers.call import ReceivedRequest
 from cloudtasks_nb.handlers.history import Call, CallHistory
 from cloudtasks_nb.store.encode import to_json
 
@@ -19,7 +19,7 @@ NOON = dt.datetime(2026, 1, 2, 12, tzinfo=dt.UTC)
 def made(result: Any = None, *, second: int = 0, body: bytes = b"{}", **answer: Any) -> Call:
     """Return a call of some second after noon."""
     time = NOON + dt.timedelta(seconds=second)
-    request = TaskRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body)
+    request = ReceivedRequest(time=time, task=f"t{second}", queue="q", attempt=1, body=body)
     fields: dict[str, Any] = {"status": 200, "result": to_json(result), "duration": 0.25}
     return request, Answer(**(fields | answer))
 
@@ -48,7 +48,7 @@ def test_columns_and_dtypes_are_always_the_same(history: CallHistory) -> None:
 def test_a_call_has_a_row() -> None:
     """Times, names, body, result and duration are those of the call; unknown values are NA."""
     refused = (
-        TaskRequest(time=NOON + dt.timedelta(seconds=1), body=b""),
+        ReceivedRequest(time=NOON + dt.timedelta(seconds=1), body=b""),
         refuse(401, "the request has no Bearer token"),
     )
     first, second = recorded(made({"rows": 3}, body=b'{"day": 1}'), refused).frame().to_dict("records")
@@ -88,7 +88,7 @@ def test_calls_are_in_the_order_of_their_requests() -> None:
 def test_text_that_is_no_unicode_has_a_row() -> None:
     """Header bytes and messages that are no valid text do not break the frame."""
     _, answer = made(status=500, error="bad \udcff", message="bad \udcff")
-    odd = TaskRequest(time=NOON, task="\udcfe", queue="q", body=b"")
+    odd = ReceivedRequest(time=NOON, task="\udcfe", queue="q", body=b"")
     assert list(recorded((odd, answer)).frame()[["task", "error"]].iloc[0]) == ["?", "bad ?"]
 
 

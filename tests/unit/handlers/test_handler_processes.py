@@ -134,13 +134,6 @@ def test_a_process_that_is_just_started_is_killed_too(monkeypatch: pytest.Monkey
     assert (answer.status, "killed by SIGKILL" in (answer.error or "")) == (500, True)
 
 
-def test_a_result_that_is_no_json() -> None:
-    """A result that cannot travel is an error of the task, as without processes."""
-    handler = serve(lambda: threading.Lock(), name="lock", processes=1)  # noqa: PLW0108 - a lock cannot be copied
-    answer = post(handler.url)
-    assert (answer.status, b"lock" in answer.body) == (500, True)
-
-
 def test_what_cannot_be_copied_is_said_when_serving() -> None:
     """A function that holds a lock cannot be copied; async functions and odd numbers are refused, too."""
     lock = threading.Lock()

@@ -19,7 +19,7 @@ from cloudtasks_nb import handlers
 from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import serve, serving
 from cloudtasks_nb.handlers.address import derive_address
-from cloudtasks_nb.handlers.call import TaskRequest
+from cloudtasks_nb.handlers.call import ReceivedRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
@@ -37,7 +37,7 @@ def test_a_request_while_the_workers_are_replaced(monkeypatch: pytest.MonkeyPatc
         return submit(job)
 
     monkeypatch.setattr(handler._workers, "submit", replace_and_submit)
-    future = handler._submit(TaskRequest(time=dt.datetime.now(dt.UTC), body=b""))
+    future = handler._submit(ReceivedRequest(time=dt.datetime.now(dt.UTC), body=b""))
     assert future.result(240).result == b'"new"'
 
 

@@ -11,17 +11,6 @@ from tests.cases import cases
 from tests.unit.handlers.conftest import ACCOUNT, Gate, post, report
 
 
-def test_a_task_becomes_a_call() -> None:
-    """The function is called with the task's body, its result is the answer, and the call is recorded."""
-    handler = serve(report)
-    names = {"X_CloudTasks_TaskName": "t1", "X_CloudTasks_QueueName": "reports", "X_CloudTasks_TaskRetryCount": "2"}
-    answer = post(handler.url, b'{"day": "2013-01-01"}', **names)
-    assert (answer.status, answer.body) == (200, b'{"day":"2013-01-01","origin":"JFK"}')
-    (call,) = handler.calls().to_dict("records")
-    assert (call["task"], call["queue"], call["attempt"], call["status"]) == ("t1", "reports", 3, 200)
-    assert call["result"] == {"day": "2013-01-01", "origin": "JFK"}
-
-
 @pytest.mark.parametrize("count", ["", "x", "-1", "²", "9" * 30])
 def test_a_retry_count_that_is_none_is_not_known(count: str) -> None:
     """Any program can send headers; an invalid count is NA."""

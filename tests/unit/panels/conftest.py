@@ -1,12 +1,10 @@
 """Fakes for panels: a context that records calls, a connection to a fake Cloud Tasks, and the user who clicks."""
 
-import datetime as dt
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,7 +21,6 @@ from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.row_query import RowQuery
 from cloudtasks_nb.panels import BatchPanel, Panel, PanelContext, fan_out
 from cloudtasks_nb.panels.forms import notebook
-from cloudtasks_nb.panels.widgets.prompt import Question
 from cloudtasks_nb.service.auth import Auth
 from cloudtasks_nb.service.clock import ServiceClock
 from cloudtasks_nb.service.connection import Connection
@@ -36,7 +33,6 @@ from tests.unit.fanout import conftest as fakes
 from tests.unit.fanout.conftest import Service
 
 MakeContext = Callable[..., "FakeContext"]
-Shown = TypeVar("Shown", bound=Panel)
 PATIENCE = 240.0  # seconds
 NOW = 1_767_312_000_000_000  # 2026-01-02 00:00 UTC, microseconds since 1970
 
@@ -133,80 +129,6 @@ def entry(number: int, task: str, **changes: Any) -> Entry:
 def pending(state: str = "ready", attempts: int = 0) -> Pending:
     """Return a task that is in its queue."""
     return Pending(state=state, attempts=attempts, schedule_time=NOW, last_status=None, last_message=None)
-
-
-def send_message(widget: Any, *buffers: bytes, **content: Any) -> None:
-    """Send a message from the browser to a widget."""
-    data = {"method": "custom", "content": content}
-    widget._handle_msg({"content": {"data": data}, "buffers": list(buffers)})
-
-
-def show(panel: Shown, *, visible: bool = True) -> Shown:
-    """Make a panel visible, or not, as the browser reports it, and return it."""
-    send_message(panel.footer, do="visible", visible=visible)
-    panel.settle()
-    return panel
-
-
-def look_at(table: Any, key: Any) -> None:
-    """Click a row of a table, which selects nothing."""
-    send_message(table, do="show", key=str(key))
-
-
-def click(panel: Panel, *buttons: Any) -> None:
-    """Click buttons of a panel one after another, and wait until the work is done."""
-    for button in buttons:
-        button.click()
-        panel.settle()
-
-
-def fill(panel: Any, **values: Any) -> None:
-    """Fill the fields of a form in by their names, and wait until the first tasks are there."""
-    parts = [getattr(panel, "range", None), panel.request, panel.limits, panel]
-    for name, value in values.items():
-        field = next(getattr(part, name) for part in parts if hasattr(part, name))
-        field.value = dt.date.fromisoformat(value) if name in ("start", "end") else value
-    panel.settle()
-
-
-def plan(panel: Any, **values: Any) -> None:
-    """Fill fields of a form in, and make the plan."""
-    fill(panel, **values)
-    click(panel, panel.make_plan)
-
-
-def use(panel: Panel, queue: str) -> None:
-    """Choose a queue, and wait until it is shown."""
-    panel.use(queue)
-    panel.settle()
-
-
-def send(panel: Any) -> Batch:
-    """Plan and send what a form describes, and return the batch."""
-    click(panel, panel.make_plan, panel.send)
-    batch = panel.view.batch
-    assert isinstance(batch, Batch)
-    return batch
-
-
-def asked(panel: Panel, *buttons: Any) -> Question:
-    """Click buttons of a panel as `click` does, and return the question that it asks."""
-    click(panel, *buttons)
-    assert panel.prompt.question is not None
-    return panel.prompt.question
-
-
-def confirm(panel: Panel, typed: str = "") -> Question:
-    """Confirm the question of a panel, wait until the work is done, and return the question."""
-    question = asked(panel)
-    reply(panel, typed)
-    return question
-
-
-def reply(panel: Panel, typed: str | None) -> None:
-    """Answer the question of a panel as the dialog does: with what was typed, or None to cancel it."""
-    send_message(panel.footer, do="answer", typed=typed)
-    panel.settle()
 
 
 class FakeTransport(Transport):
@@ -360,24 +282,6 @@ class FakeShell:
         self.user_ns |= variables
         for listener in list(self.listeners):
             listener(None)
-
-
-@contextmanager
-def wait_for(widget: Any, trait: str, wanted: Callable[[Any], object]) -> Iterator[None]:
-    """Wait at the end of the block until the value of a trait is wanted."""
-    event = threading.Event()
-
-    def show(_change: object = None) -> None:
-        if wanted(getattr(widget, trait)):
-            event.set()
-
-    widget.observe(show, trait)
-    try:
-        yield
-        show()
-        assert event.wait(PATIENCE), f"{trait} is {getattr(widget, trait)!r}"
-    finally:
-        widget.unobserve(show, trait)
 
 
 def _queue_message(name: str, *, paused: bool) -> Any:

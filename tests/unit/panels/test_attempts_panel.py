@@ -11,7 +11,8 @@ from cloudtasks_nb.panels import AttemptsPanel
 from cloudtasks_nb.panels.cards import task
 from cloudtasks_nb.service.oplog import Entry, Wanted
 from tests.cases import cases
-from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, look_at, show, snapshot, use
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeContext, FakeWatcher, entry, snapshot
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -34,7 +35,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
 def panel(log: list[Entry], context: FakeContext) -> AttemptsPanel:
     """Return a panel of three attempts, one of which failed, that is visible."""
     log += [entry(3, "t3"), entry(2, "t2", status="INTERNAL", retry_time=1), entry(1, "t1")]
-    return show(AttemptsPanel(context, queue="reports"))
+    return user.show(AttemptsPanel(context, queue="reports"))
 
 
 def publish(panel: AttemptsPanel, watcher: FakeWatcher, *entries: Entry) -> None:
@@ -48,7 +49,7 @@ def test_the_log_is_read_when_the_panel_becomes_visible(log: list[Entry], contex
     log.append(entry(1, "t1"))
     panel = AttemptsPanel(context, queue="reports")
     assert panel.table.total == 0
-    show(panel)
+    user.show(panel)
     assert panel.table.page_keys == ["i1"]
 
 
@@ -109,11 +110,11 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
     panel.find.value = "of the second"
     assert panel.table.page_keys == []
     panel.find.value = ""
-    look_at(panel.table, "i2")
+    user.look_at(panel.table, "i2")
     assert "KeyError: &lt;img" in panel.detail.value
     assert "of the second" not in panel.detail.value
     monkeypatch.setattr(task, "served_at", lambda _url: None)
-    look_at(panel.table, "i3")
+    user.look_at(panel.table, "i3")
     for word in ("t3", ">URL<", "https://example.com/run"):
         assert word in panel.detail.value
     assert "Raised" not in panel.detail.value
@@ -122,7 +123,7 @@ def test_a_row_opens_with_the_handlers_traceback(panel: AttemptsPanel, monkeypat
 def test_log_entries_are_escaped(panel: AttemptsPanel, watcher: FakeWatcher) -> None:
     """A log entry cannot bring markup into the page."""
     publish(panel, watcher, entry(9, "t9", url=f"https://x/{EVIL}", status="INTERNAL"))
-    look_at(panel.table, "i9")
+    user.look_at(panel.table, "i9")
     for html in (panel.detail.value, panel.static_html()):
         assert "<img" not in html
         assert "&lt;img" in html
@@ -139,7 +140,7 @@ def test_an_incomplete_log_is_reported(panel: AttemptsPanel, watcher: FakeWatche
 def test_another_queue_and_another_time_are_read(panel: AttemptsPanel, log: list[Entry]) -> None:
     """The table shows the new queue and time, and the line of Python names them."""
     log[:] = [entry(7, "t7")]
-    use(panel, "emails")
+    user.use(panel, "emails")
     assert panel.table.page_keys == ["i7"]
     log[:] = []
     panel.back.value = 86_400
@@ -154,5 +155,5 @@ def test_what_is_known_of_one_queue_is_not_said_of_another(panel: AttemptsPanel,
     panel.settle()
     assert "there are more" in panel.kept.value
     log[:] = [PermissionDeniedError("no access to the log")]
-    use(panel, "emails")
+    user.use(panel, "emails")
     assert (panel.kept.value, panel.footer.at) == ("", 0.0)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from cloudtasks_nb._frames import IN_QUEUE
+from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.progress import Facts
 from cloudtasks_nb.fanout.batch.status import progress_of, status_of
@@ -17,7 +18,8 @@ from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchesPanel
 from tests.cases import cases
 from tests.unit.fanout.conftest import PLACE
-from tests.unit.panels.conftest import FakeQueue, Harness, confirm, send_message, show
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeQueue, Harness
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 SINCE = NOW - dt.timedelta(minutes=6)
@@ -87,7 +89,7 @@ def cells(panel: BatchesPanel) -> list[list[Any]]:
 def press(panel: BatchesPanel, batch: str, text: str) -> None:
     """Press the button in the row of a batch, which is the only one, and wait until the work is done."""
     assert [row[-1]["button"] for row in cells(panel)] == [text]
-    send_message(panel.table, do="press", key=batch, text=text)
+    user.send_message(panel.table, do="press", key=batch, text=text)
     panel.settle()
 
 
@@ -125,6 +127,12 @@ def test_who_may_only_look_sees_the_line_that_helps(harness: Harness, monkeypatc
     assert [row[-1] for row in cells(panel)] == ["queue.resume()", "batch.errors()"]
 
 
+def three(harness: Harness, **words: Any) -> Batch:
+    """Send a batch of three rows, of which the last cannot be a task if its URL needs what it lacks."""
+    data = pd.DataFrame({"n": range(3), "day": ["mon", "tue", None]})
+    return harness.sent(harness.queue().fan_out(data, progress=False, **{"url": "https://svc/run", **words}))
+
+
 def test_no_batch_needs_anybody(harness: Harness) -> None:
     """Totals of nothing are not shown."""
     panel = BatchesPanel(harness.context(), queue="reports")
@@ -133,57 +141,48 @@ def test_no_batch_needs_anybody(harness: Harness) -> None:
 
 def test_a_paused_queue_is_resumed(harness: Harness) -> None:
     """In its row; the batch is shown below."""
-    batch = harness.sent(harness.queue().fan_out(pd.DataFrame({"n": range(3)}), url="https://svc/run", progress=False))
-    calls: list[Any] = []
+    batch, calls = three(harness), list[Any]()
     context = replace(harness.context(), open_queue=lambda name: FakeQueue(name=name.queue, calls=calls))
-    panel = show(BatchesPanel(context, queue="reports"))
+    panel = user.show(BatchesPanel(context, queue="reports"))
     harness.publish("reports", state="PAUSED")
     harness.until(batch, lambda: batch.status().state == "paused")
     panel.refresh()
     press(panel, batch.id, "Resume queue")
     assert calls == [("resume", "reports")]
     assert (panel.footer.status, panel.footer.line) == ("resumed reports", 'tasks.queue("reports").resume()')
-    assert panel.view.batch == batch
-    assert panel.table.current == batch.id
+    assert (panel.view.batch, panel.table.current) == (batch, batch.id)
 
 
-@cases(3, 30)
-def test_failed_rows_are_tried_again(harness: Harness, rows: int) -> None:
-    """As by the button of the batch, which asks if they are many."""
-    data = pd.DataFrame({"n": range(rows)})
-    batch = harness.sent(harness.queue().fan_out(data, url="https://svc/run", progress=False))
-    harness.finish(batch, *range(rows))
-    panel = show(BatchesPanel(harness.context(), queue="reports"))
-    press(panel, batch.id, "Retry failed")
-    assert (panel.prompt.question is not None) == (rows > 10)
-    if panel.prompt.question is not None:
-        confirm(panel)
-    harness.sent(batch)
-    assert batch.tasks()["try"].tolist() == [2] * rows
-    assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed()'
+def fail(harness: Harness, batch: Batch) -> None:
+    """Let all rows fail."""
+    harness.finish(batch, 0, 1, 2)
 
 
-def test_rows_that_are_not_in_the_queue_any_more_are_sent_again(harness: Harness) -> None:
-    """Those, and no others."""
-    batch = harness.sent(harness.queue().fan_out(pd.DataFrame({"n": range(3)}), url="https://svc/run", progress=False))
+def cancel(harness: Harness, batch: Batch) -> None:
+    """Take all rows out of the queue."""
     batch.cancel()
     harness.until(batch, lambda: batch.progress().cancelled == 3)
-    panel = show(BatchesPanel(harness.context(), queue="reports"))
-    press(panel, batch.id, "Send again")
+
+
+@cases((fail, "Retry failed"), (cancel, "Send again"))
+def test_rows_are_sent_again(harness: Harness, end: Any, verb: str) -> None:
+    """By the button that the list has for them."""
+    batch = three(harness)
+    end(harness, batch)
+    panel = user.show(BatchesPanel(harness.context(), queue="reports"))
+    press(panel, batch.id, verb)
     harness.sent(batch)
     assert batch.tasks()["try"].tolist() == [2, 2, 2]
 
 
 def test_rejected_rows_are_shown(harness: Harness) -> None:
     """Nothing is sent."""
-    data = pd.DataFrame({"n": [1, None]})
-    batch = harness.queue().fan_out(data, url="https://svc/{n}", errors="skip", progress=False)
-    harness.finish(harness.sent(batch))
-    panel = show(BatchesPanel(harness.context(), queue="reports"))
+    batch = three(harness, url="https://svc/{day}", errors="skip")
+    harness.finish(batch)
+    panel = user.show(BatchesPanel(harness.context(), queue="reports"))
     press(panel, batch.id, "Show rows")
-    assert panel.view.rows.query.state == "rejected"
-    assert panel.view.rows.table is not None
-    assert panel.view.rows.table.total == 1
+    table: Any = panel.view.rows.table
+    assert (panel.view.rows.query.state, table.total) == ("rejected", 1)
 
 
 def test_what_nobody_sends_is_resumed(harness: Harness) -> None:
@@ -192,7 +191,7 @@ def test_what_nobody_sends_is_resumed(harness: Harness) -> None:
     harness.queue().fan_out(pd.DataFrame({"n": range(3)}), url="https://svc/run", progress=False)
     harness.close()
     again = Harness(harness.watcher)
-    panel = show(BatchesPanel(again.context(), queue="reports"))
+    panel = user.show(BatchesPanel(again.context(), queue="reports"))
     batch = panel.table.page_keys[0]
     press(panel, batch, "Resume")
     again.sent(again.catalog.get(batch))
@@ -200,13 +199,12 @@ def test_what_nobody_sends_is_resumed(harness: Harness) -> None:
     again.close()
 
 
-def test_a_button_that_is_gone_does_nothing(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_button_that_is_gone_does_nothing(harness: Harness) -> None:
     """The batch is shown, as by a click on its row."""
-    batch = harness.sent(harness.queue().fan_out(pd.DataFrame({"n": range(3)}), url="https://svc/run", progress=False))
+    batch = three(harness)
     harness.finish(batch)
-    panel = show(BatchesPanel(harness.context(), queue="reports"))
-    send_message(panel.table, do="press", key=batch.id, text="Retry failed")
+    panel = user.show(BatchesPanel(harness.context(), queue="reports"))
+    user.send_message(panel.table, do="press", key=batch.id, text="Retry failed")
     panel.settle()
-    assert panel.view.batch == batch
+    assert (panel.view.batch, panel.footer.status) == (batch, "")
     assert batch.tasks()["try"].tolist() == [1, 1, 1]
-    assert panel.footer.status == ""

@@ -23,11 +23,12 @@ from cloudtasks_nb.fanout.causes import Fault
 from cloudtasks_nb.fanout.outbox.outcomes import Cause
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.panels import BatchPanel, batch_failures, batch_rows
-from cloudtasks_nb.panels.widgets import paged_table
+from cloudtasks_nb.panels.widgets import rows as table_rows
 from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from tests.cases import cases
 from tests.unit.fanout.conftest import Outcome, record_outcomes
-from tests.unit.panels.conftest import NOW, Harness, asked, click, confirm, look_at, send_message, show, wait_for
+from tests.unit.panels import user
+from tests.unit.panels.conftest import NOW, Harness
 
 KEY, SHOP, BAD = "KeyError: …", "ValueError: no shop", "INTERNAL"
 ROWS = pd.DataFrame({"shop": ["bern", "basel", "chur", "<b>", "bern"] * 6, "day": range(30)})
@@ -73,7 +74,7 @@ def batch(harness: Harness) -> Batch:
 @pytest.fixture
 def panel(batch: Batch) -> BatchPanel:
     """Return its panel."""
-    made: BatchPanel = show(batch.panel())
+    made: BatchPanel = user.show(batch.panel())
     made.settle()
     return made
 
@@ -88,7 +89,7 @@ def answer(batch: Batch, task: str, result: Any, *, error: str | None = None) ->
 
 def pick(panel: BatchPanel, choices: Any, key: str, do: str = "pick") -> None:
     """Click one of several buttons."""
-    send_message(choices, do=do, key=key)
+    user.send_message(choices, do=do, key=key)
     panel.settle()
 
 
@@ -125,7 +126,7 @@ def test_causes_come_first(panel: BatchPanel) -> None:
 
 def test_times_are_in_the_zone_of_the_browser(batch: Batch) -> None:
     """The charts follow what the browser tells; a copy that anybody may open has UTC, as has a panel without one."""
-    panel = show(batch.panel(tz="Asia/Tokyo"))
+    panel = user.show(batch.panel(tz="Asia/Tokyo"))
     panel.refresh()
     charts = panel.view.run._charts
     assert (panel.footer.tz, "(2026-01-02, UTC)" in charts.value) == ("Asia/Tokyo", True)
@@ -134,7 +135,7 @@ def test_times_are_in_the_zone_of_the_browser(batch: Batch) -> None:
         ("America/New_York", "2026-01-01, America/New_York"),
         ("not/known", "2026-01-02, UTC"),
     ):
-        with wait_for(charts, "value", re.compile(re.escape(f"({words})")).search):
+        with user.wait_for(charts, "value", re.compile(re.escape(f"({words})")).search):
             panel.footer.set_state({"zone": zone})
         assert "(2026-01-02, UTC)" in panel.static_html()
     with pytest.raises(InvalidInputError, match="is not a time zone"):
@@ -171,7 +172,7 @@ def test_a_cause_stays_chosen_while_its_text_changes(harness: Harness, monkeypat
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
     fault = Fault("ValueError", "report, cell [1] line 12")
     record(harness, batch, State.FAILED, {5: "ValueError: no shop oslo"}, fault)
-    panel = show(batch.panel())
+    panel = user.show(batch.panel())
     failures = panel.view.failures
     pick(panel, failures.choices, str(fault))
     assert "1 row with the cause ValueError: no shop oslo" in panel.static_html()
@@ -182,7 +183,7 @@ def test_a_cause_stays_chosen_while_its_text_changes(harness: Harness, monkeypat
     (item,) = failures.choices.items
     assert item["text"] == "ValueError: no shop wien … and 1 like it"
     assert item["note"] == "failed · report, cell [1] line 12"
-    click(panel, panel.view.actions.resend)
+    user.click(panel, panel.view.actions.resend)
     assert panel.footer.line == f'tasks.batch("{batch.id}").retry_failed("ValueError: no shop wien")'
 
 
@@ -233,7 +234,7 @@ def test_another_batch_does_not_wait_for_a_search(panel: BatchPanel, monkeypatch
 def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: Batch, harness: Harness) -> None:
     """More than ten rows are asked about; rows with other causes stay as they are."""
     pick(panel, panel.view.failures.choices, KEY, do="act")
-    question = confirm(panel)
+    question = user.confirm(panel)
     assert question.verb == "Retry 12 rows"
     assert KEY in question.scope
     harness.sent(batch)
@@ -246,7 +247,7 @@ def test_one_kind_of_failure_is_retried_by_two_clicks(panel: BatchPanel, batch: 
 
 def test_read_only_causes_have_no_button(batch: Batch) -> None:
     """A message that asks for a retry all the same is refused."""
-    panel = show(batch.panel(read_only=True))
+    panel = user.show(batch.panel(read_only=True))
     assert {item["act"] for item in panel.view.failures.choices.items} == {""}
     pick(panel, panel.view.failures.choices, SHOP, do="act")
     assert panel.footer.alert["text"] == "this panel is read-only"
@@ -275,7 +276,7 @@ def test_rows_are_chosen_by_state(panel: BatchPanel) -> None:
 def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harness) -> None:
     """What is shown by itself changes, what was chosen does not."""
     batch = harness.sent(harness.queue().fan_out(ROWS, url="https://svc/x", body=["day"], progress=False))
-    first, second = show(batch.panel()), show(batch.panel())
+    first, second = user.show(batch.panel()), user.show(batch.panel())
     pick(second, second.view.rows.states, "queued")
     record(harness, batch, State.FAILED, {3: SHOP})
     for panel in (first, second):
@@ -286,7 +287,7 @@ def test_rows_that_fail_later_are_shown_unless_the_user_has_chosen(harness: Harn
 
 def ask(panel: BatchPanel, **message: Any) -> None:
     """Ask the table of rows for something, as the browser does."""
-    send_message(panel.view.rows.table, **message)
+    user.send_message(panel.view.rows.table, **message)
     panel.settle()
 
 
@@ -338,12 +339,12 @@ def test_all_rows_that_match_are_selected_on_all_pages(panel: BatchPanel) -> Non
     assert (rows.selected, resend.description) == ([], "Send again (15)")
     ask(panel, do="select", selection={**chosen, "version": chosen["version"] + 9, "base": f"{table._filters}.2"})
     assert rows.whole
-    assert asked(panel, resend).line.endswith(".retry_failed()")
+    assert user.asked(panel, resend).line.endswith(".retry_failed()")
 
 
 def test_too_many_rows_to_select_are_refused(panel: BatchPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is selected, and the panel says why."""
-    monkeypatch.setattr(paged_table, "_MOST_SELECTED", 29)
+    monkeypatch.setattr(table_rows, "_MOST_SELECTED", 29)
     pick(panel, panel.view.rows.states, "all")
     table: Any = panel.view.rows.table
     chosen = {"version": 1 + table._selected.state["version"], "base": f"{table._filters}.1", "keys": [], "without": []}
@@ -355,7 +356,7 @@ def test_too_many_rows_to_select_are_refused(panel: BatchPanel, monkeypatch: pyt
 def test_the_columns_of_a_wide_input_are_chosen(harness: Harness) -> None:
     """Five are shown at first; numbers stand right, on each page."""
     wide = pd.DataFrame({f"c{number}": ["x"] if number % 2 else [number] for number in range(300)})
-    panel = show(harness.sent(harness.queue().fan_out(wide, url="https://svc/{c7}", progress=False)).panel())
+    panel = user.show(harness.sent(harness.queue().fan_out(wide, url="https://svc/{c7}", progress=False)).panel())
     rows: Any = panel.view.rows
 
     def shown() -> list[tuple[str, str]]:
@@ -363,12 +364,12 @@ def test_the_columns_of_a_wide_input_are_chosen(harness: Harness) -> None:
 
     assert shown() == [("c0", "right"), ("c1", "left"), ("c2", "right"), ("c3", "left"), ("c4", "right")]
     assert rows.pick.description == "Columns (5 of 300)"
-    click(panel, rows.pick)
+    user.click(panel, rows.pick)
     assert (len(rows.columns.options), rows.columns.value) == (300, ["c0", "c1", "c2", "c3", "c4"])
     rows.columns.set_state({"value": ["c299", "c6"]})
     panel.settle()
     assert (shown(), rows.pick.description) == ([("c6", "right"), ("c299", "left")], "Columns (2 of 300)")
-    click(panel, rows.pick)
+    user.click(panel, rows.pick)
     assert rows.columns.layout.display == "none"
     find(panel, "nothing:1")
     names = ", ".join(f"c{number}" for number in range(20))
@@ -432,9 +433,9 @@ def test_the_line_does_the_same_as_the_button(
     panel.settle()
     actions = panel.view.actions
     assert actions.resend.description == f"Send again ({len(wanted)})"
-    click(panel, actions.resend)
+    user.click(panel, actions.resend)
     if len(wanted) > 10 or not set(wanted).isdisjoint(range(18, 28)):  # rows that succeeded are asked about
-        assert line in confirm(panel).line
+        assert line in user.confirm(panel).line
     harness.sent(batch)
     assert tries(batch) == wanted
     assert line in panel.footer.line
@@ -459,7 +460,7 @@ def test_results_are_beside_the_inputs(panel: BatchPanel, batch: Batch) -> None:
     shown = panel.static_html()
     assert "10 succeeded rows, 1 of them without a stored result" in shown
     assert "[&quot;&lt;i&gt;&quot;]" in shown
-    look_at(table, table._rows.ids([0])[0])
+    user.look_at(table, table._shown.ids[0])
     panel.settle()
     assert "&quot;sold&quot;: 18" in panel.view.story.value
 
@@ -482,7 +483,7 @@ def test_rows_are_sorted_by_a_field_of_their_results(
 def test_results_are_shown_as_soon_as_all_have_succeeded(harness: Harness) -> None:
     """Nobody has to look for what the function returned; the rows are not taken for chosen ones."""
     batch = harness.sent(harness.queue().fan_out(ROWS.head(2), url="https://svc/{shop}", progress=False))
-    panel = show(batch.panel())
+    panel = user.show(batch.panel())
     for task in batch.tasks()["task"]:
         answer(batch, task, {"sold": 7})
     harness.finish(batch)
@@ -507,7 +508,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
     """Traceback or message, request and attempts are below the table."""
     table: Any = panel.view.rows.table
     task = batch.tasks()["task"][13]
-    look_at(table, table._rows.ids([12])[0])
+    user.look_at(table, table._shown.ids[12])
     panel.settle()
     shown = panel.view.story.value + panel.view.detail.card.value
     for words in ("Row 13", SHOP, "POST https://svc/%3Cb%3E", "&quot;day&quot;: 13", task):
@@ -520,7 +521,7 @@ def test_a_row_opens_with_its_error_and_its_payload(panel: BatchPanel, batch: Ba
 def seen(panel: BatchPanel) -> list[str]:
     """Return the states of the rows that are shown."""
     table: Any = panel.view.rows.table
-    return [cells[1][0] for cells in table._rows.cells(table._order)]
+    return [cells[1][0] for cells in table._shown.cells]
 
 
 def test_rows_that_are_tried_again_stay_in_sight(
@@ -531,7 +532,7 @@ def test_rows_that_are_tried_again_stay_in_sight(
     failures = panel.view.failures
     pick(panel, failures.choices, KEY)
     pick(panel, failures.choices, KEY, do="act")
-    confirm(panel)
+    user.confirm(panel)
     harness.sent(batch)
     panel.refresh()
     assert (days(panel), failures.choices.picked, failures.example.value) == (list(range(12)), None, "")
@@ -562,11 +563,11 @@ def test_the_example_goes_with_its_cause(panel: BatchPanel, batch: Batch, harnes
 def test_a_column_of_the_input_may_have_any_name(harness: Harness) -> None:
     """It is shown, found and sorted by its own values."""
     odd = pd.DataFrame({"_ref": [5, 6], "": ["x", "y"], "<b>": [1, 2]})
-    panel = show(harness.sent(harness.queue().fan_out(odd, url="https://svc/{_ref}", body=["", "<b>"])).panel())
+    panel = user.show(harness.sent(harness.queue().fan_out(odd, url="https://svc/{_ref}", body=["", "<b>"])).panel())
     table: Any = panel.view.rows.table
-    assert [cells[3:6] for cells in table._rows.cells(table._order)] == [["5", "x", "1"], ["6", "y", "2"]]
+    assert [cells[3:6] for cells in table._shown.cells] == [["5", "x", "1"], ["6", "y", "2"]]
     find(panel, "_ref:6")
-    assert [cells[3] for cells in table._rows.cells(table._order)] == ["6"]
+    assert [cells[3] for cells in table._shown.cells] == ["6"]
 
 
 def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> None:
@@ -586,7 +587,7 @@ def test_a_column_that_the_data_does_not_have_is_named(panel: BatchPanel) -> Non
 def test_a_whole_number_is_found_beside_missing_ones(harness: Harness, text: str) -> None:
     """Pandas makes floats of such a column: numbers are compared as numbers."""
     rows = pd.DataFrame({"shop": [17, 3, None]}).assign(day=[0, 1, 2])
-    panel = show(harness.sent(harness.queue().fan_out(rows, url="https://svc", body=["shop", "day"])).panel())
+    panel = user.show(harness.sent(harness.queue().fan_out(rows, url="https://svc", body=["shop", "day"])).panel())
     find(panel, f"shop:{text}")
     assert on_page(panel) == [0]
 

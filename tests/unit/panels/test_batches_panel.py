@@ -16,8 +16,9 @@ from cloudtasks_nb.panels import BatchesPanel, BatchPanel, Dashboard, batch_rows
 from cloudtasks_nb.panels.cards import task
 from tests.unit.display.test_charts import parsed
 from tests.unit.fanout.conftest import Outcome, record_outcomes, refs
+from tests.unit.panels import user
 from tests.unit.panels.conftest import NOW as AT
-from tests.unit.panels.conftest import FakeQueue, Harness, asked, click, confirm, look_at, show, snapshot, wait_for
+from tests.unit.panels.conftest import FakeQueue, Harness, snapshot
 
 ROWS = pd.DataFrame({"origin": ["EWR", "JFK", "LGA"], "note": ["<b>", "x", "y"]})
 
@@ -31,13 +32,13 @@ def fan_out(harness: Harness, rows: pd.DataFrame | int = ROWS, queue: str = "rep
 @pytest.fixture
 def panel(harness: Harness) -> BatchesPanel:
     """Return a list that is visible."""
-    return show(BatchesPanel(harness.context(), queue="reports"))
+    return user.show(BatchesPanel(harness.context(), queue="reports"))
 
 
 def own(batch: Batch, **words: Any) -> BatchPanel:
     """Open the panel of one batch."""
     panel: BatchPanel = batch.panel(**words)
-    return show(panel)
+    return user.show(panel)
 
 
 def test_batches_are_listed_newest_first(harness: Harness) -> None:
@@ -71,22 +72,12 @@ def test_the_list_reads_no_rows(panel: BatchesPanel, harness: Harness, monkeypat
     assert panel.table.total == 1
 
 
-def test_the_list_is_kept_up_to_date(panel: BatchesPanel, harness: Harness) -> None:
-    """Each snapshot of the queue updates the list, also with batches of other kernels."""
-    batch = fan_out(harness)
-    harness.finish(batch, 2)
-    harness.publish("reports")
-    panel.settle()
-    assert panel.table.page_keys == [batch.id]
-    assert "failed" in panel.table.html()
-
-
 def test_the_chosen_batch_is_opened(panel: BatchesPanel, harness: Harness) -> None:
     """The panel shows bar, causes and failed rows, everything escaped, and the line of Python that opens the batch."""
     batch = fan_out(harness, name="<i>night")
     harness.finish(batch, 0)
     panel.refresh()
-    look_at(panel.table, batch.id)
+    user.look_at(panel.table, batch.id)
     panel.settle()
     shown = panel.static_html()
     assert "&lt;i&gt;night" in shown
@@ -102,7 +93,7 @@ def test_a_batch_that_is_deleted_elsewhere_is_shown_no_longer(panel: BatchesPane
     batch = fan_out(harness)
     harness.finish(batch)
     panel.refresh()
-    look_at(panel.table, batch.id)
+    user.look_at(panel.table, batch.id)
     panel.settle()
     batch.delete()
     panel.guarded(panel.view.draw)
@@ -115,8 +106,8 @@ def test_of_several_the_last_that_was_clicked_is_shown(panel: BatchesPanel, harn
     """Nothing is selected."""
     first, second = fan_out(harness), fan_out(harness, 2)
     panel.refresh()
-    look_at(panel.table, second.id)
-    look_at(panel.table, first.id)
+    user.look_at(panel.table, second.id)
+    user.look_at(panel.table, first.id)
     panel.settle()
     assert panel.view.batch is not None
     assert (panel.view.batch.id, panel.table.selected) == (first.id, [])
@@ -127,7 +118,7 @@ def test_nothing_is_listed_before_the_first(panel: BatchesPanel) -> None:
     assert "No batch was sent from here yet" in panel.static_html()
     assert panel.view.static_html() == ""
     assert panel.view.draw() == 0.0
-    click(panel, panel.view.actions.retry)
+    user.click(panel, panel.view.actions.retry)
     assert "no batch is shown" in panel.footer.alert["text"]
 
 
@@ -137,15 +128,15 @@ def test_a_batch_has_a_panel_of_its_own(harness: Harness) -> None:
     panel = own(batch)
     assert batch.id in panel.title
     assert panel.footer.line == f'batch = tasks.batch("{batch.id}")'
-    with wait_for(panel.view.bar, "value", lambda html: "<b>3</b> of 3 done" in html):
+    with user.wait_for(panel.view.bar, "value", lambda html: "<b>3</b> of 3 done" in html):
         harness.finish(batch)
     before = panel.view.bar.value
-    show(panel, visible=False)
+    user.show(panel, visible=False)
     grown = fan_out(harness, pd.concat([ROWS, ROWS.assign(note="new")]), name=batch.id)
     assert grown.id == batch.id
     assert panel.view.bar.value == before
-    with wait_for(panel.view.bar, "value", lambda html: "of 6 done" in html):
-        show(panel)
+    with user.wait_for(panel.view.bar, "value", lambda html: "of 6 done" in html):
+        user.show(panel)
 
 
 @pytest.mark.parametrize("failed", [10, 11])
@@ -156,10 +147,10 @@ def test_failed_rows_are_retried_by_a_click(harness: Harness, failed: int) -> No
     panel = own(batch)
     retry = panel.view.actions.retry
     assert retry.description == f"Retry failed ({failed})"
-    click(panel, retry)
+    user.click(panel, retry)
     if failed > 10:
         assert batch.progress().failed == failed
-        question = confirm(panel)
+        question = user.confirm(panel)
         assert (question.verb, question.typed, question.danger) == ("Retry 11 rows", None, False)
         assert "of 30" in question.scope
     harness.sent(batch)
@@ -187,11 +178,11 @@ def test_a_batch_is_cancelled_by_typing_its_id(harness: Harness) -> None:
     """The question names how many rows will not be sent and how many tasks are deleted."""
     batch = fan_out(harness, 12)
     panel = own(batch)
-    question = asked(panel, panel.view.actions.cancel)
+    question = user.asked(panel, panel.view.actions.cancel)
     assert (question.typed, question.danger) == (batch.id, True)
     assert "12 rows of 12 are not done: 0 will not be sent, 12 tasks in reports will be deleted" in question.scope
-    with wait_for(panel.footer, "status", lambda status: status == f"cancelled 12 rows of batch {batch.id}"):
-        confirm(panel, typed=batch.id)
+    with user.wait_for(panel.footer, "status", lambda status: status == f"cancelled 12 rows of batch {batch.id}"):
+        user.confirm(panel, typed=batch.id)
     assert (batch.progress().cancelled, panel.footer.alert) == (12, {})
     assert panel.footer.line == f'tasks.batch("{batch.id}").cancel()'
 
@@ -223,7 +214,7 @@ def test_what_is_unsent_is_sent_by_resume(harness: Harness, monkeypatch: pytest.
     panel = own(batch)
     assert "3 unsent, and no process sends them" in panel.static_html()
     assert panel.view.actions.resume.description == "Resume (3)"
-    click(panel, panel.view.actions.resume)
+    user.click(panel, panel.view.actions.resume)
     again.sent(batch)
     assert panel.footer.line == f'tasks.batch("{batch.id}").resume()'
     panel.settle()
@@ -236,13 +227,13 @@ def test_a_paused_queue_is_resumed_where_the_bar_says_so(harness: Harness) -> No
     batch = fan_out(harness)
     panel = own(batch)
     resume = panel.view.actions.resume
-    with wait_for(resume, "description", lambda text: text == "Resume the queue"):
+    with user.wait_for(resume, "description", lambda text: text == "Resume the queue"):
         harness.publish("reports", state="PAUSED")
     assert not resume.disabled
     calls: list[tuple[Any, ...]] = []
     context: Any = panel.context
     panel.context = replace(context, open_queue=lambda name: FakeQueue(name=name.queue, calls=calls))
-    click(panel, resume)
+    user.click(panel, resume)
     assert calls == [("resume", "reports")]
     assert panel.footer.line == 'tasks.queue("reports").resume()'
 
@@ -258,7 +249,7 @@ def test_rows_that_are_gone_have_a_button(harness: Harness) -> None:
     harness.until(batch, lambda: batch.progress().gone == 3)
     panel.view.actions.show()
     assert (retry.description, retry.disabled) == ("Send again (3)", False)
-    question = asked(panel, retry)
+    question = user.asked(panel, retry)
     assert question.scope.endswith("3 rows of them may have run: nobody can tell.")
     assert "state == 'gone'" in question.line
 
@@ -288,10 +279,10 @@ def test_a_batch_has_no_age_once_it_has_ended(harness: Harness, panel: BatchesPa
     alone = own(batch)
     harness.publish("reports")
     assert alone.footer.at == AT / 1e6
-    with wait_for(alone.footer, "at", lambda at: at == 0.0):
+    with user.wait_for(alone.footer, "at", lambda at: at == 0.0):
         harness.finish(batch)
     panel.refresh()
-    look_at(panel.table, batch.id)
+    user.look_at(panel.table, batch.id)
     panel.settle()
     assert panel.footer.at == AT / 1e6
     harness.watcher.publish(replace(snapshot("reports"), at=AT + 60_000_000))
@@ -305,7 +296,7 @@ def test_closing_leaves_the_batch(harness: Harness) -> None:
     """The batch goes on, and the panel does not listen to it any more; the title of the tab is not its own."""
     browser_tab.cache_clear()
     batch = fan_out(harness)
-    panel = show(batch.panel())
+    panel = user.show(batch.panel())
     panel.close()
     panel.close()
     assert browser_tab().comm is not None
@@ -327,7 +318,7 @@ def test_a_run_without_an_end_is_not_shown(harness: Harness) -> None:
     panel.refresh()
     assert panel.view.run.summary is None
     assert panel.view.run.layout.display == "none"
-    with wait_for(panel.view.run.layout, "display", lambda display: display is None):
+    with user.wait_for(panel.view.run.layout, "display", lambda display: display is None):
         harness.finish(batch)
     assert panel.view.run.summary is not None
 
@@ -350,8 +341,8 @@ def test_a_retry_changes_the_list_at_once(panel: BatchesPanel, harness: Harness)
     batch = fan_out(harness)
     harness.finish(batch, 1)
     panel.refresh()
-    look_at(panel.table, batch.id)
+    user.look_at(panel.table, batch.id)
     panel.settle()
-    with wait_for(panel.totals, "value", lambda html: "rows left</span> <b>1<" in html):
-        click(panel, panel.view.actions.retry)
+    with user.wait_for(panel.totals, "value", lambda html: "rows left</span> <b>1<" in html):
+        user.click(panel, panel.view.actions.retry)
     assert "failed" not in panel.table.html()

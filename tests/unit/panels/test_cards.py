@@ -6,7 +6,7 @@ import pandas as pd
 
 from cloudtasks_nb.display.card import facts_html, html_card, section_html, state_html
 from cloudtasks_nb.panels.cards.task import timeline
-from cloudtasks_nb.panels.forms import notebook
+from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.widgets.cells import code_html
 from tests.cases import cases
 from tests.unit.panels.conftest import NOW, entry
@@ -59,5 +59,5 @@ def test_a_timeline_has_every_attempt() -> None:
 @cases(("a", '"a"'), ("it's", '"it\'s"'), ('"\n', '"\\"\\n"'), (["a", 1], '["a", 1]'), (0.5, "0.5"), (None, "None"))
 def test_values_are_written_as_python(value: Any, code: str) -> None:
     """A copied line of Python has the same values."""
-    assert notebook.quoted(value) == code
+    assert quoted(value) == code
     assert eval(code) == value  # noqa: S307 - that is what it is for

@@ -48,7 +48,8 @@ from cloudtasks_nb.panels.widgets.choices import Choices
 from tests.simulation.cloud import Cloud, Delivery
 from tests.simulation.kernel import Kernel
 from tests.simulation.world import Process, World
-from tests.unit.panels.conftest import open_widgets, send_message
+from tests.unit.panels import user
+from tests.unit.panels.conftest import open_widgets
 
 #: What runs without `--hypothesis-profile=long`: the same examples each time.
 FEW: dict[str, Any] = {
@@ -160,7 +161,7 @@ class Clicks(RuleBasedStateMachine):
         self.changes.clear()
         self.see(tab)
         if tab == "Batches":
-            self.click(lambda: send_message(self.panel.table, do="show", key=self.batches[0]))
+            self.click(lambda: user.send_message(self.panel.table, do="show", key=self.batches[0]))
 
     def answer(self, delivery: Delivery) -> int:
         """Answer a delivery."""
@@ -196,7 +197,7 @@ class Clicks(RuleBasedStateMachine):
         def look(_client: Client) -> None:
             self.board.turn_to(tab)
             for title, panel in self.board.parts.items():
-                send_message(panel.footer, do="visible", visible=title == tab)
+                user.send_message(panel.footer, do="visible", visible=title == tab)
 
         self.do(look)
         self.settle()
@@ -267,7 +268,7 @@ class Clicks(RuleBasedStateMachine):
         act = data.draw(st.sampled_from([*["show", "show", "select", "select"] * bool(keys), "turn", "sort"]))
         key = data.draw(st.sampled_from(keys)) if keys else None
         acts: dict[str, Callable[[], object]] = {
-            "show": lambda: send_message(table, do="show", key=str(key)),
+            "show": lambda: user.send_message(table, do="show", key=str(key)),
             "select": lambda: table.select({*table.selected} ^ {key}),
             "turn": lambda: table.turn(data.draw(st.integers(0, 2))),
             "sort": lambda: table.sort(data.draw(st.sampled_from(names)), descending=data.draw(st.booleans())),
@@ -285,7 +286,7 @@ class Clicks(RuleBasedStateMachine):
             if isinstance(field, Choices):
                 keys = [one["key"] for one in field.get_state("items")["items"]]
                 act = data.draw(st.sampled_from(["pick", "pick", "act"]))
-                self.click(partial(send_message, field, do=act, key=data.draw(st.sampled_from(["", *keys]))))
+                self.click(partial(user.send_message, field, do=act, key=data.draw(st.sampled_from(["", *keys]))))
             elif isinstance(field, widgets.Dropdown):
                 index = data.draw(st.integers(0, len(field.options) - 1))
                 self.click(lambda: setattr(field, "index", index))
@@ -323,7 +324,7 @@ class Clicks(RuleBasedStateMachine):
         if confirmed:
             self.allowed |= CHANGES
             self.begun |= DESTROYS
-        self.do(lambda _: send_message(panel.footer, do="answer", typed=typed))
+        self.do(lambda _: user.send_message(panel.footer, do="answer", typed=typed))
         self.settle()
         assert (self.question is None) == (confirmed or typed is None)
 

@@ -14,7 +14,8 @@ from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.batch.tracker import Tracker
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
-from tests.unit.panels.conftest import PATIENCE, FakeWatcher, Harness, show
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeWatcher, Harness
 
 
 def fan_out(harness: Harness) -> Batch:
@@ -32,7 +33,7 @@ def finished(harness: Harness, look: Callable[[Batch], object] = lambda _: None)
 
 def until(condition: Callable[[], bool]) -> None:
     """Collect garbage until a condition holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + user.PATIENCE
     while gc.collect() is None or not condition():
         assert time.monotonic() < deadline
         _loop.run(asyncio.sleep(0.01))
@@ -71,7 +72,7 @@ def test_a_deleted_batch_is_forgotten(harness: Harness) -> None:
 def test_a_closed_panel_leaves_nothing_behind(harness: Harness) -> None:
     """No work in the background either."""
     before = tasks()
-    tracker = finished(harness, lambda batch: show(batch.panel()).close())
+    tracker = finished(harness, lambda batch: user.show(batch.panel()).close())
     until(lambda: tracker() is None and tasks() <= before)
 
 
@@ -79,7 +80,7 @@ def test_panels_that_nobody_closes_need_no_task_each(harness: Harness, monkeypat
     """They look into the outbox now and then, which takes a moment."""
     monkeypatch.setattr(tracker_module, "_FOLLOW", 3600.0)
     before, panels = tasks(), []
-    finished(harness, lambda batch: panels.append(show(batch.panel())))
+    finished(harness, lambda batch: panels.append(user.show(batch.panel())))
     until(lambda: tasks() <= before)
     panels[0].close()
 

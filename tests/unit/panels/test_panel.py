@@ -10,26 +10,16 @@ from typing import Any
 import ipywidgets as widgets
 import pytest
 
-from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.errors import CloudTasksError, EndpointError, InvalidInputError, UnavailableError
 from cloudtasks_nb.panels import Panel
-from cloudtasks_nb.panels.widgets.prompt import Question
+from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.service.watch import Snapshot
 from tests.cases import cases
-from tests.unit.panels.conftest import (
-    NOW,
-    FakeContext,
-    FakeWatcher,
-    MakeContext,
-    click,
-    reply,
-    send_message,
-    show,
-    snapshot,
-)
+from tests.unit.panels import user
+from tests.unit.panels.conftest import NOW, FakeContext, FakeWatcher, MakeContext, snapshot
 
 QUESTION = Question(
     title="Purge <b>?", scope="about 2 tasks", verb="Purge 2 tasks", typed="reports", line="queue.purge()"
@@ -45,7 +35,7 @@ class Sample(Panel):
         self.done: list[str] = []
         self.read = self.button("Read", lambda: self.work("read"), changes=False)
         self.write = self.button("Write", lambda: self.work("write"), changes=True)
-        self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, quick=True)
+        self.quick = self.button("Quick", lambda: self.work("quick"), changes=True, inline=True)
         self.work: Callable[[str], object] = self.done.append
         self.tools = self.row(self.read, self.write, self.quick)
         self.fill(self.tools)
@@ -64,7 +54,7 @@ class Sample(Panel):
 @pytest.fixture
 def panel(context: FakeContext) -> Sample:
     """Return a panel that is visible."""
-    return show(Sample(context))
+    return user.show(Sample(context))
 
 
 def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:
@@ -72,7 +62,7 @@ def test_work_runs_in_a_thread_of_its_own(panel: Sample) -> None:
     threads: dict[str, threading.Thread] = {}
     panel.work = lambda name: threads.setdefault(name, threading.current_thread())
     panel.write.click()
-    click(panel, panel.quick)
+    user.click(panel, panel.quick)
     assert threads["write"] is not threading.current_thread()
     assert threads["quick"] is threading.current_thread()
 
@@ -111,10 +101,10 @@ def test_long_work_is_stopped_by_its_button(panel: Sample) -> None:
     panel.read.click()
     assert began.wait(240)
     shown = stop.layout.display
-    click(panel, stop)
+    user.click(panel, stop)
     assert (shown, stop.layout.display) == (None, "none")
     panel.work = lambda _: panel.done.append(str(panel.stopping.is_set()))
-    click(panel, panel.read)
+    user.click(panel, panel.read)
     assert panel.done == ["False"]
 
 
@@ -129,7 +119,7 @@ def test_an_exception_in_a_callback_is_shown(panel: Sample, button: str) -> None
     assert "Traceback" in panel.footer.alert["trace"]
     assert not panel.footer.busy
     panel.work = panel.done.append
-    click(panel, panel.write)
+    user.click(panel, panel.write)
     assert panel.footer.alert == {}
 
 
@@ -142,7 +132,7 @@ def test_an_error_has_its_message_and_hint(panel: Sample, error: Exception, aler
     """An exception without a message is named; the browser can dismiss the error."""
     panel.fail(error)
     assert alert.items() <= panel.footer.alert.items()
-    send_message(panel.footer, do="dismiss")
+    user.send_message(panel.footer, do="dismiss")
     assert panel.footer.alert == {}
 
 
@@ -180,7 +170,7 @@ def test_an_error_of_a_service_that_did_not_answer_goes_when_it_answers(panel: S
 
 def test_a_panel_that_watches_nothing_hears_of_it_too(context: FakeContext, watcher: FakeWatcher) -> None:
     """It watches its queue until the service answers."""
-    panel = show(Panel(context, "Form", queue="reports"))
+    panel = user.show(Panel(context, "Form", queue="reports"))
     assert watcher.subscribed == []
     panel.fail(UnavailableError("nobody answers"))
     assert [one.queue.queue for one in watcher.subscribed] == ["reports"]
@@ -199,7 +189,7 @@ def test_notes_and_progress_of_verbs_are_shown_in_the_footer(panel: Sample, caps
         notify("made queue reports")
 
     panel.work = speak
-    click(panel, panel.write)
+    user.click(panel, panel.write)
     assert (panel.done, panel.footer.status) == (["listing: 4 of 10"], "made queue reports")
     assert capsys.readouterr().out == ""
 
@@ -209,7 +199,7 @@ def test_read_only_leaves_out_and_blocks(make_context: MakeContext) -> None:
     panel = Sample(make_context("reports", read_only=True))
     assert panel.tools.children == (panel.read,)
     for button in (panel.write, panel.quick):
-        click(panel, button)
+        user.click(panel, button)
         assert (panel.done, panel.footer.alert["text"]) == ([], "this panel is read-only")
     with pytest.raises(InvalidInputError, match="read-only"):
         panel.ask(QUESTION, panel.write.click)
@@ -224,9 +214,9 @@ def test_a_question_wants_the_name_typed(panel: Sample) -> None:
         asks = typed in ("report", "Reports")
         panel.ask(QUESTION, lambda: panel.done.append("it"))
         assert panel.footer.question["title"] == "Purge <b>?"
-        reply(panel, typed)
+        user.reply(panel, typed)
         assert (panel.done, panel.prompt.question is not None, bool(panel.footer.question)) == (done, asks, asks)
-    reply(panel, "reports")
+    user.reply(panel, "reports")
     assert panel.done == ["it"], "a late answer to a question that is over does nothing"
 
 
@@ -239,9 +229,9 @@ def test_it_watches_only_while_visible(panel: Sample, watcher: FakeWatcher, monk
         return len(watcher.subscribed)
 
     assert watching() == 1
-    show(panel, visible=False)
+    user.show(panel, visible=False)
     assert watching() == 0
-    show(panel)
+    user.show(panel)
     panel.every = 0
     assert (watching(), panel.footer.paused) == (0, "refreshing is off")
     assert len(shown) == 1
@@ -261,18 +251,6 @@ def test_the_interval_has_bounds(panel: Sample, seconds: float) -> None:
     """The interval is 1 to 30 seconds."""
     with pytest.raises(InvalidInputError, match="1 to 30 seconds"):
         panel.every = seconds
-
-
-def test_each_watched_queue_has_a_warning_of_its_own(panel: Sample, watcher: FakeWatcher) -> None:
-    """A snapshot of one queue leaves the warning of another."""
-    names = {panel.context.name(queue): None for queue in ("reports", "emails")}
-    panel.watched_queues = lambda: names  # type: ignore[method-assign]  # a panel of two queues
-    panel.resubscribe()
-    watcher.publish(snapshot("reports", UnavailableError("no statistics")))
-    watcher.publish(snapshot("emails"))
-    assert panel.footer.warning == "no statistics"
-    watcher.publish(snapshot("reports"))
-    assert panel.footer.warning == ""
 
 
 def test_another_queue_is_watched_after_a_switch(panel: Sample, watcher: FakeWatcher) -> None:
@@ -298,7 +276,7 @@ def test_it_is_live_once_it_is_shown(context: FakeContext, watcher: FakeWatcher)
     panel = Sample(context)
     panel._repr_mimebundle_()
     assert len(watcher.subscribed) == 1
-    show(panel, visible=False)
+    user.show(panel, visible=False)
     panel._repr_mimebundle_()
     assert watcher.subscribed == []
 
@@ -349,33 +327,24 @@ def test_work_that_no_thread_can_do(panel: Sample, monkeypatch: pytest.MonkeyPat
         panel.read.click()
     panel.settle(timeout=0)
     assert (panel.footer.busy, panel.footer.alert["text"]) == (False, "RuntimeError: can't start new thread")
-    click(panel, panel.read)
+    user.click(panel, panel.read)
     assert (panel.done, panel.footer.alert) == (["read"], {})
 
 
-def test_the_loop_itself_is_not_blocked(panel: Sample) -> None:
-    """Work of a click on the background loop runs in a thread too."""
-
-    async def press() -> None:
-        panel.write.click()
-
-    _loop.run(press())
-    panel.settle()
-    assert panel.done == ["write"]
-
-
-def test_the_age_is_that_of_the_oldest(panel: Sample, watcher: FakeWatcher) -> None:
-    """Of two queues the one counts that was read the longest time ago; one that is watched no more does not."""
+def test_each_watched_queue_has_an_age_and_a_warning_of_its_own(panel: Sample, watcher: FakeWatcher) -> None:
+    """The panel has the age of the oldest, and every warning; a queue that is watched no more does not count."""
     names = {panel.context.name(queue): None for queue in ("reports", "emails")}
     panel.watched_queues = lambda: names  # type: ignore[method-assign]  # a panel of two queues
     panel.resubscribe()
     for queue, second in (("reports", 1), ("emails", 2), ("emails", 3)):
         watcher.publish(replace(snapshot(queue), at=NOW + second * 1_000_000))
-    assert panel.footer.at == NOW / 1e6 + 1
+    watcher.publish(snapshot("reports", UnavailableError("no statistics")))
+    watcher.publish(replace(snapshot("emails"), at=NOW + 3_000_000))
+    assert (panel.footer.at, panel.footer.warning) == (NOW / 1e6 + 1, "no statistics")
     del names[panel.context.name("reports")]
     panel.resubscribe()
     watcher.publish(replace(snapshot("emails"), at=NOW + 4_000_000))
-    assert panel.footer.at == NOW / 1e6 + 4
+    assert (panel.footer.at, panel.footer.warning) == (NOW / 1e6 + 4, "")
 
 
 def test_a_service_that_is_silent_is_told_once(panel: Sample, watcher: FakeWatcher) -> None:
@@ -403,12 +372,12 @@ def test_a_silent_emulator_is_started_again(
     """By a button in the banner, where it keeps its tasks; the queues are then read at once."""
     context, started = make_context("reports", read_only=read_only), []
     context.connection.restart = lambda: started.append(1)
-    panel = show(Sample(context))
+    panel = user.show(Sample(context))
     watcher.publish(snapshot("reports", EndpointError("nothing answers")))
     assert panel.banner is not None
     buttons = panel.banner.children[1:]
     assert [button.description for button in buttons] == ([] if read_only else ["Start it again"])
-    click(panel, *buttons)
+    user.click(panel, *buttons)
     assert len(started) == len(watcher.refreshed) == len(buttons)
 
 

@@ -11,26 +11,14 @@ import pytest
 from cloudtasks_nb.errors import QueueNotFoundError, ServiceError
 from cloudtasks_nb.panels import QueuesPanel, queues
 from tests.cases import cases
-from tests.unit.panels.conftest import (
-    NOW,
-    FakeContext,
-    FakeWatcher,
-    MakeContext,
-    asked,
-    click,
-    confirm,
-    entry,
-    look_at,
-    show,
-    snapshot,
-    use,
-)
+from tests.unit.panels import user
+from tests.unit.panels.conftest import NOW, FakeContext, FakeWatcher, MakeContext, entry, snapshot
 
 
 @pytest.fixture
 def panel(context: FakeContext) -> QueuesPanel:
     """Return a panel of emails and reports that is visible."""
-    return show(QueuesPanel(context))
+    return user.show(QueuesPanel(context))
 
 
 def shown(panel: QueuesPanel) -> str:
@@ -41,7 +29,7 @@ def shown(panel: QueuesPanel) -> str:
 def test_only_the_page_is_watched(make_context: MakeContext, watcher: FakeWatcher) -> None:
     """Of thirty queues the twenty on the page; after turning it the others."""
     names = [f"q{number:02}" for number in range(30)]
-    panel = show(QueuesPanel(make_context(*names)))
+    panel = user.show(QueuesPanel(make_context(*names)))
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[:20]
     panel.table.turn(1)
     assert sorted(one.queue.queue for one in watcher.subscribed) == names[20:]
@@ -49,7 +37,7 @@ def test_only_the_page_is_watched(make_context: MakeContext, watcher: FakeWatche
 
 def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) -> None:
     """Table and card show the newest depth, the sparkline the ones before; figures that are not known are left out."""
-    look_at(panel.table, "reports")
+    user.look_at(panel.table, "reports")
     for depth in (1_500, 1_000):
         watcher.publish(snapshot("reports", tasks=depth, state="PAUSED"))
     assert "1,000" in panel.static_html()
@@ -63,7 +51,7 @@ def test_figures_follow_the_watcher(panel: QueuesPanel, watcher: FakeWatcher) ->
 @pytest.mark.parametrize("local", [False, True])
 def test_what_the_log_of_a_busy_queue_costs(make_context: MakeContext, watcher: FakeWatcher, *, local: bool) -> None:
     """The card of a queue at Google shows it; the log of an emulator costs nothing."""
-    panel = show(QueuesPanel(make_context("reports", local=local)))
+    panel = user.show(QueuesPanel(make_context("reports", local=local)))
     watcher.publish(snapshot("reports", done_last_minute=1_000_000, log_sampling_ratio=1.0))
     for words in ("at 1,000,000 attempts a minute the log has", "a day after the first 50 GiB"):
         assert (words in shown(panel)) is not local
@@ -105,12 +93,12 @@ def test_the_only_queue_need_not_be_selected(make_context: MakeContext) -> None:
 def test_pause_and_resume_are_done_at_once(panel: QueuesPanel, context: FakeContext, watcher: FakeWatcher) -> None:
     """There is no question; the line of Python does the same, and the watcher reads the queue again."""
     panel.table.select(["reports"])
-    click(panel, panel.pause)
+    user.click(panel, panel.pause)
     assert context.calls == [("pause", "reports")]
     assert (panel.footer.status, panel.footer.line) == ("paused reports", 'tasks.queue("reports").pause()')
     assert "reports" in watcher.refreshed
     panel.table.select(["emails", "reports"])
-    click(panel, panel.pause)
+    user.click(panel, panel.pause)
     assert panel.footer.status == "paused 2 queues: emails, reports"
     assert panel.footer.line == 'for name in ["emails", "reports"]: tasks.queue(name).pause()'
 
@@ -126,7 +114,7 @@ def test_what_the_buttons_act_on_is_the_queue_of_the_panel(panel: QueuesPanel, c
     panel.table.select(["emails", "reports"])
     assert "2 queues" in panel.target.value
     panel.table.select([])
-    click(panel, panel.pause)
+    user.click(panel, panel.pause)
     assert context.calls == [("pause", "emails")]
 
 
@@ -135,32 +123,32 @@ def test_a_queue_that_is_chosen_after_the_click_is_left_alone(panel: QueuesPanel
     panel.table.select(["reports"])
     with panel._enabling:  # the work cannot begin
         panel.pause.click()
-    use(panel, "emails")
+    user.use(panel, "emails")
     assert context.calls == [("pause", "reports")]
 
 
 def test_purge_wants_the_name(panel: QueuesPanel, context: FakeContext) -> None:
     """Count and full name are in the question; the right name and a click purge."""
     panel.table.select(["reports"])
-    question = asked(panel, panel.purge)
+    question = user.asked(panel, panel.purge)
     assert (question.typed, question.verb) == ("reports", "Purge about 2,000 tasks")
     assert "projects/p/locations/l/queues/reports" in question.scope
     assert context.calls == []
-    confirm(panel, typed="reports")
+    user.confirm(panel, typed="reports")
     assert (context.calls, panel.footer.status) == ([("purge", "reports")], "purged reports")
 
 
 def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) -> None:
     """The line of Python follows the form; the status shows old and new values."""
     panel.table.select(["reports"])
-    click(panel, panel.edit)
+    user.click(panel, panel.edit)
     fields = panel.form.fields
     assert (fields["rate"].value, fields["max_backoff"].value, panel.save.disabled) == ("50", "3600s", True)
     fields["rate"].value = "5"
     fields["max_backoff"].value = "10min"
     expected = {"rate": 5.0, "max_backoff": "10min"}
     assert panel.footer.line == 'tasks.queue("reports").update(rate=5.0, max_backoff="10min")'
-    click(panel, panel.save)
+    user.click(panel, panel.save)
     assert context.calls == [("update", "reports", expected)]
     assert panel.footer.status == "reports: rate 50 \u2192 5, max_backoff 3600s \u2192 10min"
     assert panel.editor.layout.display == "none"
@@ -177,7 +165,7 @@ def test_only_changed_limits_are_sent(panel: QueuesPanel, context: FakeContext) 
 def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: Any, words: str) -> None:
     """The service's 0s and -1 are shown and typed as unlimited."""
     panel.table.select(["reports"])
-    click(panel, panel.edit)
+    user.click(panel, panel.edit)
     assert "retry time</span> <b>unlimited" in panel.card.value
     assert panel.form.fields["max_retry_duration"].value == "unlimited"
     panel.form.fields[setting].value = typed
@@ -188,11 +176,11 @@ def test_no_limit_is_a_word(panel: QueuesPanel, setting: str, typed: str, sent: 
 def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeContext) -> None:
     """An invalid value is reported and not sent; the message disappears with a valid one."""
     panel.table.select(["reports"])
-    click(panel, panel.edit)
+    user.click(panel, panel.edit)
     field = panel.form.fields["max_concurrent"]
     field.value = "many"
     assert panel.footer.alert["text"] == 'Running at once: "many" is not a whole number'
-    click(panel, panel.save)
+    user.click(panel, panel.save)
     assert context.calls == []
     field.value = "9"
     assert panel.footer.alert == {}
@@ -200,7 +188,7 @@ def test_a_limit_that_is_no_number_is_named(panel: QueuesPanel, context: FakeCon
 
 def column(panel: QueuesPanel, name: str) -> list[Any]:
     """Return a column of the table."""
-    values: list[Any] = panel.table._rows._frame.iloc[panel.table._order][name].tolist()
+    values: list[Any] = panel.table._rows._frame.loc[panel.table.page_keys][name].tolist()
     return values
 
 
@@ -223,8 +211,8 @@ def test_only_the_log_of_one_queue_is_read_at_google(
     make_context: MakeContext, watcher: FakeWatcher, *, local: bool, read: int
 ) -> None:
     """Its quota would not do for more."""
-    panel = show(QueuesPanel(make_context("emails", "reports", local=local)))
-    use(panel, "reports")
+    panel = user.show(QueuesPanel(make_context("emails", "reports", local=local)))
+    user.use(panel, "reports")
     assert sum(one.since is not None for one in watcher.subscribed) == read
 
 
@@ -245,7 +233,7 @@ def test_the_chart_has_a_gap_where_nobody_looked(
     panel: QueuesPanel, watcher: FakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the depth was in between is not drawn."""
-    look_at(panel.table, "reports")
+    user.look_at(panel.table, "reports")
     watcher.publish(snapshot("reports"))
     assert shown(panel).count("<polyline") == 1
     later = time.monotonic() + 180

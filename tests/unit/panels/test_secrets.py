@@ -13,12 +13,12 @@ from cloudtasks_nb.panels import FanOutPanel
 from cloudtasks_nb.panels.batch_actions import retry_code
 from cloudtasks_nb.panels.cards.plan import error_html
 from cloudtasks_nb.panels.cards.task import timeline
-from cloudtasks_nb.panels.forms.targets import Target
+from cloudtasks_nb.panels.forms.request_form import UrlChoice
 from cloudtasks_nb.panels.widgets.cells import Column, cell, code_html
-from cloudtasks_nb.panels.widgets.choices import Choice, Choices
-from cloudtasks_nb.panels.widgets.footer import Footer
-from cloudtasks_nb.panels.widgets.prompt import Prompt, Question
-from tests.unit.panels.conftest import FakeShell, Harness, click, entry, open_widgets, send, send_message, show
+from cloudtasks_nb.panels.widgets.choices import ChoiceButton, Choices
+from cloudtasks_nb.panels.widgets.footer import Footer, Prompt, Question
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeShell, Harness, entry, open_widgets
 
 SECRET = "s3cr3t"  # noqa: S105 - it is looked for
 TEXTS = [
@@ -50,10 +50,10 @@ def choice(text: str) -> str:
     """Return what the page has of a choice, and check that a click on it still names it."""
     clicked: list[str] = []
     made = Choices("Causes", "stacked", picked=clicked.append)
-    made.offer([Choice(key=text, text=text, number=1), Choice(key="other", text="other", number=1)])
+    made.offer([ChoiceButton(key=text, text=text, number=1), ChoiceButton(key="other", text="other", number=1)])
     made.picked = text
     state = made.get_state()
-    send_message(made, do="pick", key=state["picked"])
+    user.send_message(made, do="pick", key=state["picked"])
     assert clicked == [text]
     return json.dumps([state["items"], state["picked"]])
 
@@ -67,14 +67,14 @@ PLACES: dict[str, Callable[[str], str]] = {
     "cell and tooltip": lambda text: str(cell(f"{text}\n" * 20, Column("last_message"))),
     "choice": choice,
     "line that retries a cause": lambda text: retry_code("batch", text, [text]) + "•••",
-    "offered URL": lambda text: Target(text=text, kind="used by the batch a").label,
+    "offered URL": lambda text: UrlChoice(text=text, kind="used by the batch a").label,
 }
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=["url", "header", "body", "key"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_text_is_shown_without_its_secret(place: str, text: str) -> None:
-    """Everywhere the same dots."""
+    """A secret is masked in every view."""
     shown = PLACES[place](text)
     assert SECRET not in shown
     assert "•••" in shown or "\\u2022" in shown
@@ -95,12 +95,12 @@ def test_a_form_leaves_no_secret_on_the_page(harness: Harness, shell: FakeShell)
     """URL, headers and bodies from the form to the failed row: neither in a widget's state nor in an export."""
     shell.user_ns["users"] = pd.DataFrame({"user": ["ada", "bob"], "password": SECRET, "note": f"?token={SECRET}"})
     before = set(open_widgets())
-    panel: Any = show(FanOutPanel(harness.context(), queue="reports"))
+    panel: Any = user.show(FanOutPanel(harness.context(), queue="reports"))
     panel.request.headers.value = f"Authorization: Bearer {SECRET}\nX-Api-Key: {SECRET}"
     panel.request.url.value = f"https://svc/run?token={SECRET}&user={{user}}"
     panel.settle()
-    click(panel, panel.make_plan)
-    batch = send(panel)
+    user.click(panel, panel.make_plan)
+    batch = user.send(panel)
     harness.finish(harness.sent(batch), 0)
     panel.refresh()
     pages = [panel.static_html(), panel.footer.line]

@@ -11,7 +11,8 @@ from cloudtasks_nb.fanout.batch.batch import Batch
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from tests.unit.fanout.batch.test_live import FakeLive, be_notebook
-from tests.unit.panels.conftest import FakeWatcher, Harness, click, show
+from tests.unit.panels import user
+from tests.unit.panels.conftest import FakeWatcher, Harness
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def test_a_retry_in_the_panel_is_seen_in_the_cell(batch: Batch, harness: Harness
     batch._ipython_display_()
     assert "1 failed" in screens[0].shown[-1]
     same = harness.catalog.get(batch.id)
-    panel = show(batch.panel())
-    click(panel, panel.view.actions.retry)
+    panel = user.show(batch.panel())
+    user.click(panel, panel.view.actions.retry)
     assert same.progress().failed == 0
     harness.sent(batch)
     harness.finish(batch)
@@ -45,7 +46,7 @@ def test_a_retry_in_the_panel_is_seen_in_the_cell(batch: Batch, harness: Harness
 
 def test_a_retry_of_another_connection_is_seen_at_once(batch: Batch, other: Harness) -> None:
     """Run again, the cell with `ct.local("folder")` makes a new connection; the old objects do not stay behind."""
-    panel = show(batch.panel())
+    panel = user.show(batch.panel())
     same = other.catalog.get(batch.id)
     assert same.progress().failed == 1
     same.retry_failed()

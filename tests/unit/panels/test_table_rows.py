@@ -12,7 +12,7 @@ from cloudtasks_nb._frames import TASKS, frame
 from cloudtasks_nb.display.colours import COLOURS
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels.widgets.cells import Cell, Column, Kind, cell, json_text, static_table
-from cloudtasks_nb.panels.widgets.rows import Query, Rows, Selection
+from cloudtasks_nb.panels.widgets.rows import Query, Selection, TableRows
 from cloudtasks_nb.panels.widgets.table import Table
 from tests.cases import cases
 from tests.raising import raises
@@ -35,16 +35,16 @@ def tasks(**columns: list[Any]) -> pd.DataFrame:
     return frame(TASKS, {"task": letters, "name": letters, **columns}, index="task")
 
 
-def loaded(**columns: list[Any]) -> Rows:
+def loaded(**columns: list[Any]) -> TableRows:
     """Load a Tasks frame."""
-    rows = Rows(COLUMNS, "name")
+    rows = TableRows(COLUMNS, "name")
     rows.load(tasks(**columns))
     return rows
 
 
-def found(rows: Rows, **query: Any) -> str:
+def found(rows: TableRows, **query: Any) -> str:
     """Names of the rows that a query finds, in order."""
-    return "".join(rows.ids(rows.order(Query(**query))))
+    return "".join(rows.ids(Query(**query)))
 
 
 @cases(
@@ -81,7 +81,7 @@ def test_every_kind_sorts_both_ways_with_the_missing_last(column: str, values: l
 )
 def test_search_finds_what_is_known_of_a_row(text: str, names: str) -> None:
     """URLs are found as people read them, rows by a column and its value, and texts that are not shown too."""
-    rows = Rows([Column("row", kind="name")], "name", searched=("url", "message", "not there"))
+    rows = TableRows([Column("row", kind="name")], "name", searched=("url", "message", "not there"))
     rows.load(
         {
             "name": ["a", "b", "c", "d"],
@@ -117,7 +117,7 @@ def test_a_search_for_a_column_that_no_row_has(text: str, message: str, hint: st
 
 def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:
     """One is left out while it is empty, another one while all rows have the same."""
-    rows = Rows([Column("message", hidden_if="empty"), Column("batch", hidden_if="same")], "name")
+    rows = TableRows([Column("message", hidden_if="empty"), Column("batch", hidden_if="same")], "name")
     assert rows.blank == {"message", "batch"}
     rows.load({"name": ["a", "b"], "message": [None, None], "batch": pd.array(["x", "x"], dtype="string")})
     assert rows.blank == {"message", "batch"}
@@ -134,7 +134,7 @@ def test_an_optional_column_is_left_out_while_it_has_nothing_to_show() -> None:
 def test_a_patch_leaves_the_frame_that_was_loaded_alone() -> None:
     """The caller's frame is the caller's."""
     given_frame = tasks(state=["ready", "failed"])
-    rows = Rows(COLUMNS, "name")
+    rows = TableRows(COLUMNS, "name")
     rows.load(given_frame)
     rows.patch(tasks(state=["failed"]))
     assert given_frame["state"].tolist() == ["ready", "failed"]
@@ -156,7 +156,7 @@ def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int,
         }
 
     whole: dict[int, int | None] = {0: None}
-    rows, chosen = Rows(columns, "key"), Selection()
+    rows, chosen = TableRows(columns, "key"), Selection()
     rows.load(data(whole))
     chosen.choose({**chosen.state, "keys": list("02468")}, number=0, matching=list)
     for key, value, gone in steps:
@@ -168,22 +168,20 @@ def test_a_patched_table_equals_one_that_was_loaded_whole(steps: list[tuple[int,
         else:
             rows.patch(data({key: value}))
             whole[key] = value
-    fresh = Rows(columns, "key")
+    fresh = TableRows(columns, "key")
     fresh.load(data(whole))
     for query in (Query(), Query(sort="n"), Query(sort="text", descending=True), Query(text="n=1"), Query(text="1")):
-        at, expected = rows.order(query), fresh.order(query)
-        assert rows.keys(at) == fresh.keys(expected)
-        assert rows.cells(at) == fresh.cells(expected)
-    assert rows.ids(np.array(chosen.places(rows.places), dtype=np.intp)) == [str(n) for n in whole if not n % 2]
+        assert rows.page(query, 0, 40) == fresh.page(query, 0, 40)
+    assert rows.selected(chosen) == [n for n in whole if not n % 2]
     assert (len(rows), rows.blank) == (len(fresh), fresh.blank)
 
 
 def test_keys_keep_their_type() -> None:
     """The rows' ids are text, the keys that a caller gets are the data's own."""
-    rows = Rows([Column("n", kind="count")], "row")
+    rows = TableRows([Column("n", kind="count")], "row")
     rows.load(pd.DataFrame({"n": [5, 6]}, index=pd.Index([10, 11], name="row")))
-    assert rows.ids(np.array([1])) == ["11"]
-    assert rows.keys([1]) == [11]
+    assert rows.ids(Query()) == ["10", "11"]
+    assert rows.keys(["11", "12"]) == [11]
 
 
 def test_two_rows_of_one_key_are_refused() -> None:
@@ -196,16 +194,16 @@ def test_two_rows_of_one_key_are_refused() -> None:
 
 def test_a_column_that_is_not_there_is_named_with_near_ones() -> None:
     """A misspelt column fails when data is loaded, and says which one was meant."""
-    rows = Rows([Column("schedule_tme")], "name")
+    rows = TableRows([Column("schedule_tme")], "name")
     with pytest.raises(InvalidInputError, match=r"(?s)no column \"schedule_tme\".*did you mean schedule_time"):
         rows.load(tasks(state=["ready"]))
 
 
 def test_the_key_is_searched_where_it_is_the_index() -> None:
     """The name of a task is found, although another column is shown in its place."""
-    rows = Rows([Column("row")], "task", ["task"])
+    rows = TableRows([Column("row")], "task", ["task"])
     rows.load(pd.DataFrame({"row": ["day=1", "day=2"]}, index=pd.Index(["abc-1", "def-1"], name="task")))
-    assert rows.ids(rows.order(Query(text="def"))) == ["def-1"]
+    assert rows.ids(Query(text="def")) == ["def-1"]
 
 
 NONE = "\u2013"

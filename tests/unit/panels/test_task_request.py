@@ -12,8 +12,7 @@ from cloudtasks_nb.display.secrets import MASK
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.panels import PanelContext
 from cloudtasks_nb.panels.cards.task import hex_html
-from cloudtasks_nb.panels.forms.task_form import TaskForm
-from cloudtasks_nb.panels.forms.task_request import TaskRequest
+from cloudtasks_nb.panels.forms.task_form import TaskForm, TaskRequest
 from tests.cases import cases
 
 JSON = TaskRequest(

@@ -15,23 +15,17 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.panels import TasksPanel
 from cloudtasks_nb.panels import tasks as tasks_panel
 from cloudtasks_nb.service.watch import Pending
+from tests.unit.panels import user
 from tests.unit.panels.conftest import (
     NOW,
-    PATIENCE,
     FakeContext,
     FakeQueue,
     FakeShell,
     FakeWatcher,
     MakeContext,
-    asked,
-    click,
-    confirm,
     entry,
-    look_at,
     pending,
-    show,
     snapshot,
-    use,
 )
 
 
@@ -82,7 +76,7 @@ def panel(context: FakeContext, watcher: FakeWatcher) -> TasksPanel:
     """Return a panel of 10 of 25 tasks that is visible."""
     made: TasksPanel = TasksPanel(context, queue="reports")
     watcher.there = {f"reports{number:05}": pending() for number in range(25)}
-    show(made)
+    user.show(made)
     return made
 
 
@@ -106,7 +100,7 @@ def test_a_queue_is_not_said_to_be_empty_while_another_one_is_chosen(
     """What is said of the listed tasks of the first queue is not said of the other one, which nobody has listed yet."""
     panel.settle()
     panel._load_all()
-    show(panel, visible=False)  # so that the other queue is not listed
+    user.show(panel, visible=False)  # so that the other queue is not listed
     change = threading.Thread(target=panel.use, args=("emails",))
 
     def slow_time(_time: Any) -> str:
@@ -134,16 +128,16 @@ def test_a_queue_is_not_said_to_be_empty_before_its_tasks_are_shown(
     panel.settle()
     monkeypatch.setattr(panel, "_described", described)
     monkeypatch.setattr(Book, "tasks", 8)
-    use(panel, "emails")
+    user.use(panel, "emails")
     assert seen == ["Not loaded yet"]
     assert (panel.table.total, panel.table.empty) == (8, "No tasks in the queue")
 
 
 def test_more_and_all_are_loaded_on_demand(panel: TasksPanel) -> None:
     """The next portion, then the rest; then there is nothing to load."""
-    click(panel, panel.load_more)
+    user.click(panel, panel.load_more)
     assert (panel.table.total, panel.footer.status) == (20, "loaded 20 tasks")
-    click(panel, panel.load_all)
+    user.click(panel, panel.load_all)
     assert (panel.table.total, panel.load_all.layout.display) == (25, "none")
 
 
@@ -158,13 +152,13 @@ def test_loading_can_be_stopped(panel: TasksPanel, monkeypatch: pytest.MonkeyPat
             yield frame(TASKS, {"task": [f"reports{number:05}"], "state": ["ready"]}, index="task")
 
     monkeypatch.setattr(Book, "more", endless)
-    click(panel, panel.load_all)
+    user.click(panel, panel.load_all)
     assert panel.table.total == 13
 
 
 def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many tasks as before are loaded; tasks that have left the queue are gone."""
-    click(panel, panel.load_more)
+    user.click(panel, panel.load_more)
     monkeypatch.setattr(Book, "tasks", 15)
     panel.refresh()
     assert panel.table.total == 15
@@ -172,7 +166,7 @@ def test_refresh_lists_as_many_again(panel: TasksPanel, monkeypatch: pytest.Monk
 
 def test_done_tasks_are_removed(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """Succeeded and deleted tasks are removed; one with a failed attempt stays."""
-    click(panel, panel.load_all)
+    user.click(panel, panel.load_all)
     for number in (3, 20):
         watcher.there.pop(f"reports{number:05}")
     seen = (
@@ -235,7 +229,7 @@ def test_failures_during_a_look_up_are_explained(
     async def slow(_queue: QueueName, _tasks: list[str]) -> dict[str, Pending | None]:
         first = not started.is_set()
         started.set()
-        await asyncio.to_thread(answered.wait, PATIENCE)
+        await asyncio.to_thread(answered.wait, user.PATIENCE)
         if first:
             return {}
         raise ct.errors.EndpointError
@@ -243,7 +237,7 @@ def test_failures_during_a_look_up_are_explained(
     monkeypatch.setattr(watcher, "lookup", slow)
     monkeypatch.setattr(tasks_panel, "last_errors", lambda _urls: {"reports00001": "KeyError: 7"})
     watcher.publish(snapshot("reports"))
-    assert started.wait(PATIENCE)
+    assert started.wait(user.PATIENCE)
     watcher.publish(snapshot("reports", entries=(entry(1, "reports00001", status="INTERNAL"),)))
     answered.set()
     panel.settle()
@@ -261,7 +255,7 @@ def test_a_column_that_no_task_has_is_named(panel: TasksPanel) -> None:
 def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
     """Three tasks need no question; the line does the same."""
     names = pick(panel, 1, 2, 3)
-    click(panel, panel.actions.run)
+    user.click(panel, panel.actions.run)
     assert context.calls == [("run", "reports", names)]
     assert panel.footer.status == "ran 3 tasks of reports"
     assert panel.footer.line == 'tasks.queue("reports").run(["reports00001", "reports00002", "reports00003"])'
@@ -269,15 +263,15 @@ def test_a_few_are_run_at_once(panel: TasksPanel, context: FakeContext) -> None:
 
 def test_many_are_asked_about(panel: TasksPanel, context: FakeContext) -> None:
     """The question has the count and the scope; deleting many needs the queue's name."""
-    click(panel, panel.load_all)
+    user.click(panel, panel.load_all)
     names = pick(panel, *range(12))
-    question = asked(panel, panel.actions.run)
+    question = user.asked(panel, panel.actions.run)
     assert (question.title, question.typed) == ("Run 12 tasks of reports now?", None)
     assert "The 12 tasks selected of 25 loaded from reports." in question.scope
-    question = asked(panel, panel.actions.delete)
+    question = user.asked(panel, panel.actions.delete)
     assert (question.verb, question.typed) == ("Delete 12 tasks", "reports")
     assert context.calls == []
-    confirm(panel, typed="reports")
+    user.confirm(panel, typed="reports")
     assert context.calls == [("delete_tasks", "reports", names)]
     assert panel.table.total == 13
 
@@ -287,7 +281,7 @@ def test_few_are_deleted_with_a_click_more(panel: TasksPanel, context: FakeConte
     """Deleting asks a question, without a name to be typed; tasks that are not loaded stay."""
     names = pick(panel, *range(count))
     panel.actions.delete.click()
-    question = confirm(panel)
+    question = user.confirm(panel)
     assert question.typed is None
     assert scope in question.scope
     assert (context.calls, panel.table.total) == ([("delete_tasks", "reports", names)], 10 - count)
@@ -301,9 +295,9 @@ def test_google_runs_one_a_second(
     monkeypatch.setattr(Book, "tasks", 150)
     watcher.there = {f"reports{number:05}": pending() for number in range(150)}
     context = make_context("reports", local=False)
-    panel = show(TasksPanel(context, queue="reports"))
+    panel = user.show(TasksPanel(context, queue="reports"))
     pick(panel, *range(130))
-    assert "60 a minute: this takes 3 minutes" in asked(panel, panel.actions.run).scope
+    assert "60 a minute: this takes 3 minutes" in user.asked(panel, panel.actions.run).scope
     sizes: list[int] = []
 
     def run(tasks: list[str]) -> pd.DataFrame:
@@ -312,7 +306,7 @@ def test_google_runs_one_a_second(
         return pd.DataFrame({"task": tasks, "ok": [name != "reports00007" for name in tasks], "error": ["no"] * 20})
 
     monkeypatch.setattr(FakeContext, "queue", lambda _stage, _name: type("Slow", (), {"run": staticmethod(run)}))
-    confirm(panel)
+    user.confirm(panel)
     assert sizes == [20]
     assert panel.footer.status == "ran 19 tasks of reports; 1 task not: no; stopped with 110 tasks left"
 
@@ -320,7 +314,7 @@ def test_google_runs_one_a_second(
 def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: list[str]) -> None:
     """A task that is clicked is shown as a card, which is read again when the task changes; it is not selected."""
     publish(panel, watcher)
-    look_at(panel.table, "reports00002")
+    user.look_at(panel.table, "reports00002")
     panel.settle()
     assert panel.actions.delete.disabled
     assert panel.detail.card.value == "card of reports00002, 1"
@@ -336,7 +330,7 @@ def test_a_task_is_inspected(panel: TasksPanel, watcher: FakeWatcher, cards: lis
     publish(panel, watcher)
     assert panel.detail.card.value.startswith("card of reports00002")
     assert cards[-1] == "reports00002"
-    look_at(panel.table, "reports00003")
+    user.look_at(panel.table, "reports00003")
     panel.settle()
     assert panel.detail.card.value.startswith("card of reports00003")
     panel.detail.hide()
@@ -347,7 +341,7 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
     """The tasks of the new queue are shown, and nothing is selected."""
     pick(panel, 1)
     panel.every = 0
-    use(panel, "emails")
+    user.use(panel, "emails")
     assert panel.table.page_keys[:2] == ["emails00000", "emails00001"]
     assert (panel.table.selected, panel.detail.card.value) == ([], "")
     assert panel.footer.line == 'tasks.queue("emails").tasks(10)'
@@ -355,14 +349,14 @@ def test_another_queue_is_loaded(panel: TasksPanel) -> None:
 
 def test_rows_of_another_queue_are_never_shown(panel: TasksPanel, watcher: FakeWatcher) -> None:
     """A hidden panel forgets the old rows, says nothing of the new queue, and reads it when it is seen."""
-    show(panel, visible=False)
-    use(panel, "emails")
+    user.show(panel, visible=False)
+    user.use(panel, "emails")
     assert (panel.table.total, panel.table.empty, panel.loaded.value) == (0, "Not loaded yet", "")
     panel.apply(snapshot("reports", tasks=0))
     panel.apply(snapshot("emails", tasks=25))
     panel.settle()
     assert panel.table.empty == "Not loaded yet"
-    show(panel)
+    user.show(panel)
     assert panel.table.page_keys[0] == "emails00000"
 
 
@@ -378,7 +372,7 @@ def test_a_list_that_is_read_for_the_old_queue_is_dropped(panel: TasksPanel, mon
         yield from more(book, limit)
 
     monkeypatch.setattr(Book, "more", switching)
-    click(panel, panel.load_more)
+    user.click(panel, panel.load_more)
     assert {key[:6] for key in panel.table.page_keys} == {"emails"}
 
 
@@ -396,7 +390,7 @@ def test_work_goes_on_while_another_queue_is_chosen(
 
     monkeypatch.setattr(FakeQueue, "__getattr__", switching)
     panel.actions.delete.click()
-    confirm(panel)
+    user.confirm(panel)
     assert context.calls == [("delete_tasks", "reports", [name]) for name in names]
     assert (panel.table.total, panel.table.page_keys[0]) == (10, "emails00000")
 
@@ -408,7 +402,7 @@ def test_an_empty_table_says_what_is_known(
     panel.remove([f"reports{number:05}" for number in range(10)])
     assert "press Refresh" in panel.table.empty
     monkeypatch.setattr(Book, "tasks", 0)
-    click(panel, panel.load_more)
+    user.click(panel, panel.load_more)
     panel.refresh()
     publish(panel, watcher, tasks=0)
     assert panel.table.empty == "No tasks in the queue"
