@@ -14,6 +14,7 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 import pytest
+from ipywidgets.embed import embed_data
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.panels import AttemptsPanel, Dashboard, Panel, TasksPanel

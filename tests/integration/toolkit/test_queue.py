@@ -265,7 +265,7 @@ def test_whom_tasks_wait_for(emulator: Emulator, free_port: int) -> None:
         served = f"no handler listens at {address} (report): run ct.serve(report)"
         unserved = f"no handler listens at 127.0.0.1:{free_port}: its tasks wait, and no attempt is spent"
         emulator.until(lambda: lines() == sorted([served, unserved]))
-        assert tasks.queues().loc[queue.id, "oldest_due"] <= pd.Timestamp.now("UTC")  # no task is late without a time
+        assert tasks.queues()["oldest_due"].notna().all()  # a task that is late has a time
 
 
 def test_a_queue_without_a_log_says_so(queue: ct.Queue) -> None:
