@@ -11,9 +11,9 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.errors import CloudTasksError
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.fanout.batch.outcome_tracker import NO_LOG
-from cloudtasks_nb.fanout.plan.costs import log_note
 from cloudtasks_nb.service.absent_handlers import describe_absent
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.costs import log_note
 
 __all__ = ["queue_card"]
 

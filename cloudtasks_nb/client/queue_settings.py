@@ -15,9 +15,9 @@ from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED, check_names, check_text, parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import http_target, queue_message, queue_values
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.refusal import blocked_name
 
 __all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change", "new_settings"]

@@ -17,13 +17,13 @@ from cloudtasks_nb.display.card import facts_html, html_card, section_html
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.times import from_micros
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.panels.cards.task import errors_of_attempts, tracebacks
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.panel import Panel
 from cloudtasks_nb.panels.row_columns import BATCH, MESSAGE, ROW, SEARCHED, TARGET, find_field, row_columns
 from cloudtasks_nb.panels.widgets.cells import Column, code_html
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Entry, Wanted, read
 from cloudtasks_nb.service.watch import Snapshot
 

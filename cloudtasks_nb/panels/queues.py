@@ -22,7 +22,6 @@ from cloudtasks_nb.display.charts import sparkline
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import count_text, counted, percent_text
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.costs import log_note
 from cloudtasks_nb.panels.context import PanelContext
 from cloudtasks_nb.panels.forms.code import quoted
 from cloudtasks_nb.panels.forms.request_form import field
@@ -30,6 +29,7 @@ from cloudtasks_nb.panels.panel import WIDE, Panel
 from cloudtasks_nb.panels.widgets.cells import Column
 from cloudtasks_nb.panels.widgets.footer import Question
 from cloudtasks_nb.panels.widgets.table import Table
+from cloudtasks_nb.service.costs import log_note
 from cloudtasks_nb.service.watch import Snapshot
 
 __all__ = ["LimitsForm", "QueuesPanel"]

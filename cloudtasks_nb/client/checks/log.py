@@ -12,8 +12,8 @@ from cloudtasks_nb.client.checks.probe import with_probe
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.errors import PermissionDeniedError
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.plan.recipe import TaskOptions
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.oplog import Wanted
 
 __all__ = ["check_log"]

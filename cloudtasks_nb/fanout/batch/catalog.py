@@ -56,7 +56,6 @@ from cloudtasks_nb.service.absent_handlers import has_ended
 from cloudtasks_nb.service.connection import Connection
 from cloudtasks_nb.service.convert import queue_values
 from cloudtasks_nb.service.oplog import RETENTION, Wanted
-from cloudtasks_nb.service.rpcs import METHODS
 from cloudtasks_nb.store.batches import read_claim
 
 __all__ = ["Catalog", "outbox_path"]
@@ -119,7 +118,6 @@ class Catalog:
         InvalidInputError
             If the queue is too slow to dispatch the rows before they expire; nothing is stored then.
         """
-        _loop.in_thread(METHODS["ListLogEntries"].messages)  # else their import holds up the first sending
         limits, check = self._limits(request)
         result, first = self._spool(request, check)
         if not result.created:

@@ -32,9 +32,9 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.outcomes import Recorded
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, BatchRecord, Retrying
 from cloudtasks_nb.fanout.outbox.sql import paged
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.watch import Snapshot, Subscription, Watcher
 from cloudtasks_nb.store.store import Store
 

@@ -225,8 +225,8 @@ def _reasons(facts: Facts, opened: int) -> Iterator[str]:
     if facts.settling:
         yield f"{facts.settling:,} settling: their log entries are awaited"
     if facts.scheduled == opened:
-        when = f"for {_moment(facts.due)}" if facts.due else "for later"
-        yield f"{counted(opened, 'rows')} {'is' if opened == 1 else 'are'} scheduled {when}"
+        are, when = "is" if opened == 1 else "are", _moment(facts.due) if facts.due else "later"
+        yield f"{counted(opened, 'rows')} {are} scheduled for {when}"
     if facts.ahead and not facts.rate:
         which = f"batch {next(iter(facts.ahead))}" if len(facts.ahead) == 1 else f"{len(facts.ahead)} batches"
         yield f"{counted(sum(facts.ahead.values()), 'tasks')} of {which} before it"

@@ -103,8 +103,7 @@ class Tracker:
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
         self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
         self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
-        read_until = self.progress.sources.get("log")
-        self._subscribed = Subscribed(connection, self.outcomes, self._arrived, read_until)
+        self._subscribed = Subscribed(connection, self.outcomes, self._arrived, self.progress.sources.get("log"))
         self._listeners: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._peers = _trackers.setdefault((outbox.path, record.id), WeakSet())

@@ -22,11 +22,11 @@ from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.secrets import escape_controls, mask_text, mask_value
 from cloudtasks_nb.errors import InvalidInputError
-from cloudtasks_nb.fanout.plan.costs import PRICING, Item, estimate, log_bytes, operations
 from cloudtasks_nb.fanout.plan.recipe import Recipe
 from cloudtasks_nb.fanout.plan.render import Chunk, Forecast, plan_chunks, plan_row, read_task
 from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
 from cloudtasks_nb.service.convert import default_audience
+from cloudtasks_nb.service.costs import PRICING, Item, estimate, log_bytes, operations
 
 __all__ = ["Plan", "Sizes", "Trial", "make_plan"]
 

@@ -14,10 +14,10 @@ from cloudtasks_nb.display.plural import count_text, counted
 from cloudtasks_nb.display.secrets import mask_text
 from cloudtasks_nb.display.times import from_micros, time_html
 from cloudtasks_nb.errors import CloudTasksError
-from cloudtasks_nb.fanout.plan.costs import PRICING
 from cloudtasks_nb.fanout.plan.plan import Plan, Trial
 from cloudtasks_nb.panels.widgets.cells import code_html
 from cloudtasks_nb.service.convert import task_columns
+from cloudtasks_nb.service.costs import PRICING
 
 __all__ = ["blocked", "error_html", "plan_html", "tasks_html", "trial_html"]
 

@@ -5,7 +5,7 @@ import pytest
 from google.cloud import tasks_v2
 
 from cloudtasks_nb._names import LOG_IMMEDIATE_METADATA, QueueName
-from cloudtasks_nb.fanout.plan.costs import log_bytes
+from cloudtasks_nb.service.costs import log_bytes
 from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.integration.emulator.conftest import LOGGED, QUICK, log_entries
 

@@ -16,7 +16,7 @@ from google.oauth2.service_account import Credentials
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.display.notify import Output, redirect
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
+from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.testing import StrictEmulator
 from tests.cases import cases
 from tests.certificates import Authority

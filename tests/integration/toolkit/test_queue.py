@@ -15,7 +15,7 @@ import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb._frames import ATTEMPTS, TASKS
 from cloudtasks_nb._frames import frame as declared
-from cloudtasks_nb.fanout.plan.costs import LOG_PRICE
+from cloudtasks_nb.service.costs import LOG_PRICE
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target, attempted, dtypes
 from tests.raising import raises

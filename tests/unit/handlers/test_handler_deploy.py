@@ -15,12 +15,12 @@ import pytest
 
 from cloudtasks_nb import __version__
 from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
-from cloudtasks_nb.fanout.plan.costs import CALLS
 from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
 from cloudtasks_nb.handlers.gcloud import CloudRunService, account_member, run_steps
 from cloudtasks_nb.handlers.version import version_of
+from cloudtasks_nb.service.costs import CALLS
 from tests import gcloud
 from tests.cases import cases
 from tests.raising import raises

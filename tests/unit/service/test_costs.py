@@ -3,7 +3,7 @@
 import pytest
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb.fanout.plan.costs import log_note, operations
+from cloudtasks_nb.service.costs import log_note, operations
 
 QUEUE = QueueName(project="my-project", location="us-central1", queue="reports")
 
