@@ -294,6 +294,7 @@ class World:
                 patch.setattr(time, name, read)
                 patch.setattr(time, f"{name}_ns", lambda read=read: round(read() * 1e9))
             patch.setattr(time, "clock_gettime", self._clock)
+            patch.setattr(time, "sleep", self.wait)
             patch.setattr(os, "urandom", self._random.randbytes)
             patch.setattr(random, "_urandom", self._random.randbytes)
             for name, value in {

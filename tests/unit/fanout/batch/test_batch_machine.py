@@ -318,6 +318,7 @@ class Batches(RuleBasedStateMachine):
         if home != to and (self.root / home).exists():
             self.kill(to)
             copy_home(self.root / home, self.root / to)
+            self.rates.pop(to, None)  # it may have a batch of another rate
 
     @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
@@ -333,6 +334,7 @@ class Batches(RuleBasedStateMachine):
         if (self.root / f"{home}-backup").exists():
             self.kill(home)
             copy_home(self.root / f"{home}-backup", self.root / home)
+            self.rates.pop(home, None)
 
     # What is compared
 
