@@ -192,7 +192,6 @@ class Batch:
         >>> batch.status().state
         'failed'
         """
-        self._own_tracker.there()
         return self._view.status()
 
     def wait(self, timeout: Any = None) -> Progress:

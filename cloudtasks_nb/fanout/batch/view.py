@@ -344,7 +344,7 @@ class BatchView:
 
     def status(self) -> Status:
         """Return how the batch is; never calls the service."""
-        return aged(self._tracker.progress, self._tracker.connection.clock.now()).status
+        return aged(self._tracker.there().progress, self._tracker.connection.clock.now()).status
 
     def _seen(self) -> tuple[Facts, Progress]:
         """Return what is known of the rows, and how they are."""
