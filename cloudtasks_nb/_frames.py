@@ -315,8 +315,9 @@ def column(values: Sequence[Any], kind: str) -> Any:
         return pd.DatetimeIndex(_integers(values).view("datetime64[us]")).tz_localize("UTC")
     if kind == _SPAN:
         return pd.TimedeltaIndex(np.rint(np.array(values, dtype=float) * 1e6).astype("timedelta64[us]"))
-    if kind == _TEXT and len(values) > 1 and len({values[0], values[-1]}) == 1 == len(set(values)):
-        return column(values[:1], kind).repeat(len(values))  # as most columns of many tasks
+    if kind == _TEXT and len(values) > 1 and len({values[0], values[-1]}) == 1 and len(set(values)) == 1:
+        # As most columns of many tasks. The first set spares most others; `==` fails for `pandas.NA`, sets do not.
+        return column(values[:1], kind).repeat(len(values))
     if kind in (_TEXT, _ANY):
         cells = np.fromiter(values, dtype=object, count=len(values))  # of a list pandas would first find out the type
         if kind == _TEXT:

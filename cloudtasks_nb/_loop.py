@@ -202,15 +202,17 @@ def _result(
         future.cancel()
 
 
-async def gather(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Run coroutines at the same time. The first error of one cancels the others, and is raised when all have ended.
+async def gather(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at the same time, and return their results in order.
+
+    The first error of one cancels the others, and is raised when all have ended.
 
     A cancellation is raised, whatever the coroutines raise: before Python 3.13 an `asyncio.TaskGroup` loses one that
     comes while it ends for an error.
     """
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     if not tasks:
-        return
+        return []
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
@@ -221,6 +223,7 @@ async def gather(coroutines: Iterable[Coroutine[Any, Any, object]]) -> None:
     for error in errors:
         if error is not None:
             raise error
+    return [task.result() for task in tasks]
 
 
 async def until(

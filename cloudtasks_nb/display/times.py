@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import overload
 
 __all__ = ["from_micros", "time_html", "time_text"]
 
@@ -20,6 +21,10 @@ def time_html(at: datetime | None) -> str:
     return f'<time datetime="{iso}">{time_text(at)} UTC</time>'
 
 
+@overload
+def from_micros(at: int) -> datetime: ...
+@overload
+def from_micros(at: int | None) -> datetime | None: ...
 def from_micros(at: int | None) -> datetime | None:
     """Return the time that is so many microseconds after 1970; None for None."""
     return None if at is None else datetime.fromtimestamp(at / 1e6, UTC)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import ipywidgets as widgets
@@ -214,7 +215,7 @@ class AttemptsPanel(Panel):
     def _card(self, entry: Entry) -> str:
         message = self.context.connection.message(entry.queue, entry.task, entry.attempt)
         limit = f" of {entry.max_attempts}" if entry.max_attempts > 0 else ""
-        shown = {
+        shown: dict[str, str | datetime | None] = {
             "answer": entry.status,
             "attempt": f"{entry.attempt}{limit}",
             "time": from_micros(entry.time),

@@ -12,7 +12,7 @@ from cloudtasks_nb.display.card import facts_html
 from cloudtasks_nb.display.charts import counts_text
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.display.plural import count_text
-from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.progress import Progress, dated_reason
 from cloudtasks_nb.fanout.batch.report import segments
 from cloudtasks_nb.fanout.outbox.records import BatchRecord
 from cloudtasks_nb.panels.widgets.cells import Column
@@ -69,7 +69,7 @@ def batches_frame(listed: _Listed, *, read_only: bool) -> pd.DataFrame:
             "queue": record.place.queue,
             "state": progress.state,
             "title": _title(record),
-            "reason": progress.reason,
+            "reason": dated_reason(progress),
             "since": progress.since,
             "done": _done(progress),
             "end": progress.since if progress.finished else progress.eta,

@@ -380,7 +380,7 @@ def test_a_cancellation_is_raised_before_an_error(cancels: int) -> None:
             ending.set()
             await go_on.wait()
 
-    async def outcome() -> BaseException | None:
+    async def outcome() -> object:
         task = asyncio.ensure_future(_loop.gather([end_slowly(), fail()]))
         await ending.wait()
         for _ in range(cancels):

@@ -174,10 +174,11 @@ class Cancellation:
 
         Whoever owns it later knows of the cancel. Return the error because of which that is not known yet.
         """
-        error, silent = await asyncio.gather(self._delete_known(rows), self._take(owner))
+        error, silent = await _loop.gather((self._delete_known(rows), self._take_over(owner)))
         return silent or error
 
-    async def _take(self, owner: BatchOwner) -> CloudTasksError | None:
+    async def _take_over(self, owner: BatchOwner) -> CloudTasksError | None:
+        """Own the batch for a moment; return the error because of which another home may still send it."""
         try:
             async with owner.own(Purpose.CANCELS):
                 return None

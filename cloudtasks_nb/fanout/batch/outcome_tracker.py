@@ -21,6 +21,7 @@ from cloudtasks_nb._settings import parse_duration
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.times import from_micros
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError, StoreError
 from cloudtasks_nb.fanout.batch.progress import Pace
 from cloudtasks_nb.fanout.batch.search import CLOCK_MARGIN, Search
@@ -42,7 +43,6 @@ __all__ = [
     "NO_LOG",
     "OutcomeTracker",
     "Subscribed",
-    "moment",
     "names_handler",
     "outcome_notes",
     "unread_since",
@@ -246,9 +246,9 @@ class OutcomeTracker:
         self._sent = sent
         self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)
         if snapshot.values is not None or snapshot.gone:
-            self.sources["queue"] = moment(snapshot.at)
+            self.sources["queue"] = from_micros(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
-            self.sources["log"] = moment(snapshot.log_until)
+            self.sources["log"] = from_micros(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     async def read_failed(self) -> None:
@@ -383,11 +383,6 @@ class OutcomeTracker:
         if tasks is None or running is None or tasks > sent + len(snapshot.entries):
             return None  # others share the queue
         return min(int(running), sent)
-
-
-def moment(at: int) -> dt.datetime:
-    """Return a time, which is given in microseconds since 1970."""
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=at)
 
 
 _LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late

@@ -15,7 +15,7 @@ from cloudtasks_nb.display.secrets import escape_controls, mask_text
 from cloudtasks_nb.fanout.batch.gate import Gate
 from cloudtasks_nb.fanout.states import State
 
-__all__ = ["NOT_READ", "Facts", "Pace", "Progress", "Status", "unpack"]
+__all__ = ["NOT_READ", "Facts", "Pace", "Progress", "Status", "age_text", "dated_reason", "unpack"]
 
 #: The reason of a batch without a state.
 NOT_READ = "not read yet"
@@ -74,13 +74,8 @@ class Status:
     def sentence(self) -> str:
         """State, reason, age and action in one line."""
         state = f"{self.state} (owner: {self.owner})" if self.owner and self.state else self.state
-        words = "; ".join(filter(None, (": ".join(filter(None, (state, self.reason))), self._age_text)))
+        words = "; ".join(filter(None, (": ".join(filter(None, (state, self.reason))), age_text(self))))
         return f"{words} → {self.action}" if self.action else words
-
-    @property
-    def _age_text(self) -> str | None:
-        """How old this is, as text."""
-        return None if self.age is None else f"as of {duration_text(self.age)} ago"
 
     def __repr__(self) -> str:
         return self.sentence
@@ -209,8 +204,7 @@ class Progress(Status):
             text += f"; {self.rate:,.1f}/s"
         if self.eta is not None and not self.finished:
             text += f", done about {self.eta:%Y-%m-%d %H:%M:%S} UTC"
-        text += f"; {self._age_text}" if self._age_text else ""
-        return escape_controls(mask_text(text))
+        return escape_controls(mask_text("; ".join(filter(None, (text, age_text(self))))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +292,16 @@ class Pace:
         starts = [i for i in range(1, len(seconds)) if seconds[i] - seconds[i - 1] > gap]
         first, *others = seconds[max(starts, default=0) :]
         return sum(self._ends[second] for second in others) / (others[-1] - first) if others else None
+
+
+def age_text(status: Status) -> str | None:
+    """Return how old a status is, as text; None if it is recent."""
+    return None if status.age is None else f"as of {duration_text(status.age)} ago"
+
+
+def dated_reason(status: Status) -> str | None:
+    """Return the reason of a status with its age; None if it has neither."""
+    return "; ".join(filter(None, (status.reason, age_text(status)))) or None
 
 
 def unpack(stored: Mapping[str, Any]) -> Progress:

@@ -13,7 +13,7 @@ from cloudtasks_nb.display.charts import state_bar
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
-from cloudtasks_nb.fanout.batch.progress import Facts, Progress
+from cloudtasks_nb.fanout.batch.progress import Facts, Progress, age_text
 from cloudtasks_nb.fanout.outbox.outcomes import LIKE_IT
 from cloudtasks_nb.fanout.states import State
 
@@ -75,10 +75,11 @@ class Report:
         done = f"<div>{word}{counts}{pace}{link if self.log_url else ''}</div>"
         partitions = lines_html([self.partitions or ""])
         lines = lines_html(self.lines(methods=methods))
-        # An output stays as it is when its kernel ends; a panel has its own age. At the end nothing moves but the time.
+        # An output stays as it is when its kernel ends. At the end nothing moves but the time.
         moment = "%Y-%m-%d %H:%M" if progress.finished else "%Y-%m-%d %H:%M:%S"
-        at = f'<div style="opacity:.75">as of {progress.at:{moment}} UTC</div>' if progress.at else ""
-        parts = (bar, done, partitions, self.grid, lines, at if methods else "")
+        seen = f"as of {progress.at:{moment}} UTC" if progress.at and methods else age_text(progress)
+        at = f'<div style="opacity:.75">{seen}</div>' if seen else ""
+        parts = (bar, done, partitions, self.grid, lines, at)
         return html_card(self._title(self.name or ""), *parts, badge=self.badge, name=self.name or "")
 
     def lines(self, *, methods: bool = True) -> list[str]:

@@ -322,7 +322,7 @@ class Sharing:
             if not said:
                 notify(f"waiting for the rows of batch {batch}, which {owner.person} stores")
             said = True
-            time.sleep(_LOOK)
+            time.sleep(_LOOK)  # a store tells nobody when an object changes
 
     def records(self) -> Sequence[BatchRecord]:
         """Return the records of the batches in the store; those known so far, and a note, if it does not answer."""

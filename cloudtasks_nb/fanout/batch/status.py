@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from cloudtasks_nb._frames import IN_QUEUE, STATES
-from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.times import time_text
 from cloudtasks_nb.fanout.batch.completion import failed_notification
 from cloudtasks_nb.fanout.batch.gate import Gate, cancelled_by, gate_of
 from cloudtasks_nb.fanout.batch.progress import NOT_READ, Facts, Progress, Status, unpack
@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 _RECENT = 5.0  # seconds for which figures need no age
-_LAST_READ = "last read"
 _FRESH = dt.timedelta(seconds=15)  # for which what another process has stored counts as seen now
 _AT_LIMIT = 0.9  # share of the queue's rate from which on the queue is what limits the batch
 _FARTHEST = 1e9  # seconds; what is expected later is no forecast
@@ -66,8 +65,7 @@ def status_of(facts: Facts) -> Status:
     elif earlier is not None and facts.at and abs(facts.now - facts.at) < _FRESH and _is_of_queue(earlier):
         return earlier  # another process watches the batch, and has stored this
     else:
-        age = f"{_LAST_READ} {duration_text((facts.now - facts.at).total_seconds())} ago" if facts.at else None
-        state, reason, action = "running", age, None
+        state, reason, action = "running", None, None
     moves = found is not None and state in {"running", "failing"}
     rate, eta = _forecast(facts, opened) if moves else (None, None)
     if earlier is not None and earlier.state == state:
@@ -100,8 +98,7 @@ def progress_of(facts: Facts, status: Status | None = None) -> Progress:
 def aged(progress: Progress, now: dt.datetime) -> Progress:
     """Return how a batch is with its age at a moment, by the clock of the service."""
     age = 0.0 if progress.at is None or progress.finished else (now - progress.at).total_seconds()
-    said = (progress.reason or "").startswith(_LAST_READ)
-    return replace(progress, age=round(age), rate=None, eta=None) if age > _RECENT and not said else progress
+    return replace(progress, age=round(age), rate=None, eta=None) if age > _RECENT else progress
 
 
 def part_of(outbox: Outbox, whole: Facts, status: Status, rows: Scope) -> tuple[Facts, Progress]:
@@ -122,7 +119,7 @@ def part_of(outbox: Outbox, whole: Facts, status: Status, rows: Scope) -> tuple[
 
 def stored_progress(outbox: Outbox, record: BatchRecord, now: dt.datetime) -> Progress:
     """Return how a batch is by what is stored on this machine; `now` is the time of the service."""
-    return progress_of(read_facts(outbox, record, gate_of(outbox, record), now))
+    return aged(progress_of(read_facts(outbox, record, gate_of(outbox, record), now)), now)
 
 
 def read_facts(outbox: Outbox, record: BatchRecord, gate: Gate, now: dt.datetime) -> Facts:
@@ -198,7 +195,7 @@ def _now(facts: Facts, opened: int) -> Iterator[_Found]:
         yield "paused", f"the queue {facts.paused} is paused and dispatches nothing", "queue.resume()"
     reason = next(_reasons(facts, opened), None)
     if facts.failed_at is not None:
-        again = f"the next attempt is due at {_moment(facts.due)}" if facts.retried and facts.due else None
+        again = f"the next attempt is due at {time_text(facts.due)} UTC" if facts.retried and facts.due else None
         yield "failing", "; ".join(filter(None, (_failures(facts) or reason, again))) or None, "batch.errors()"
     yield "running", reason, None
 
@@ -225,21 +222,17 @@ def _reasons(facts: Facts, opened: int) -> Iterator[str]:
     if facts.settling:
         yield f"{facts.settling:,} settling: their log entries are awaited"
     if facts.scheduled == opened:
-        are, when = "is" if opened == 1 else "are", _moment(facts.due) if facts.due else "later"
+        are, when = "is" if opened == 1 else "are", f"{time_text(facts.due)} UTC" if facts.due else "later"
         yield f"{counted(opened, 'rows')} {are} scheduled for {when}"
     if facts.ahead and not facts.rate:
         which = f"batch {next(iter(facts.ahead))}" if len(facts.ahead) == 1 else f"{len(facts.ahead)} batches"
         yield f"{counted(sum(facts.ahead.values()), 'tasks')} of {which} before it"
     _, eta = _forecast(facts, opened)
-    until = "" if eta is None else f", not before {_moment(eta)}"
+    until = "" if eta is None else f", not before {time_text(eta)} UTC"
     if until and facts.limit and (facts.rate or 0) >= _AT_LIMIT * facts.limit:
         yield f"at the queue's limit of {facts.limit:,.6g}/s{until}"
     if facts.at_once is not None:
         yield f"at the queue's limit of {facts.at_once:,} at a time (max_concurrent){until}"
-
-
-def _moment(at: dt.datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _failures(facts: Facts) -> str | None:

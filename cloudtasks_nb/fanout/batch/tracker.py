@@ -22,12 +22,13 @@ from weakref import WeakMethod, WeakSet, WeakValueDictionary
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb.display.plural import counted
+from cloudtasks_nb.display.times import from_micros
 from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError, EndpointError, OutboxError, PreconditionError
 from cloudtasks_nb.fanout.batch.adoption import READING, Adoption
 from cloudtasks_nb.fanout.batch.cancellation import Cancellation
 from cloudtasks_nb.fanout.batch.completion import CompletionNotifier
 from cloudtasks_nb.fanout.batch.gate import Cancels, Gate, gate_of, lift_gate, read_batch
-from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, moment, outcome_notes
+from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker, Subscribed, outcome_notes
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress
 from cloudtasks_nb.fanout.batch.report import causes_text
 from cloudtasks_nb.fanout.batch.sending import Reading, Sending
@@ -458,7 +459,7 @@ class Tracker:
         limit = min((limit for limit in limits if limit), default=None)
         until, settling = outcomes.sources.get("log"), min(outcomes.search.settling, record.counts[State.SENT])
         silent, pace, due = self._unanswered(), outcomes.pace, outcomes.due(clock.micros())
-        failed_at = moment(1_000_000 * pace.failed) if pace.failed > pace.succeeded else None
+        failed_at = from_micros(1_000_000 * pace.failed) if pace.failed > pace.succeeded else None
         at_once, running = values.get("max_concurrent"), values.get("running")
         note = None
         if silent is not None:
@@ -476,7 +477,7 @@ class Tracker:
             troubles=self.blockers(),
             paused=self.queue.queue if values.get("state") == "PAUSED" else None,
             failed_at=failed_at if pace.failed or pace.succeeded else self._stored.failed_at,
-            due=None if due is None else moment(due),
+            due=from_micros(due),
             rate=None if until is None else pace.per_second(until.timestamp(), limit),
             limit=limit,
             at_once=at_once if at_once and (running or 0) >= at_once else None,
