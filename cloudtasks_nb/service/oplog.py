@@ -58,6 +58,7 @@ _MOST = 20_000  # entries that are kept in memory before they are delivered; the
 _TIMEOUT = 60.0  # seconds for a read, as Google's own client allows
 _READ_TRIES = 8  # of a page again, while others have used up the quota
 _OVERLAP = 2 * _SECOND  # largest difference between arrivals whose order in the index may be reversed
+_IMMEDIATE_OVERLAP = _SECOND // 10  # the same where each entry can be read at once: more would be read twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,10 +235,12 @@ class LogReader:
         self._token = ""
         self._started = 0
 
-    async def read(self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int) -> list[Entry]:
+    async def read(
+        self, transport: Transport, queue: QueueName, budget: CallBudget, *, now: int, immediate: bool = False
+    ) -> list[Entry]:
         """Return new entries: as many as the budget of reads and the memory allow. After a failure, `error` is set.
 
-        `now` is the time of the service in microseconds since 1970.
+        `now` is the time of the service in microseconds since 1970; `immediate`: it logs at once, in order.
         """
         fresh: list[Entry] = []
         if self._filter is None:
@@ -245,7 +248,8 @@ class LogReader:
             if now < self.since:  # the clock was set back: `since` lies in the future
                 self.since = self._received = self._newest = now - _LATENESS
                 self._cursor = None
-            received = None if self._cursor is None else self._cursor - _OVERLAP
+            overlap = _IMMEDIATE_OVERLAP if immediate else _OVERLAP
+            received = None if self._cursor is None else self._cursor - overlap
             (self._filter,) = Wanted(since=self._newest - _LATENESS, received_from=received).filters(queue)
         while self._filter is not None and len(fresh) < _MOST and budget.take(queue):
             try:

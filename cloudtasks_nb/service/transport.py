@@ -288,6 +288,11 @@ class Transport:
         port = facts.get(HTTP_PORT_METADATA)
         return f"{scheme}://{target.rpartition(':')[0]}:{port}" if port else None
 
+    @property
+    def logs_at_once(self) -> bool:
+        """Whether the last answer said what `log_is_immediate` asks for."""
+        return self._metadata.get(LOG_IMMEDIATE_METADATA) == "true"
+
     async def log_is_immediate(self) -> bool:
         """Return whether each log entry can be read as soon as its operation is done: an emulator may say so."""
         return not self.google and (await self._facts()).get(LOG_IMMEDIATE_METADATA) == "true"

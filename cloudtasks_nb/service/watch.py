@@ -250,8 +250,10 @@ class Watcher:
             overloaded = any(isinstance(error, oplog.OVERLOADED) for error in snapshot.errors)
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
             every = min((one.every for one in watched.subscriptions), default=0.0)
+            pause = min(every * slowdown, max(_LONGEST_PAUSE, every))
+            took = asyncio.get_running_loop().time() - began
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(every * slowdown, max(_LONGEST_PAUSE, every))):
+                async with asyncio.timeout(max(pause - took, pause / 4)):  # on a busy machine reads take long
                     await watched.wake.wait()
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
             pause = min(every, _PAUSE_EACH * len(watched.subscriptions))
@@ -268,7 +270,8 @@ class Watcher:
         if any(isinstance(error, EndpointError) for error in snapshot.errors) and self._transport.endpoint.local:
             return snapshot  # the log is at the same address: its read would wait for a connection as long again
         try:
-            entries = await reader.read(self._transport, queue, self.log_budget, now=self.now())
+            immediate = self._transport.logs_at_once
+            entries = await reader.read(self._transport, queue, self.log_budget, now=self.now(), immediate=immediate)
             error = reader.error
         except Exception as caught:  # noqa: BLE001 - subscribers are told
             # A new reader also returns the entries that this one has read and not returned.

@@ -239,17 +239,19 @@ class OutcomeTracker:
         # Rows that were acknowledged since the last snapshot: this one may have been made before they were there.
         fresh = max(0, sent - self._sent) if self._sent is not None else 0
         if snapshot.entries:
+            at = self.watcher.now()
             await self.tell(self.witnesses.log.evidence(snapshot.entries))
-            await self.explain()
-            counts = await self.outbox.run(self.outbox.batches.counts, self.record.whole)
-            sent = min(sent, counts[State.SENT])
-        self._sent = sent
-        self.retrying = await self.outbox.run(self.outbox.rows.retrying, self.batch, snapshot.at)
+            await self.explain(listed=at)
+        counts, self.retrying = await self.outbox.run(self._open_rows, snapshot.at)
+        self._sent = sent = min(sent, counts[State.SENT])
         if snapshot.values is not None or snapshot.gone:
             self.sources["queue"] = from_micros(snapshot.at)
         if snapshot.log_until is not None:  # its outcomes are stored: tomorrow the log is read from here on
             self.sources["log"] = from_micros(snapshot.log_until)
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
+
+    def _open_rows(self, at: int) -> tuple[Mapping[State, int], Retrying]:
+        return self.outbox.batches.counts(self.record.whole), self.outbox.rows.retrying(self.batch, at)
 
     async def read_failed(self) -> None:
         """Find out which failed rows have succeeded, and which functions gave up; say so if that cannot be read.
@@ -301,8 +303,10 @@ class OutcomeTracker:
             with contextlib.suppress(PermissionDeniedError):
                 self.limit.values = await self.watcher.read_queue(self.queue)
 
-    async def explain(self) -> None:
+    async def explain(self, listed: float = math.inf) -> None:
         """Read the error texts of attempts that have just failed, as far as their handlers have stored them.
+
+        Those that gave up need not be listed again if they were since the time `listed`, in microseconds since 1970.
 
         A failed row whose stored result is a success has succeeded after all: its answer may have come too late for the
         queue. A row that is still in the queue stays open.
@@ -312,7 +316,8 @@ class OutcomeTracker:
             return
         found = set[str]()
         try:
-            await self._read_given_up()
+            if self._listed < listed:
+                await self._read_given_up()
             async for evidence in self._stored.known(list(final)):
                 found.update(one.task for one in evidence)
                 await self.tell([one for one in evidence if final.get(one.task) or one.fact is not Fact.STORED])

@@ -383,11 +383,14 @@ class Tracker:
 
     async def _record(self, snapshot: Snapshot) -> None:
         """Store the outcomes that a snapshot shows."""
+        log = self.outcomes.witnesses.log
+        active = log.active
         missing = await self.outcomes.apply(snapshot, sent=self.record.counts[State.SENT])
         self._silent = next((error for error in snapshot.errors if isinstance(error, EndpointError)), None)
         if missing:
             self._supervisor.start(_SEARCHING, self._search)
-        waits = self.record.counts[State.SENT] and self._silent is None
+        # If an attempt of the batch has ended, its handler listens.
+        waits = self.record.counts[State.SENT] and self._silent is None and log.active == active
         asked = self.connection, self.outbox, self.record
         self._absent = await asyncio.to_thread(absent_handlers, *asked) if waits else ()
 

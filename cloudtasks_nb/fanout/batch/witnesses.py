@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import CODES, QueueName, code_of
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.causes import Fault, message_of
 from cloudtasks_nb.fanout.evidence import RAISED, Evidence, Fact, Source
@@ -150,10 +151,15 @@ class Results:
 
         Without `sync` only of those that the home has.
         """
-        unreadable = await _loop.to_thread(self.stored.sync, failures=True) if sync else None
-        while page := await _loop.to_thread(self.stored.given_up, self._told):
+
+        def read() -> tuple[StoreError | None, list[tuple[int, StoredResult]]]:
+            return self.stored.sync(failures=True) if sync else None, self.stored.given_up(self._told)
+
+        unreadable, page = await _loop.to_thread(read)
+        while page:
             yield [result_evidence(result, self.limit) for _, result in page]
             self._told = page[-1][0]
+            page = await _loop.to_thread(self.stored.given_up, self._told)
         if unreadable:
             raise unreadable
 

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from google.cloud.logging_v2.types import logging as logging_types
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,12 +89,12 @@ class Reading:
         self.reader = LogReader(START + since)
         self.entries: list[str] = []
 
-    def read(self, now: float, allowance: int = 1000, ahead: float = 0) -> CloudTasksError | None:
+    def read(self, now: float, allowance: int = 1000, ahead: float = 0, **options: bool) -> CloudTasksError | None:
         """Read at a time, in seconds since START; our clock may be ahead of the service's."""
         self.log.now = round(now * SECOND)
         transport: Any = self.log
         now_micros = START + self.log.now + round(ahead * SECOND)
-        entries = asyncio.run(self.reader.read(transport, QUEUE, Allowance(allowance), now=now_micros))
+        entries = asyncio.run(self.reader.read(transport, QUEUE, Allowance(allowance), now=now_micros, **options))
         self.entries += [one.insert_id for one in entries]
         return self.reader.error
 
@@ -103,6 +104,16 @@ def line(name: str, time: float, received: float | None = None, visible: float |
     received = time if received is None else received
     times = {"time": time, "received": received, "visible": received if visible is None else visible}
     return Line(id=name, **{key: round(value * SECOND) for key, value in times.items()})
+
+
+@pytest.mark.parametrize(("immediate", "pages"), [(False, 3), (True, 1)])
+def test_what_is_logged_at_once_is_read_once(*, immediate: bool, pages: int) -> None:
+    """Elsewhere entries may appear in another order than they came: those of the last seconds are read again."""
+    reading = Reading(Log(*(line(f"{n}", n / 6) for n in range(9))))
+    reading.read(1.5)
+    assert reading.log.reads == 3
+    reading.read(1.6, immediate=immediate)
+    assert reading.log.reads == 3 + pages
 
 
 def test_a_clock_that_is_set_back() -> None:

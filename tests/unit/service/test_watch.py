@@ -38,6 +38,7 @@ class Service:
     """A transport whose calls are answered by functions of a test."""
 
     endpoint: Endpoint
+    logs_at_once = False
 
     def __init__(self, **answers: Answerer | Exception) -> None:
         self.answers: dict[str, Answerer | Exception] = {"GetQueueStats": queue_stats, **answers}

@@ -40,6 +40,8 @@ class Hurried(selectors.DefaultSelector):
 class Service:
     """A transport that notes when the log of which queue is read; answers take so many seconds."""
 
+    logs_at_once = False
+
     def __init__(self, loop: asyncio.AbstractEventLoop, latency: float, pages: dict[str, int]) -> None:
         self._loop, self._latency = loop, latency
         self._pages = pages  # pages of each queue's log that nobody has read yet
