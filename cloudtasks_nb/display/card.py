@@ -12,7 +12,7 @@ from cloudtasks_nb.display.charts import FONT
 from cloudtasks_nb.display.colours import colour
 from cloudtasks_nb.display.duration import duration_text
 from cloudtasks_nb.display.secrets import escape_controls, mask_text
-from cloudtasks_nb.display.times import time_html, time_text
+from cloudtasks_nb.display.times import sentence_html, time_html, time_text
 
 __all__ = ["card", "facts_html", "html_card", "lines_html", "next_html", "section_html", "state_html", "table_html"]
 
@@ -101,7 +101,7 @@ def state_html(word: str) -> str:
 
 def lines_html(lines: Iterable[str]) -> str:
     """Return lines of text below each other, without the empty ones."""
-    return "".join(f"<div>{html.escape(mask_text(line))}</div>" for line in lines if line)
+    return "".join(f"<div>{sentence_html(mask_text(line))}</div>" for line in lines if line)
 
 
 def table_html(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import UTC, datetime
 from typing import overload
 
-__all__ = ["from_micros", "time_html", "time_text"]
+__all__ = ["from_micros", "sentence_html", "time_html", "time_text"]
+
+_MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d) (\d\d:\d\d)(:\d\d)? UTC\b")
 
 
 def time_text(at: datetime) -> str:
@@ -19,6 +23,20 @@ def time_html(at: datetime | None) -> str:
         return ""
     iso = at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return f'<time datetime="{iso}">{time_text(at)} UTC</time>'
+
+
+def sentence_html(text: str) -> str:
+    """Return a text as HTML; panels show the times in it, which are in UTC, in the zone that the user has chosen.
+
+    Examples
+    --------
+    >>> sentence_html("not before 2026-03-05 09:08:07 UTC")
+    'not before <time data-sentence datetime="2026-03-05T09:08:07Z">2026-03-05 09:08:07 UTC</time>'
+    """
+    return _MOMENT.sub(
+        lambda found: f'<time data-sentence datetime="{found[1]}T{found[2]}{found[3] or ":00"}Z">{found[0]}</time>',
+        html.escape(text),
+    )
 
 
 @overload

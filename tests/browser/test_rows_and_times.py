@@ -1,6 +1,8 @@
 """Rows are shown by what people know of them, and times in the zone that they choose."""
 
+import datetime as dt
 import re
+import zoneinfo
 from collections.abc import Callable
 from typing import Any
 
@@ -124,6 +126,21 @@ def test_times_are_shown_as_the_user_wants_them(board: Board) -> None:
     expect(board.part.locator(".ctn-age")).to_contain_text(re.compile(r"seen (now|\d+ s ago)"))
     switch.select_option(label="UTC")
     expect(due).to_have_text(re.compile(rf"^2[34] h late, {exact[:10]} "))
+
+
+def test_a_sentence_has_its_times_in_the_zone_of_the_panel(notebook: Callable[..., Any]) -> None:
+    """As its columns; never relative to now, which no sentence is made for."""
+    later = 'tasks.queue("a", create=True).fan_out([{"n": 1}], url="https://svc.example/a", delay="2d", progress=False)'
+    board = Board(notebook("import cloudtasks_nb as ct\ntasks = ct.local()", later, PANEL))
+    board.open_table("Batches")
+    cell = cells(board, "What is going on").filter(has_text="scheduled for")
+    at = cell.locator("time").get_attribute("datetime")
+    assert at is not None
+    local = dt.datetime.fromisoformat(at).astimezone(zoneinfo.ZoneInfo("Asia/Tehran"))
+    switch = board.root.get_by_label("Times")
+    for mode, shown in (("Local (Asia/Tehran)", local), ("UTC", local.astimezone(dt.UTC)), ("Relative", local)):
+        switch.select_option(label=mode)
+        expect(cell).to_have_text(f"1 row is scheduled for {shown:%Y-%m-%d %H:%M}")
 
 
 def test_long_values_and_causes_fit_a_narrow_panel(notebook: Callable[..., Any]) -> None:

@@ -276,7 +276,7 @@ def unanswered_note(message: str, since: dt.datetime | None, endpoint: Endpoint,
     unsent : int
         Rows that are only in the outbox.
     """
-    line = f"{message} since {since:%H:%M:%S} UTC" if since else message
+    line = f"{message} since {time_text(since)} UTC" if since else message
     kept = f", and {unsent:,} unsent rows in the outbox" if unsent else ""
     if endpoint.folder is not None:
         return (

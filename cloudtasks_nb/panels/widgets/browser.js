@@ -91,8 +91,8 @@ function zoned(at, zone) {
 }
 
 /** A time (milliseconds since 1970) as it is shown: without the date if it is today, else without the seconds. */
-function timeText(at, zone, now = Date.now()) {
-  if (timeMode() === "relative") return relativeText(at, now);
+function timeText(at, zone, now = Date.now(), relative = timeMode() === "relative") {
+  if (relative) return relativeText(at, now);
   const [day, clock] = zoned(at, zone).split(" ");
   return zoned(now, zone).startsWith(day) ? clock : `${day} ${clock.slice(0, 5)}`;
 }
@@ -112,7 +112,23 @@ function showTime(node, at = Date.parse(node.dateTime)) {
   const zone = shownZone(node);
   const title = `${zoned(at, zone)}.${String(at % 1000).padStart(3, "0")} ${zone}`;
   if (node.title !== title) node.title = title;
-  setText(node, (node.hasAttribute("data-due") ? dueText : timeText)(at, zone, serviceNow(node)));
+  const now = serviceNow(node);
+  if (node.hasAttribute("data-sentence")) setText(node, timeText(at, zone, now, false));
+  else setText(node, (node.hasAttribute("data-due") ? dueText : timeText)(at, zone, now));
+}
+
+const MOMENT = /\b(\d{4}-\d\d-\d\d) (\d\d:\d\d)(:\d\d)? UTC\b/g;
+
+/** The parts of a sentence: a time in UTC is a `time` element, which `showTime` shows in the zone of the panel. */
+function withTimes(text) {
+  const parts = [];
+  let end = 0;
+  for (const found of text.matchAll(MOMENT)) {
+    const [words, day, minute, second = ":00"] = found;
+    parts.push(text.slice(end, found.index), make("time", { datetime: `${day}T${minute}${second}Z`, "data-sentence": "" }, words));
+    end = found.index + words.length;
+  }
+  return [...parts, text.slice(end)];
 }
 
 /** Call `draw`, which shows times, each second and when the user has chosen how, until the signal. */

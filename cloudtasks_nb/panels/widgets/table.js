@@ -40,7 +40,10 @@ function fillName(td, text) {
 
 /** Show lines of text below each other. */
 function fillLines(td, text) {
-  if (td.textContent !== text.replaceAll("\n", "")) td.replaceChildren(...text.split("\n").map((line) => make("div", {}, line)));
+  if (td.dataset.text === text) return;
+  td.dataset.text = text;
+  td.replaceChildren(...text.split("\n").map((line) => make("div", {}, ...withTimes(line))));
+  for (const node of td.querySelectorAll("time")) showTime(node);
 }
 
 /** Show a bar with its words above it; its parts are counts with their colours. */

@@ -24,7 +24,7 @@ def test_the_note(endpoint: dict[str, Any], safe: str, back: str) -> None:
     """It says since when nothing answers, what is safe, and what brings the batch back."""
     since = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
     note = unanswered_note("nothing answers at h:1", since, Endpoint(**{**PLACE, **endpoint}), 3)
-    assert note.startswith("nothing answers at h:1 since 03:04:05 UTC: ")
+    assert note.startswith("nothing answers at h:1 since 2026-01-02 03:04:05 UTC: ")
     assert safe in note
     assert back in note
 
