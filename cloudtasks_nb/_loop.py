@@ -1,4 +1,7 @@
-"""Run coroutines on one background event loop for each process, in a thread that is started when first needed.
+"""Run coroutines on background event loops of this process, in threads that are started when first needed.
+
+There is one for the toolkit's own work, and one for the requests to served functions: while the machine is busy,
+hundreds of these wait, and the watching of batches would wait behind them.
 
 A `Supervisor` owns the tasks that nobody awaits: their exceptions are kept and raised where a user waits.
 """
@@ -22,6 +25,7 @@ from typing import Any, TypeVar
 from cloudtasks_nb.errors import CloudTasksError, ServiceError
 
 __all__ = [
+    "SERVING",
     "Supervisor",
     "as_toolkit_error",
     "call_soon",
@@ -47,39 +51,43 @@ _TICK = 0.25  # seconds between two calls of what `run` does meanwhile
 _PATIENCE = 1.0  # seconds for which an interrupt may be held
 
 _lock = threading.Lock()
-_state: dict[str, Any] = {"loop": None, "pid": None}
+_loops: dict[tuple[int, str], asyncio.AbstractEventLoop] = {}  # by process and name
+
+#: The name of the loop for the requests to served functions.
+SERVING = "cloudtasks-nb-serve"
+_OWN = "cloudtasks-nb"
 
 
-def loop() -> asyncio.AbstractEventLoop:
-    """Return the background loop of this process; start it if this process has none, as after a fork."""
+def loop(name: str = _OWN) -> asyncio.AbstractEventLoop:
+    """Return a background loop of this process; start it if this process has none, as after a fork."""
     with _lock:
-        if _state["pid"] != os.getpid():
+        key = os.getpid(), name
+        if key not in _loops:
             with hold_interrupts():
                 new = asyncio.new_event_loop()
                 ready = threading.Event()
                 new.call_soon(ready.set)
-                threading.Thread(target=new.run_forever, name="cloudtasks-nb", daemon=True).start()
+                threading.Thread(target=new.run_forever, name=name, daemon=True).start()
                 ready.wait()
-                _state.update(loop=new, pid=os.getpid())
-        running: asyncio.AbstractEventLoop = _state["loop"]
-        return running
+                _loops[key] = new
+        return _loops[key]
 
 
-def check_blocking() -> None:
-    """Refuse to block the background loop.
+def check_blocking(name: str = _OWN) -> None:
+    """Refuse to block a background loop.
 
     Raises
     ------
     RuntimeError
-        If called on the background loop itself: it would wait for work that only this loop can do.
+        If called on that loop itself: it would wait for work that only this loop can do.
     """
-    if _state["pid"] == os.getpid() and _current_loop() is _state["loop"]:
+    if (current := _current_loop()) is not None and current is _loops.get((os.getpid(), name)):
         raise RuntimeError("blocking calls are not possible on the background loop itself; `await batch` is")
 
 
-def submit(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-    """Start a coroutine on the background loop, and return a future that any thread can wait for."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop())
+def submit(coroutine: Coroutine[Any, Any, T], name: str = _OWN) -> concurrent.futures.Future[T]:
+    """Start a coroutine on a background loop, and return a future that any thread can wait for."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop(name))
 
 
 @contextmanager
@@ -118,25 +126,28 @@ def hold_interrupts(wake: Callable[[], object] = lambda: None) -> Iterator[None]
 
 
 def run(
-    coroutine: Coroutine[Any, Any, T], timeout: float | None = None, meanwhile: Callable[[], object] = lambda: None
+    coroutine: Coroutine[Any, Any, T],
+    timeout: float | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+    name: str = _OWN,
 ) -> T:
-    """Run a coroutine on the background loop and wait for its result; call `meanwhile` four times a second.
+    """Run a coroutine on a background loop and wait for its result; call `meanwhile` four times a second.
 
     An interrupt, or the timeout in seconds, cancels the coroutine and is raised here.
 
     Raises
     ------
     RuntimeError
-        If called on the background loop itself: it would block the loop that has to run the coroutine.
+        If called on that loop itself: it would block the loop that has to run the coroutine.
     """
     try:
-        check_blocking()
+        check_blocking(name)
     except RuntimeError:
         coroutine.close()
         raise
     woken: queue.SimpleQueue[None] = queue.SimpleQueue()  # is written in C: it has no lock that an interrupt leaves
     with hold_interrupts(lambda: woken.put(None)):
-        return _result(submit(coroutine), woken, math.inf if timeout is None else timeout, meanwhile)
+        return _result(submit(coroutine, name), woken, math.inf if timeout is None else timeout, meanwhile)
 
 
 def in_time(seconds: float, function: Callable[..., T], *args: Any, **words: Any) -> T:

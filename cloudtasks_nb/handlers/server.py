@@ -1,4 +1,4 @@
-"""The HTTP server of a handler: it receives tasks on the loopback interface, and runs on the background loop."""
+"""The HTTP server of a handler: it receives tasks on the loopback interface, and runs on a loop of its own."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ class Server:
         # aiohttp waits twice for running requests: before and after it closes their connections.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=grace / 2, lingering_time=_LINGER)
         try:
-            _loop.run(self._start(sock))
+            _loop.run(self._start(sock), name=_loop.SERVING)
         except BaseException:
             sock.close()
             raise
 
     def close(self) -> None:
         """Stop listening, give requests `grace` seconds to end, then close their connections."""
-        _loop.run(self._runner.cleanup())
+        _loop.run(self._runner.cleanup(), name=_loop.SERVING)
 
     async def _start(self, sock: socket.socket) -> None:
         await self._runner.setup()

@@ -113,10 +113,10 @@ def test_an_interrupt_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it comes, also while the loop is started, it is raised, and the next call gets its answer."""
 
     def first_run() -> None:
-        _loop._state = {"loop": None, "pid": None}
+        _loop._loops.clear()
         _loop.run(thread_name())
 
-    monkeypatch.setattr(_loop, "_state", {"loop": None, "pid": None})
+    monkeypatch.setattr(_loop, "_loops", {})
     before = set(threading.enumerate())
     for place in interrupted_everywhere(first_run):
         assert _loop.run(thread_name(), timeout=PATIENCE) == "cloudtasks-nb", place

@@ -162,7 +162,7 @@ def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str
 def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt while it starts closes the port, ends the threads and registers no handler."""
 
-    def interrupted(coroutine: Any) -> None:
+    def interrupted(coroutine: Any, **_: Any) -> None:
         coroutine.close()
         raise KeyboardInterrupt
 
