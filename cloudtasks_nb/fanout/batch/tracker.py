@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,7 +102,7 @@ class Tracker:
         self.progress = progress_of(self.facts)
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
         self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
-        self._snapshots: deque[Snapshot] = deque()  # those that are not recorded
+        self._snapshots: list[Snapshot] = []  # those that are not recorded
         self._subscribed = Subscribed(connection, self.outcomes, self._arrived, self.progress.sources.get("log"))
         self._listeners: list[Callable[[], None]] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -369,14 +368,16 @@ class Tracker:
         self.connection.watcher.refresh(self.queue)
 
     def _arrived(self, snapshot: Snapshot) -> None:
-        self._snapshots.append(snapshot)
+        waiting = self._snapshots[1:]  # the first one is being stored; a busy machine stores the others as one
+        entries = (entry for one in (*waiting, snapshot) for entry in one.entries)
+        self._snapshots[1:] = [replace(snapshot, entries=tuple(entries))]
         self._changed()
 
     async def _turns(self) -> None:
         while not self.deleted and (self._snapshots or self._seen < self._changes):
             if self._snapshots:
                 await self._record(self._snapshots[0])
-                self._snapshots.popleft()
+                del self._snapshots[0]
                 self._changes += 1  # another turn may have read the batch before this was stored
             await self._turn()
             self._supervisor.succeeded(_WATCHING)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cloudtasks_nb import _loop
 from cloudtasks_nb.handlers import serve
 from tests.cases import cases
 from tests.unit.handlers.conftest import ACCOUNT, Gate, post, report
@@ -48,6 +49,16 @@ def test_who_reaches_the_function(change: Any, headers: dict[str, str], status: 
     secret = handler.url.rsplit("/", 1)[1]
     answer = post(change(handler.url), b'{"day": "1"}', **headers)
     assert (answer.status, secret.encode() in answer.body, len(handler.calls())) == (status, False, status == 200)
+
+
+def test_the_work_of_the_toolkit_delays_no_request() -> None:
+    """Nor do requests delay that: each has an event loop of its own."""
+    handler, release = serve(report), threading.Event()
+    _loop.call_soon(release.wait)
+    try:
+        assert post(handler.url, b'{"day": "1"}').status == 200
+    finally:
+        release.set()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])

@@ -299,12 +299,13 @@ def test_what_is_gone_is_read_again(
 async def test_a_batch_has_not_settled_before_what_was_seen_is_stored(
     tracked: Tracked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if something else reads the batch meanwhile."""
+    """Also if something else reads the batch meanwhile. What is seen while that is stored is stored at once."""
     await tracked.send()
-    tracker, release = tracked.tracker, asyncio.Event()
+    tracker, release, told = tracked.tracker, asyncio.Event(), []
     tell = tracker.outcomes.tell
 
     async def held(*given: Any) -> Any:
+        told.append(given)
         await release.wait()
         return await tell(*given)
 
@@ -317,6 +318,9 @@ async def test_a_batch_has_not_settled_before_what_was_seen_is_stored(
     await tracker._turn()
     await asyncio.sleep(0)
     assert not settled.done()
+    for seen in (20, 30):
+        tracked.publish(rows=slice(seen))
+    await asyncio.sleep(0)
     release.set()
     await settled
-    assert tracker.progress.succeeded == 10
+    assert (tracker.progress.succeeded, len(told)) == (30, 2)
