@@ -371,10 +371,12 @@ class QueuesPanel(Panel):
 
 
 def _limit(values: Mapping[str, Any]) -> str | None:
-    """Return that a queue dispatches as fast as it may, if it does."""
-    rate, done = values["rate"], values["done_last_minute"]
-    busy = not is_missing(done) and not is_missing(values["tasks"]) and values["tasks"]
-    return f"its limit of {rate:,.6g}/s" if busy and done >= _AT_LIMIT * 60 * rate else None
+    """Return that a queue dispatches as fast, or as much at a time, as it may, if it does."""
+    names = ("rate", "done_last_minute", "tasks", "running", "max_concurrent")
+    rate, done, tasks, running, most = (0 if is_missing(values[name]) else values[name] for name in names)
+    if tasks and done and done >= _AT_LIMIT * 60 * rate:
+        return f"its limit of {rate:,.6g}/s"
+    return f"its limit of {most:,} at a time" if tasks > running >= most > 0 else None
 
 
 #: Title, hint and type of each field; a duration is a text, which `update` parses.

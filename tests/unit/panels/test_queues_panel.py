@@ -220,6 +220,8 @@ def test_only_the_log_of_one_queue_is_read_at_google(
     ({"done_last_minute": 60, "rate": 1.0}, "its limit of 1/s"),
     ({"done_last_minute": 20, "rate": 1.0}, None),
     ({"done_last_minute": 60, "rate": 1.0, "tasks": 0}, None),
+    ({"done_last_minute": 2, "rate": 1.0, "tasks": 9, "max_concurrent": 3, "running": 3}, "its limit of 3 at a time"),
+    ({"done_last_minute": 2, "rate": 1.0, "tasks": 3, "max_concurrent": 3, "running": 3}, None),
 )
 def test_a_queue_at_its_limit_says_so(
     panel: QueuesPanel, watcher: FakeWatcher, values: dict[str, Any], words: str | None
