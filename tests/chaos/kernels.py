@@ -17,13 +17,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import grpc.aio._utils
 import pandas as pd
 
 import cloudtasks_nb as ct
@@ -34,7 +31,6 @@ from cloudtasks_nb.errors import (
     PermissionDeniedError,
     PreconditionError,
 )
-from cloudtasks_nb.fanout.batch import search
 from cloudtasks_nb.service.transport import Transport
 
 #: Words of a batch whose rows are not all final; None: it was not read yet.
@@ -83,8 +79,6 @@ def follow(order: dict[str, Any], tasks: ct.Client) -> ct.Batch:
         batch = cell()
     ask(batch, order)
     wait(batch, Path(f"{order['home']}.disk"))
-    while batch.progress().gone > order.get("gone", order["rows"]):
-        time.sleep(0.05)  # entries that came late correct the others
     return batch
 
 
@@ -187,43 +181,6 @@ def hinder(order: dict[str, Any]) -> None:
     Transport.call, Transport.raw = hindered(Transport.call), hindered(Transport.raw)  # type: ignore[method-assign]
 
 
-def set_clock(file: Path) -> None:
-    """Set the clock of this process ahead by the seconds in a file, which may change at any time.
-
-    `time.time` and `time.time_ns` show it. Files get the right time. gRPC gets deadlines by the right time, because its
-    own clock, which it compares them with, is right.
-    """
-    number = os.open(file, os.O_RDONLY)
-    right, nanoseconds = time.time, time.time_ns
-
-    def ahead() -> int:
-        return int(os.pread(number, 100, 0))
-
-    grpc.aio._utils.time = SimpleNamespace(time=right)
-    vars(time).update(time=lambda: right() + ahead(), time_ns=lambda: nanoseconds() + ahead() * 1_000_000_000)
-
-
-def distort_log() -> None:
-    """Deliver the pages of the log shuffled, with some entries twice, and with others on a later page of the read."""
-    vars(search).update(_FIRST_PAUSE=1.0, _LONGEST_PAUSE=1.0)  # the emulator's clock is moved on meanwhile
-    call = Transport.call
-    held: dict[str, list[Any]] = defaultdict(list)
-
-    async def distorted(transport: Transport, rpc: str, /, **fields: Any) -> Any:
-        if rpc != "ListLogEntries":
-            return await call(transport, rpc, **fields)
-        answer = await call(transport, rpc, **{**fields, "page_size": min(fields["page_size"], 400)})
-        entries = [*answer.entries, *held.pop(fields["filter"], [])]
-        random.shuffle(entries)
-        if answer.next_page_token:
-            entries, held[fields["filter"]] = entries[len(entries) // 5 :], entries[: len(entries) // 5]
-        del answer.entries[:]
-        answer.entries.extend([*entries, *entries[::7]])
-        return answer
-
-    Transport.call = distorted  # type: ignore[method-assign]
-
-
 def ballast(frame: pd.DataFrame, size: int) -> pd.DataFrame:
     """Return a frame with a text of this size in each row, half of which is random, but always the same."""
     if not size:
@@ -265,10 +222,6 @@ def run(order: dict[str, Any]) -> None:
     """Be one kernel: try again for as long as something stands in the way, as the person at the keyboard would."""
     signal.signal(signal.SIGUSR1, describe)
     os.environ["CLOUDTASKS_NB_HOME"] = order["home"]
-    if (clock := Path(f"{order['home']}.clock")).exists():
-        set_clock(clock)
-    if order.get("distorted"):
-        distort_log()
     hinder(order)
     while True:
         try:
@@ -276,7 +229,7 @@ def run(order: dict[str, Any]) -> None:
                 batch = follow(order, tasks)
                 rows = batch.tasks()
                 about = {name: dict(zip(rows.index.tolist(), rows[name].tolist(), strict=True)) for name in _COLUMNS}
-                text = json.dumps({**about, "repr": repr(batch)})
+                text = json.dumps(about)
                 if order["verb"] == "delete":
                     Path(order["wish"]).unlink()
                     batch.delete()

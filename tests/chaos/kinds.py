@@ -1,23 +1,17 @@
-"""Further kinds of rounds: brakes, cancels by other kernels, wrong clocks, a distorted log, homes on a small disk."""
+"""Further kinds of rounds: brakes, cancels by other kernels, homes on a small disk."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cloudtasks_nb.store.results import ResultWriter
-from cloudtasks_nb.store.store import Store
 from tests.benchmarks.callers import google_client
-from tests.chaos.rounds import EVENTS, PATIENCE, QUEUE, Kernel, Round, newest
+from tests.chaos.rounds import PATIENCE, QUEUE, Kernel, Round
 
-__all__ = ["CLOCK_IS_SET", "KINDS", "LOGS", "DiskRound"]
+__all__ = ["KINDS", "DiskRound"]
 
-CLOCK_IS_SET = "clock of a machine"
-
-_CANARY = 20  # rows
 _CARRIED_OUT = 15.0  # seconds after which a cancel has ended, whoever wished it
 _AT_ONCE = 0.3  # seconds after which a call that a killed kernel had made has ended
 
@@ -76,27 +70,6 @@ class PauseRound(Round):
         """Return how many rows were sent while the brake was on; asked before it is released."""
         handed = self._handed or set()
         return len({row for row, task, _ in tuple(self._oracle.order) if task not in handed})
-
-
-class CanaryRound(PauseRound):
-    """Kernels are killed while the canary runs, which fails in two rounds of three; then `resume` sends the others."""
-
-    kind = "canary"
-
-    def _plan(self) -> None:
-        super()._plan()
-        self._more = {"brake": {"canary": _CANARY}}
-        self._oracle.bad = self._random.choice([3, 7, 5_000])  # of 5,000: no row fails
-
-    def _past(self) -> int:
-        """Return how many other rows were delivered before all of the canary had succeeded."""
-        waiting, past = set(range(_CANARY)), set()
-        for row, _, status in tuple(self._oracle.order):
-            if row >= _CANARY and waiting:
-                past.add(row)
-            elif status == 200:
-                waiting.discard(row)
-        return len(past)
 
 
 class CancelRound(PauseRound):
@@ -202,121 +175,6 @@ class PermissionRound(CancelRound):
     _OTHER = ({"verb": "send", "refused": True}, {"verb": "cancel", "refused": True})
 
 
-class ClockRound(Round):
-    """The clocks of the kernels' machines, one for each home, are wrong, or that of one is set now and then."""
-
-    kind = "clock"
-    _WRONG = (360, 40 * 86_400, -600)  # seconds
-    _STEP = 3_600
-
-    def _plan(self) -> None:
-        super()._plan()
-        self._ahead = {home: self._random.choice([*self._WRONG, 0]) for home in self._homes}
-        if not self._ahead[self._homes[0]]:
-            self.events = (CLOCK_IS_SET, CLOCK_IS_SET, "kill kernel")
-        self._more = {"words": {"delay": "1s"}}  # by another clock it would be far too long, or none
-        for home in self._homes:
-            Path(f"{home}.clock").touch()
-            self._set_clock(home, self._ahead[home])
-
-    def _set_clock(self, home: Path, ahead: int) -> None:
-        self._ahead[home] = ahead
-        with Path(f"{home}.clock").open("r+") as file:
-            file.write(f"{ahead:20}")  # kernels read it at any time: it always has the same size
-
-    def _disturb(self, event: str, kernel: Kernel) -> None:
-        if event == CLOCK_IS_SET:
-            home = self._homes[0]
-            self._set_clock(home, 0 if self._ahead[home] else self._STEP)
-        else:
-            super()._disturb(event, kernel)
-
-    def _judge(self, found: dict[str, Any], asked: int) -> None:
-        super()._judge(found, asked)
-        wrong = bool(self._ahead[self._homes[0]])
-        if wrong != ("this machine's clock is" in found["repr"]):
-            self.verdict.false[f"the clock is {'' if wrong else 'not '}wrong, but the batch says otherwise"] += 1
-
-
-class _Log(NamedTuple):
-    """What a log is like."""
-
-    delays: tuple[str, ...] = ()  #: shares of the entries that can be read late, each with the seconds
-    logged: float = 1.0  #: the share of the operations that the queue logs
-    missing: bool = False  #: entries are missing for ever
-    flaky: int = 5  #: of so many rows one fails at the first attempt of each task; 0: none
-
-
-#: What the log is like in rounds of the kind `log`. If no entry is missing, a task that left the queue after a failed
-#: attempt counts as failed as soon as its row has settled. So where entries are missing, or come later, no task fails
-#: first and succeeds then.
-LOGS = {
-    "out of order": _Log(),
-    "late": _Log(("0.1:45", "0.1:100")),
-    "very late": _Log(("0.05:600",), flaky=0),
-    "missing": _Log(("0.1:45", "0.05:1e9"), missing=True, flaky=0),
-    "sampled": _Log(logged=0.9, missing=True),
-}
-
-
-class LogRound(Round):
-    """The log that kernels read is shuffled, and has entries twice; in most rounds some are late, or are missing.
-
-    The emulator's clock is moved on while a kernel is waited for, so that rows settle. There is one home: another one
-    would send rows again of which nothing tells that they were sent.
-    """
-
-    kind = "log"
-    events = tuple(event for event in EVENTS if event != "clock")  # which would end attempts that run
-    _FASTER = 60  # seconds by which the emulator's clock is moved in a second
-
-    def _plan(self) -> None:
-        super()._plan()
-        self._moves = self._twins = False
-        self._more = {"distorted": True}
-        self._name = self._random.choice(list(LOGS))
-        log = LOGS[self._name]
-        self._logged, self._complete, self._oracle.flaky = log.logged, not log.missing, log.flaky
-        self._options = ("--log-index-delay", *log.delays) if log.delays else ()
-        if log.missing:
-            # Only the names of tasks protect rows that a killed kernel has sent.
-            self._options = (*self._options, "--task-tombstone", "1e9")
-            self._oracle.results = ResultWriter(Store(self._homes[0] / "store"))
-        self._untold: set[int] = set()
-
-    def play(self) -> None:
-        """Do every step, look at the end, and judge."""
-        self.verdict.events[f"log: {self._name}"] += 1
-        super().play()
-
-    def _step(self, verb: str, events: int | None = None) -> dict[str, Any] | None:
-        if verb == "look":
-            self._move_clock(1_000)  # all that comes late is there
-            self._untold = self._find_untold()
-            self._more["gone"] = len(self._untold)
-        return super()._step(verb, events)
-
-    def _ends(self, kernel: Kernel) -> bool:
-        until = time.monotonic() + PATIENCE
-        while not (ended := kernel.wait(1.0)) and time.monotonic() < until:
-            self._move_clock(self._FASTER)
-        return ended
-
-    def _find_untold(self) -> set[int]:
-        """Return the rows of which neither the log nor a stored result tells what became of their newest task."""
-        told = set[str]()
-        for payload in self._entries("attemptResponseLog"):
-            attempt = payload["attemptResponseLog"]
-            if attempt["status"] == "OK" or attempt["dispatchCount"] == "2" or self._complete:
-                told.add(payload["task"].rpartition("/")[2])
-        stored = self._oracle.results is not None
-        answers = self._oracle.answers.items()
-        return {row for row, some in answers if newest(some) not in told and not (stored and row % 2 == 0)}
-
-    def _excused(self, row: int, state: str) -> bool:
-        return super()._excused(row, state) or (state in ("gone", "cancelled") and row in self._untold)
-
-
 class DiskRound(Round):
     """The home is on a small disk: what does not fit is an error, and what fits later, or is smaller, works."""
 
@@ -364,7 +222,4 @@ class DiskRound(Round):
 
 
 #: The kinds of rounds in the order in which they are played, each as often as the others.
-KINDS: tuple[type[Round], ...] = (
-    *(Round, PauseRound, ClockRound, CanaryRound, LogRound, DiskRound),
-    *(CancelRound, EndRound, PermissionRound),
-)
+KINDS: tuple[type[Round], ...] = (Round, PauseRound, DiskRound, CancelRound, EndRound, PermissionRound)

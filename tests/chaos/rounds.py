@@ -22,13 +22,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from cloudtasks_nb._names import TAG_HEADER
-from cloudtasks_nb.store.results import ResultWriter, StoredResult
 from tests import web
 from tests.benchmarks.callers import google_client
 from tests.benchmarks.servers import Emulator
@@ -76,8 +73,6 @@ class Oracle(Target):
     """The target of the tasks, which records each request and its answer."""
 
     bad = 7  #: of so many rows one fails, until the target is mended
-    flaky = 0  #: of so many rows one fails at the first attempt of each task; 0: none
-    results: ResultWriter | None = None  #: gets the results of all even rows
 
     def __init__(self) -> None:
         self.order: list[tuple[int, str, int]] = []  #: all requests as they came: row, task, status
@@ -92,13 +87,7 @@ class Oracle(Target):
         """Record one request; some rows fail until the target is mended."""
         row, task = json.loads(request.body)["number"], request.headers["x-cloudtasks-taskname"]
         attempt = int(request.headers["x-cloudtasks-taskretrycount"]) + 1
-        flaky = self.flaky and row % self.flaky == 0 and attempt == 1
-        status = 500 if flaky or not (self.mended or (row + 1) % self.bad) else 200
-        if self.results is not None and row % 2 == 0:
-            about: dict[str, Any] = {"attempt": attempt, "status": status, "started": datetime.now(UTC)}
-            about["tag"] = request.headers.get(TAG_HEADER.lower())
-            error = "ValueError: a bad row" if status == 500 else None
-            self.results.put(StoredResult(task=task, duration=None, result=row, error=error, **about))
+        status = 200 if self.mended or (row + 1) % self.bad else 500
         with self._lock:
             self.order.append((row, task, status))
             self.answers[row].append((task, status))
@@ -107,10 +96,10 @@ class Oracle(Target):
         return Answer(status=status)
 
 
-def make_queue(emulator: Emulator, name: str, logged: float, rate: float = 500.0) -> None:
-    """Create a queue that logs this share of its operations; its tasks are tried twice, at short intervals."""
+def make_queue(emulator: Emulator, name: str, rate: float = 500.0) -> None:
+    """Create a queue that logs all; its tasks are tried twice, at short intervals."""
     retry = {"max_attempts": 2, "min_backoff": {"nanos": 100_000_000}, "max_backoff": {"nanos": 200_000_000}}
-    log, limits = {"sampling_ratio": logged}, {"max_dispatches_per_second": rate}
+    log, limits = {"sampling_ratio": 1.0}, {"max_dispatches_per_second": rate}
     queue = {"name": name, "retry_config": retry, "stackdriver_logging_config": log, "rate_limits": limits}
     with google_client(emulator.grpc) as client:
         client.create_queue({"parent": LOCATION, "queue": queue})
@@ -245,8 +234,6 @@ class Round:
 
     kind = "events"
     events: tuple[str, ...] = EVENTS
-    _options: tuple[str, ...] = ()  # of the emulator
-    _logged = 1.0  # the share of the operations that the queue logs
     _dispatches = 500.0  # of the queue in a second
 
     def __init__(self, seed: int, kernels: Kernels, folder: Path, oracle: Oracle, *, long: bool) -> None:
@@ -261,7 +248,7 @@ class Round:
         self._kept = ExitStack()
         self._ports = [str(self._kept.enter_context(free_port())) for _ in range(2)]
         self._emulator = self._start_emulator()
-        make_queue(self._emulator, QUEUE, self._logged, self._dispatches)
+        make_queue(self._emulator, QUEUE, self._dispatches)
         self._proxy = Proxy(self._emulator.grpc)
         self._results = 0
         self._clock_moved = False
@@ -286,7 +273,7 @@ class Round:
         """Start the emulator, on the same folder and ports each time."""
         port, http = self._ports
         ports = "--port", port, "--http-port", http
-        return Emulator("--quiet", *ports, *self._options, folder=self._folder / "data")
+        return Emulator("--quiet", *ports, folder=self._folder / "data")
 
     def close(self) -> None:
         """End what it has started."""
