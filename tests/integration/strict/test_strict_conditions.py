@@ -10,30 +10,11 @@ from google.api_core import exceptions
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, in_a_process, refused
-
-CONSOLE = "https://console.developers.google.com"
-WAIT = "wait a few minutes for the action to propagate to our systems and retry."
-TITLE = f"{CONSOLE}/apis/api/cloudtasks.googleapis.com/overview?project=demo"
-DISABLED = (
-    f"Cloud Tasks API has not been used in project demo before or it is disabled. Enable it by visiting {TITLE} "
-    f"then retry. If you enabled this API recently, {WAIT}"
-)
-NO_BILLING = (
-    "This API method requires billing to be enabled. Please enable billing on project #demo by visiting "
-    f"{CONSOLE}/billing/enable?project=demo then retry. If you enabled billing for this project recently, {WAIT}"
-)
-PERIMETER = "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: "
-CONDITIONS = [
-    ({"api_disabled": True}, "SERVICE_DISABLED", DISABLED),
-    ({"billing": False}, "BILLING_DISABLED", NO_BILLING),
-    ({"vpc_sc": True}, "SECURITY_POLICY_VIOLATED", PERIMETER),
-    ({"projects": ["other"]}, "CONSUMER_INVALID", "Permission denied on resource project demo."),
-]
+from tests.integration.strict.conftest import ADMIN, QUEUE, REFUSALS, Connect, in_a_process, refused
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-@pytest.mark.parametrize(("condition", "reason", "text"), CONDITIONS, ids=[reason for _, reason, _ in CONDITIONS])
+@pytest.mark.parametrize(("condition", "reason", "text"), REFUSALS["conditions"])
 def test_conditions_of_the_project(
     emulator: StrictEmulator, connect: Connect, transport: str, condition: dict[str, Any], reason: str, text: str
 ) -> None:

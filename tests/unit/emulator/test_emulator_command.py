@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,14 @@ VALUES: dict[str, tuple[str, Any]] = {
     "log-limit": ("7", 7),
     "log-index-delay": ("0.05:45 0.01:600 0.5:1", ((0.05, 45 * SECOND), (0.01, 600 * SECOND), (0.5, SECOND))),
 }  # fmt: skip
+
+
+TABLES = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
+
+
+def many(settings: dict[str, Any]) -> dict[str, Any]:
+    """Give settings with their queues as a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 @pytest.fixture
@@ -113,14 +122,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     assert shown == {variable for option in OPTIONS for variable in option.variables}
 
 
-@cases(
-    ("--host", "127.0.0.1:8123"), ("--quiet", "maybe"), ("--port", "99999"), ("--port", "-1"), ("--port", "x"),
-    ("--http-port", "65536"), ("--allow-host", "https://hub.example/"), ("--functions-host", "http://f:5001"),
-    ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
-    ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
-    ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
-    ("--log-index-delay", "0.05:soon"), ("--queue", "q"), ("--queue", "projects/p/queues/q"),
-)  # fmt: skip
+@pytest.mark.parametrize(("option", "value"), TABLES["invalid"])
 def test_invalid_values(error: Callable[..., str], option: str, value: str) -> None:
     """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
     variable = OPTION_VARIABLES + option.strip("-").replace("-", "_").upper()
@@ -129,24 +131,11 @@ def test_invalid_values(error: Callable[..., str], option: str, value: str) -> N
     assert f"error: variable {variable}: {found['text']}\n" in error(**{variable: value})
 
 
-LOCAL = {"host": "localhost", "port": 8000}
-#: Command lines that the documents of other emulators show, and the settings that they ask for.
-PUBLISHED = [
-    (f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}", {**LOCAL, "queues": (FIRST, ANOTHER)}),
-    (f"-host=0.0.0.0 -port=8123 -queue={FIRST}", {"host": "0.0.0.0", "queues": (FIRST,)}),  # noqa: S104
-    ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge_queue": True, "port": 1}),
-    ("-hard-reset-on-purge-queue=false", {}),
-    ("-hard-reset-on-purge-queue=T -insecure-skip-tls-verify=f", {"hard_reset_on_purge_queue": True}),
-    ("-host [::1] -port 8000", {"host": "::1", "port": 8000}),
-    ("-app-engine-emulator-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
-]
-
-
-@pytest.mark.parametrize(("line", "expected"), PUBLISHED, ids=[line for line, _ in PUBLISHED])
+@pytest.mark.parametrize(("line", "expected"), TABLES["published"])
 @pytest.mark.parametrize("dashes", ["-", "--"])
 def test_command_lines_of_other_emulators(line: str, expected: dict[str, Any], dashes: str) -> None:
     """A command line of a Go emulator means the same here, with one dash or two."""
-    assert read_options(re.sub(r"(?:^|(?<= ))-+", dashes, line).split(), {}) == Settings(**expected)
+    assert read_options(re.sub(r"(?:^|(?<= ))-+", dashes, line).split(), {}) == Settings(**many(expected))
 
 
 def test_the_command_line_counts_before_the_environment() -> None:
@@ -180,14 +169,7 @@ def test_its_own_variable_counts_before_that_of_others() -> None:
     assert read_options([], {**plain, **own}) == Settings(host="::", port=2, queues=(ANOTHER,))
 
 
-@cases(
-    ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
-    ("port: true", "port: true is not text or a number"),
-    ("strict: maybe", 'strict: "maybe" is not true or false'),
-    ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
-    ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
-    ("config: x", "config: there is no key config here → allowed are queues, host, "),
-)
+@pytest.mark.parametrize(("text", "text_of_error"), TABLES["in_a_file"])
 def test_options_in_a_file_are_checked(
     error: Callable[..., str], tmp_path: Path, text: str, text_of_error: str
 ) -> None:
@@ -196,12 +178,7 @@ def test_options_in_a_file_are_checked(
     assert f"error: {tmp_path / 'c.yaml'}:1: {text_of_error}" in error("--config", str(tmp_path / "c.yaml"))
 
 
-@cases(
-    ("--metadata-port 1", "--metadata-port and --proxy-port need --strict"),
-    ("--proxy-port 1", "--metadata-port and --proxy-port need --strict"),
-    ("--single-port --http-port 2", "--http-port has no effect with --single-port"),
-    ("--openid-issuer http://localhost:8123", "--openid-issuer http://localhost:8123 has the port of gRPC"),
-)
+@pytest.mark.parametrize(("line", "text"), TABLES["alone"])
 def test_options_that_do_not_go_together(error: Callable[..., str], line: str, text: str) -> None:
     """Options that have no effect beside each other, and an issuer whose keys could not be read, are errors."""
     assert text in error(*line.split())
