@@ -198,7 +198,7 @@ HOW |= {"unusable": unusable, "no_bucket": no_bucket, "deployed": deployed}
 HOW |= {
     "set": lambda setup, **conditions: setup.google.set(**conditions),
     "connect": lambda setup, **arguments: setup.connection.update(arguments),
-    "has": lambda setup, **values: vars(setup).update(values),
+    "has": lambda setup, **values: setup.__dict__.update(values),
 }
 CASES = tomllib.loads(Path(__file__).with_name("broken_setups.toml").read_text(encoding="utf-8"))["rows"]
 
