@@ -17,7 +17,6 @@ from cloudtasks_nb import __version__
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator import server
-from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import OPTIONS, Option, Settings, read_boolean
 from cloudtasks_nb.emulator.options import read_options
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
@@ -26,21 +25,6 @@ from tests.processes import run
 
 ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
-#: A text for each option, and the value in the settings that it stands for.
-VALUES: dict[str, tuple[str, Any]] = {
-    "host": ("[::1]", "::1"), "port": ("1", 1), "http-port": ("2", 2), "single-port": ("true", True),
-    "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")), "data-dir": ("d", Path("d")),
-    "queue": (f"{FIRST} {ANOTHER}", (FIRST, ANOTHER)), "strict": ("true", True), "metadata-port": ("3", 3),
-    "proxy-port": ("4", 4), "token": ("true", True),
-    "console-writes": ("true", True), "quiet": ("true", True), "grace": ("2.5", 2.5), "lease": ("true", True),
-    "wait-for-loopback": ("true", True), "openid-issuer": ("i", "i"), "openid-signing-key": ("k", Path("k")),
-    "app-engine-host": ("http://h", "http://h"), "functions-host": ("f:5001", "f:5001"), "https-ca": ("c", Path("c")),
-    "https-insecure": ("true", True), "no-batch": ("true", True), "create-queues-on-demand": ("true", True),
-    "hard-reset-on-purge-queue": ("true", True), "task-tombstone": ("1.5", SECOND * 3 // 2),
-    "queue-tombstone": ("2", 2 * SECOND), "new-queue-delay": ("3", 3 * SECOND), "log-delay": ("4", 4 * SECOND),
-    "log-limit": ("7", 7),
-    "log-index-delay": ("0.05:45 0.01:600 0.5:1", ((0.05, 45 * SECOND), (0.01, 600 * SECOND), (0.5, SECOND))),
-}  # fmt: skip
 
 
 TABLES = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
@@ -92,16 +76,19 @@ def test_the_command(
 
 def test_every_option_has_a_value_here() -> None:
     """The table has all options but that of the configuration file, which has tests of its own."""
-    assert {*VALUES, "config"} == {option.name for option in OPTIONS}
+    assert {*TABLES["values"], "config"} == {option.name for option in OPTIONS}
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option.name in VALUES], ids=lambda it: it.name)
+@pytest.mark.parametrize("option", [one for one in OPTIONS if one.name in TABLES["values"]], ids=lambda one: one.name)
 def test_every_option(tmp_path: Path, option: Option) -> None:
-    """A flag with any of its names, its variables, and a key of the file all set the same."""
-    text, value = VALUES[option.name]
+    """A flag with any of its names, its variables, and a key of the file all set the same, and nothing else."""
+    text, value = TABLES["values"][option.name]
     words, strict = text.split(), ["--strict"] if option.name in {"metadata-port", "proxy-port"} else []
-    expected = Settings(**{"strict": bool(strict), option.dest: value})
-    for name in (option.name, *option.aliases):
+    expected = read_options([*strict, f"--{option.name}", *words], {})
+    found = getattr(expected, option.dest)
+    assert json.loads(json.dumps(found, default=str)) == value
+    assert expected == Settings(**{"strict": bool(strict), option.dest: found})
+    for name in option.aliases:
         assert read_options([*strict, f"--{name}", *words], {}) == expected
     if option.many:
         assert read_options([part for word in words for part in (f"--{option.name}", word)], {}) == expected
@@ -110,8 +97,8 @@ def test_every_option(tmp_path: Path, option: Option) -> None:
     if option.name != "queue":
         given = True if option.read is read_boolean else words if option.many else text
         (tmp_path / "c.yaml").write_text(json.dumps({option.name: given}))
-        found = read_options([*strict, "--config", str(tmp_path / "c.yaml")], {})
-        assert replace(found, config=None) == expected
+        in_file = read_options([*strict, "--config", str(tmp_path / "c.yaml")], {})
+        assert replace(in_file, config=None) == expected
 
 
 def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
