@@ -29,15 +29,8 @@ CLIENTS = {
 }
 #: Where the requests of the calls are that all services have.
 COMMON = (iam_policy_pb2, operations_pb2, locations_pb2)
-HERE = f"{LOCATION}/queues/here"
 #: What a request has if its row says nothing else.
-DEFAULTS: dict[str, Any] = {
-    "CreateQueue": {"parent": LOCATION},
-    "CreateTask": {"parent": HERE},
-    "ListTasks": {"parent": HERE},
-}
-DEFAULTS |= {"ListQueues": {"parent": LOCATION}, "GetQueue": {"name": HERE}, "BatchCreateTasks": {"parent": HERE}}
-DEFAULTS |= {"ListLogEntries": {"resource_names": ["projects/demo"]}}
+DEFAULTS = tomllib.loads(Path(__file__).with_name("defaults.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +99,9 @@ def called(emulator: Emulator, call: str, request: Any) -> Any:
     """Return what a call of Google's client answers, as JSON; of a refusal its code and its text."""
     api, name = call.split() if " " in call else ("v2", call)
     kind = next(kind for module in (CLIENTS[api][1], *COMMON) if (kind := vars(module).get(f"{name}Request")))
-    message = ParseDict({**DEFAULTS.get(name, {}), **request}, kind() if issubclass(kind, Message) else kind.pb()())
+    message = ParseDict(
+        {**filled(DEFAULTS.get(name, {}), {}), **request}, kind() if issubclass(kind, Message) else kind.pb()()
+    )
     method = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
     try:
         answer = getattr(connect(emulator, api), method)(message if issubclass(kind, Message) else kind.wrap(message))

@@ -46,12 +46,6 @@ def test_the_page_loads_only_files_of_its_own(emulator: Emulator) -> None:
     assert get(emulator, "/console/..%2fguard.py", BROWSER)[0] == 404
 
 
-def test_other_clients_get_no_page(emulator: Emulator) -> None:
-    """What asks for no HTML is told that there is nothing at /, as at other paths that do not exist."""
-    for accept in ("*/*", "application/json"):
-        assert get(emulator, "/", {"Accept": accept})[0] == get(emulator, "/nothing", {"Accept": accept})[0] == 404
-
-
 def test_queues_of_all_projects_with_totals(emulator: Emulator, target: Target) -> None:
     """The answer has the queues of all projects and locations, each with its counts, and the totals of all."""
     names = [f"{LOCATION}/queues/a", "projects/other/locations/europe-west1/queues/b"]

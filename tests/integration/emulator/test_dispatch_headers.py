@@ -88,14 +88,6 @@ def test_an_answer_that_fails_an_attempt(failed_once: tasks_v2.Task) -> None:
     assert (task.dispatch_count, task.response_count) == (1, 1)
 
 
-def test_a_refused_connection(emulator: Emulator, free_port: int) -> None:
-    """A refused connection is an attempt without a response."""
-    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
-    task = emulator.tried(emulator.enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
-    assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
-    assert (task.dispatch_count, task.response_count) == (1, 0)
-
-
 def test_a_redirect_in_a_circle(emulator: Emulator, target: Target) -> None:
     """Endless redirects are a failed attempt."""
     target.script(*[Answer(status=307, headers={"Location": "/job"})] * 50)

@@ -4,6 +4,7 @@ import gzip
 import http.client
 import json
 import socket
+import tomllib
 import zlib
 from collections.abc import Callable
 from contextlib import closing
@@ -59,34 +60,17 @@ def test_a_body_that_grows(emulator: Emulator, queue: str) -> None:
 
 
 BUFFERED = f"{LOCATION}/queues/buffered"
-WRITE = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nConnection: close\r\n"
-JSON = b"Content-Type: application/json\r\n"
+RAW = tomllib.loads(Path(__file__).with_name("raw_requests.toml").read_text(encoding="utf-8"))
 
 
-@cases(
-    (b"GARBAGE\r\n\r\n", 400),
-    (b"GET / HTTP/9.9\r\n\r\n", 400),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX : y\r\n\r\n", 400),
-    (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 400),
-    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: cake\r\nConnection: close\r\n\r\n", 417),
-    (b"PUT /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 405),
-    (b"GET / HTTP/1.1\r\nHost: a\xff\r\nConnection: close\r\n\r\n", 403),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://\xff\r\nConnection: close\r\n\r\n", 403),
-    (b"GET /v2/%FF HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404),
-    (WRITE % b"/v2/x" + b"Content-Type: a/\xff\r\n\r\n{}", 415),
-    (WRITE % b"/v2/x" + JSON + b"Content-Encoding: \xff\r\n\r\n{}", 404),
-    (WRITE % f"/v2/{BUFFERED}/tasks:buffer".encode() + b"Content-Type: a/\xff\r\n\r\n{}", 400),
-    (WRITE % f"/v2/{BUFFERED}:pause".encode() + JSON + b"X-Goog-FieldMask: \xff\r\n\r\n{}", 400),
-    ids=lambda value: repr(value)[:50],
-)
-def test_errors_below_the_api(emulator: Emulator, request_: bytes, status: int) -> None:
+@pytest.mark.parametrize(("request_", "status"), RAW["rows"])
+def test_errors_below_the_api(emulator: Emulator, request_: str, status: int) -> None:
     """Also what is refused before the API has seen it is answered in JSON."""
     route = {"uriOverride": {"host": "example.net"}}
     emulator.request("POST", "/admin/seed", {"queues": [{"name": BUFFERED, "httpTarget": route}]})
     host, _, port = emulator.http.rpartition(":")
     with socket.create_connection((host, int(port)), PATIENCE) as connection:
-        connection.sendall(request_)
+        connection.sendall(request_.replace("MANY", "x" * 20_000).replace("BUFFERED", BUFFERED).encode("latin-1"))
         answer = http.client.HTTPResponse(connection)
         answer.begin()
         content = json.loads(answer.read())

@@ -1,6 +1,5 @@
 """What else than a missing role makes Google refuse a call, each with its own text and reason."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,18 +93,6 @@ def test_a_reset_forgets_everybody_and_everything(emulator: StrictEmulator, conn
     emulator.set(quotas=True)
     emulator.grant("ann@example.com", ADMIN)
     assert reason_of(lambda: again.run_task(name=TASK)) is None
-
-
-def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
-    """Calls can be slow, and can fail as on a bad day."""
-    client = connect(emulator.user("ann@example.com", ADMIN))
-    emulator.set(latency_s=0.3)
-    before = time.monotonic()
-    client.get_queue(name=QUEUE)
-    assert time.monotonic() - before >= 0.3
-    emulator.fault("GetQueue", code="UNAVAILABLE")
-    with pytest.raises(exceptions.ServiceUnavailable):
-        client.get_queue(name=QUEUE, retry=None)
 
 
 def test_unknown_settings_are_named(emulator: StrictEmulator) -> None:
