@@ -99,12 +99,12 @@ def called(emulator: Emulator, call: str, request: Any) -> Any:
     """Return what a call of Google's client answers, as JSON; of a refusal its code and its text."""
     api, name = call.split() if " " in call else ("v2", call)
     kind = next(kind for module in (CLIENTS[api][1], *COMMON) if (kind := vars(module).get(f"{name}Request")))
-    message = ParseDict(
-        {**filled(DEFAULTS.get(name, {}), {}), **request}, kind() if issubclass(kind, Message) else kind.pb()()
-    )
+    content = filled(DEFAULTS.get(name, {}), {}) | request
+    plain = issubclass(kind, Message)  # the others are wrapped by Google's proto-plus
+    message = ParseDict(content, kind()) if plain else kind.wrap(ParseDict(content, kind.pb()()))
     method = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
     try:
-        answer = getattr(connect(emulator, api), method)(message if issubclass(kind, Message) else kind.wrap(message))
+        answer = getattr(connect(emulator, api), method)(message)
     except GoogleAPICallError as error:
         return ": ".join(refusal(error))
     if answer is None:
@@ -131,7 +131,7 @@ def step(emulator: Emulator, call: str, request: Any, wanted: Any, headers: Any 
 
     def found() -> Any:
         if "/" in call:
-            return asked(emulator, call, request, headers or {}, whole=not texts)
+            return asked(emulator, call, request, headers or {}, whole="error" in wanted and not texts)
         return called(emulator, call, request)
 
     if patient:
