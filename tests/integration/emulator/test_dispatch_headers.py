@@ -5,7 +5,7 @@ from google.cloud import tasks_v2
 from google.rpc import code_pb2
 
 from tests.integration.conftest import Answer, Emulator, Target
-from tests.integration.emulator.conftest import LOGGED, QUICK, log_entries
+from tests.integration.emulator.conftest import LOGGED, QUICK, counts, log_entries
 from tests.web import Request
 
 ALWAYS = {"queuename", "taskname", "taskretrycount", "taskexecutioncount", "tasketa"}
@@ -16,12 +16,6 @@ def ours(request: Request) -> dict[str, str]:
     """Give a request's Cloud Tasks headers by the rest of their names."""
     prefix = "x-cloudtasks-"
     return {name.removeprefix(prefix): text for name, text in request.headers.items() if name.startswith(prefix)}
-
-
-def counts(request: Request) -> tuple[str | None, ...]:
-    """Give a request's retry count, execution count, previous response and retry reason."""
-    names = ("taskretrycount", "taskexecutioncount", "taskpreviousresponse", "taskretryreason")
-    return tuple(map(ours(request).get, names))
 
 
 def test_the_first_request(emulator: Emulator, queue: str, target: Target) -> None:

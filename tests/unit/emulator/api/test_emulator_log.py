@@ -1,6 +1,7 @@
-"""The operations log: its entries, their fields, and pages."""
+"""The operations log: its entries, how filters compare, and pages; `answers/log.toml` has what filters say."""
 
 import asyncio
+import operator
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 
 from cloudtasks_nb.emulator.api import pages
+from cloudtasks_nb.emulator.api.filter import compile_filter, parse_filter
 from cloudtasks_nb.emulator.api.log_calls import LogCalls
 from cloudtasks_nb.emulator.model.apis import beta, logs, v2
 from cloudtasks_nb.emulator.model.attempts import AttemptResult, RetryPolicy
@@ -19,6 +21,7 @@ from cloudtasks_nb.emulator.store.oplog import LogSubject
 from cloudtasks_nb.emulator.store.state import QueueState
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOG_ALL, NOW, QUEUE, URL, MakeStore, commit, new_queue, new_task, put
 
 TWICE = RetryPolicy(max_attempts=2)
@@ -205,3 +208,28 @@ def test_a_slow_filter_is_answered_in_parts(
         more, token = read(store, clock, '"t30"', page_token=token)
         found += more
     assert names(found) == ["t30"]
+
+
+OPERATORS = {
+    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge
+}  # fmt: skip
+
+
+@cases(
+    ("n", [8, 9, 10], ["8", "9", "10"]),
+    ("n", ["8", "9", "10"], ["8", "9", "10"]),  # numbers, though written as texts
+    ("d", [0.5, 1.0, 20.0], ["0.5s", "1s", "20s"]),
+    ("t", ["A", "b", "C"], ["a", "B", "c"]),  # letters of any case
+    ("severity", ["DEBUG", "INFO", "ERROR"], ["DEBUG", "info", "ERROR"]),
+    (
+        "timestamp",
+        [0, 1, 86_400 * 10**9],
+        ["1970-01-01", "1970-01-01T00:00:00.000000001Z", "1970-01-02t01:00:00+01:00"],
+    ),
+    ("timestamp", [0, 500_000_000], ["1970-01-01T01:00:00+01:00", "1970-01-01t00:00:00.5z"]),
+)
+def test_operators(field: str, values: list[Any], texts: list[str]) -> None:
+    """Numbers, durations, texts, severities and times are each compared in their own order, by all six operators."""
+    for (at, value), (place, text), op in product(enumerate(values), enumerate(texts), OPERATORS):
+        passes = compile_filter(parse_filter(f'{field}{op}"{text}"'), lambda path: operator.itemgetter(*path))
+        assert passes({field: value}) is OPERATORS[op](at, place), (value, op, text)

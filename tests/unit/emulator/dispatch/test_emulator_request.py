@@ -14,10 +14,9 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
 from cloudtasks_nb.emulator.model.tasks import accept_task
 from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask
-from tests.cases import cases
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
 
-OVERRIDES = tomllib.loads(Path(__file__).with_name("overrides.toml").read_text(encoding="utf-8"))
+URLS = tomllib.loads(Path(__file__).with_name("urls.toml").read_text(encoding="utf-8"))
 
 
 def claim(task: Any, attempts: Attempts | None = None, **settings: Any) -> Claim:
@@ -68,7 +67,7 @@ def test_routing_of_the_queue_wins() -> None:
     assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
 
 
-@pytest.mark.parametrize(("url", "override", "result"), OVERRIDES["rows"])
+@pytest.mark.parametrize(("url", "override", "result"), URLS["rows"])
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
@@ -86,13 +85,7 @@ def test_tokens_replace_a_given_authorization(level: str) -> None:
     assert "authorization" not in call.headers
 
 
-@cases(
-    ("http://a/x", "a:80"),
-    ("https://a", "a:443"),
-    ("http://127.0.0.1:5/x", "127.0.0.1:5"),
-    ("http://[::1]:7", "::1:7"),
-    ("http://[::1", ""),
-)
+@pytest.mark.parametrize(("url", "address"), URLS["addresses"])
 def test_addresses(url: str, address: str) -> None:
     """The address of a request is host and port, also where the URL names no port."""
     assert prepared(http(url=url)).address == address
