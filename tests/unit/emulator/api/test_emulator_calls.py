@@ -11,6 +11,7 @@ import pytest
 from cloudtasks_nb.emulator.frontends.admin import Admin
 from cloudtasks_nb.emulator.model.clock import HOUR
 from cloudtasks_nb.emulator.model.queues import RUNNING
+from tests.cases import cases
 from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task
 
 
@@ -109,3 +110,13 @@ async def test_pages_of_large_queues_are_cut(service: Service) -> None:
     assert max(first.ByteSize(), rest.ByteSize()) < 3_600_000
     filtered = await service.call("ListQueues", parent=LOCATION, filter='name:"q-5"', page_size=10)
     assert len(filtered.queues) == 10
+
+
+@cases(("*", 500), ("rateLimits", 500), ("type", 5), ("type_", 5))
+async def test_paths_of_masks(service: Service, path: str, rate: int) -> None:
+    """A star is a mask of everything; paths may be in camel case, and the type is named as in other languages."""
+    slow = {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": 5}}
+    await service.call("CreateQueue", api="v2beta3", parent=LOCATION, queue=slow)
+    mask = {"paths": [path]}
+    changed = await service.call("UpdateQueue", api="v2beta3", queue={"name": QUEUE}, update_mask=mask)
+    assert changed.rate_limits.max_dispatches_per_second == rate

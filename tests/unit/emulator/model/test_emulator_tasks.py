@@ -14,6 +14,7 @@ from cloudtasks_nb.emulator.model.clock import DAY, SECOND
 from cloudtasks_nb.emulator.model.queues import configured
 from cloudtasks_nb.emulator.model.refusal import RefusedError
 from cloudtasks_nb.emulator.model.tasks import FULL, HTTP_AGENT, accept_task, task_wire
+from tests.cases import cases
 from tests.unit.emulator.conftest import NOW, QUEUE, URL, http_task, refused
 
 
@@ -146,3 +147,14 @@ def test_invalid_durations(group: str, field: str, seconds: int, nanos: int) -> 
     message.seconds, message.nanos = seconds, nanos
     with refused(text=r"is not a valid duration\.$"):
         configured(given)
+
+
+@cases(
+    http_task(retry_config={"max_backoff": {"seconds": 10**17}}),
+    http_task(dispatch_deadline={"seconds": 20, "nanos": -5}),
+    ids=["backoff", "deadline"],
+)
+def test_invalid_durations_of_a_task(task: Any) -> None:
+    """They are refused as those of a queue."""
+    with refused(text=r"is not a valid duration\.$"):
+        accept_task(task, QUEUE, NOW)
