@@ -11,6 +11,7 @@ from google.cloud.logging_v2.types import LogEntry
 from google.protobuf.json_format import MessageToDict
 
 from tests.integration.conftest import Emulator, Target
+from tests.web import Request
 
 #: Nothing listens there.
 NOWHERE = "http://127.0.0.1:9/"
@@ -36,6 +37,12 @@ def log_entries(emulator: Emulator, queue: str, count: int = 0) -> list[dict[str
         return found if len(found) >= count else None
 
     return emulator.until(read)
+
+
+def counts(request: Request, prefix: str = "x-cloudtasks-") -> tuple[str | None, ...]:
+    """Give the retry count, the execution count, the previous response and the retry reason of a request."""
+    names = ("taskretrycount", "taskexecutioncount", "taskpreviousresponse", "taskretryreason")
+    return tuple(request.headers.get(prefix + name) for name in names)
 
 
 @pytest.fixture

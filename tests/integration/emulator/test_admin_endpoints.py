@@ -1,10 +1,7 @@
 """The endpoints for tests: clock, seeds, snapshots, faults, and the history of finished tasks."""
 
-from google.cloud import tasks_v2
-from google.longrunning.operations_pb2 import GetOperationRequest
-
 from tests.integration.conftest import Emulator, Target
-from tests.integration.emulator.conftest import QUICK, batch
+from tests.integration.emulator.conftest import QUICK
 
 
 def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> None:
@@ -22,18 +19,3 @@ def test_the_history_of_a_finished_task(emulator: Emulator, target: Target) -> N
     last = found["attempts"][1]
     assert (last["method"], last["url"], last["body"]) == ("POST", target.url, "payload")
     assert 0 <= last["duration_s"] < 60
-
-
-def test_an_operation_that_does_not_finish(emulator: Emulator, queue: str) -> None:
-    """The operation of a batch stays unfinished until the faults are cleared; its tasks exist."""
-    emulator.request("POST", "/admin/faults", {"method": "BatchCreateTasks", "unfinished": True})
-    request = {**batch(queue, 1), "request_id": "held"}
-    operation = emulator.client.batch_create_tasks(request)
-    get = GetOperationRequest(name=operation.operation.name)
-    assert not operation.operation.done
-    assert operation.metadata.state == tasks_v2.BatchCreateTasksMetadata.State.RUNNING
-    assert emulator.client.get_operation(get) == operation.operation
-    assert emulator.client.batch_create_tasks(request).operation == operation.operation
-    emulator.request("DELETE", "/admin/faults")
-    assert emulator.client.get_operation(get).done
-    assert len(operation.result().tasks) == 1

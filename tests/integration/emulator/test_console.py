@@ -1,7 +1,6 @@
 """The server side of the console: who gets the page, what the page is told, and what it may change."""
 
 import base64
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,7 @@ from cloudtasks_nb._names import CODES
 from cloudtasks_nb.display.colours import COLOURS, colour
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator.frontends import console
-from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target, options
-from tests.integration.emulator.conftest import NOWHERE
+from tests.integration.conftest import LOCATION, PATIENCE, Emulator, StartEmulator, Target
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FILES = Path(console.__file__).parent
@@ -46,12 +44,6 @@ def test_the_page_loads_only_files_of_its_own(emulator: Emulator) -> None:
         assert "unsafe" not in policy
     assert get(emulator, "/console/console.html", BROWSER)[0] == 404
     assert get(emulator, "/console/..%2fguard.py", BROWSER)[0] == 404
-
-
-def test_other_clients_get_no_page(emulator: Emulator) -> None:
-    """What asks for no HTML is told that there is nothing at /, as at other paths that do not exist."""
-    for accept in ("*/*", "application/json"):
-        assert get(emulator, "/", {"Accept": accept})[0] == get(emulator, "/nothing", {"Accept": accept})[0] == 404
 
 
 def test_queues_of_all_projects_with_totals(emulator: Emulator, target: Target) -> None:
@@ -139,38 +131,6 @@ def test_a_reset_is_another_run(emulator: Emulator, queue: str, target: Target) 
     emulator.request("POST", "/admin/reset", {})
     assert emulator.request("GET", "/console/queues")["run"] != run
     assert attempts(emulator)["attempts"] == []
-
-
-@pytest.mark.parametrize("query", ["after=-1", "after=soon"])
-def test_a_bad_number_is_refused(emulator: Emulator, query: str) -> None:
-    """The answer is 400 with a reason."""
-    status, _, text = get(emulator, f"/console/attempts?{query}", {})
-    assert (status, bool(json.loads(text)["error"])) == (400, True)
-
-
-def test_without_the_flag_the_page_can_only_read(emulator: Emulator, paused: str) -> None:
-    """Writes below /console/ are refused with the way out; reads are answered, and REST is as before."""
-    task = emulator.enqueue(paused, NOWHERE).name
-    writes = [("POST", f"{paused}:resume"), ("POST", f"{paused}:purge"), ("POST", f"{paused}/tasks"), ("DELETE", task)]
-    for method, path in [*writes, ("PATCH", paused), ("PUT", paused), ("OPTIONS", paused)]:
-        with pytest.raises(AssertionError, match=r"403 .*--console-writes"):
-            emulator.request(method, f"/console/v2/{path}", {})
-    assert emulator.request("GET", f"/console/v2/{paused}")["state"] == "PAUSED"
-    assert [one["name"] for one in emulator.request("GET", f"/console/v2/{paused}/tasks")["tasks"]] == [task]
-    assert emulator.request("POST", f"/v2/{paused}:resume", {})["state"] == "RUNNING"
-
-
-@options("--console-writes")
-def test_with_the_flag_it_writes_as_rest_does(emulator: Emulator) -> None:
-    """Queues and tasks are created, changed and deleted by the calls of REST, and errors are those of REST."""
-    name = f"{LOCATION}/queues/made"
-    assert emulator.request("GET", "/console/queues")["writes"]
-    assert emulator.request("POST", f"/console/v2/{LOCATION}/queues", {"name": name})["state"] == "RUNNING"
-    emulator.request("POST", f"/console/v2/{name}:pause", {})
-    made = emulator.request("POST", f"/console/v2/{name}/tasks", {"task": {"httpRequest": {"url": NOWHERE}}})
-    assert emulator.request("DELETE", f"/console/v2/{made['name']}") == {}
-    with pytest.raises(AssertionError, match=r"409 .*ALREADY_EXISTS"):
-        emulator.request("POST", f"/console/v2/{LOCATION}/queues", {"name": name})
 
 
 def test_colours_and_codes_are_those_of_the_panels() -> None:

@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,7 +17,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import id_token
 
 from cloudtasks_nb.emulator.dispatch.tokens import private_pem
-from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target, options
+from tests.integration.conftest import LOCATION, Emulator, StartEmulator, Target
 from tests.processes import run
 
 ACCOUNT = "runner@demo.iam.gserviceaccount.com"
@@ -63,14 +62,6 @@ def test_the_same_account_has_the_same_subject(emulator: Emulator, queue: str, t
     assert len(subjects) == len(set(subjects.values())) == 2
 
 
-def test_the_discovery_document(emulator: Emulator) -> None:
-    """The discovery document leads to the keys."""
-    document: dict[str, Any] = emulator.request("GET", "/.well-known/openid-configuration")
-    assert document["issuer"] == "https://accounts.google.com"
-    assert document["jwks_uri"] == emulator.ready["http"] + "/oauth2/v3/certs"
-    assert document["id_token_signing_alg_values_supported"] == ["RS256"]
-
-
 @pytest.fixture
 def signed(start_emulator: StartEmulator, target: Target) -> Callable[..., tuple[Emulator, str]]:
     """Give a function that starts an emulator with one queue, and returns it with the token of a task."""
@@ -101,14 +92,6 @@ def test_the_emulator_is_its_issuer(signed: Callable[..., tuple[Emulator, str]],
     for path in ("/certs", "/oauth2/v1/certs"):
         verified = id_token.verify_token(token, web, audience="https://audience.example", certs_url=issuer + path)
         assert verified["email"] == ACCOUNT
-
-
-@options("--openid-issuer", "http://tasks.internal:8980", "--http-port", "0")
-def test_the_issuer_names_the_emulator(emulator: Emulator) -> None:
-    """The host of the issuer is a name of the emulator, and `--http-port` counts before the issuer's port."""
-    host = {"Host": "tasks.internal:8980"}
-    document = emulator.request("GET", "/.well-known/openid-configuration", headers=host)
-    assert document["jwks_uri"] == "http://tasks.internal:8980/oauth2/v3/certs"
 
 
 def test_keys_may_be_cached(emulator: Emulator, start_emulator: StartEmulator, web: Request, tmp_path: Path) -> None:

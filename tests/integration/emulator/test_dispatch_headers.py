@@ -5,7 +5,7 @@ from google.cloud import tasks_v2
 from google.rpc import code_pb2
 
 from tests.integration.conftest import Answer, Emulator, Target
-from tests.integration.emulator.conftest import LOGGED, QUICK, log_entries
+from tests.integration.emulator.conftest import LOGGED, QUICK, counts, log_entries
 from tests.web import Request
 
 ALWAYS = {"queuename", "taskname", "taskretrycount", "taskexecutioncount", "tasketa"}
@@ -16,12 +16,6 @@ def ours(request: Request) -> dict[str, str]:
     """Give a request's Cloud Tasks headers by the rest of their names."""
     prefix = "x-cloudtasks-"
     return {name.removeprefix(prefix): text for name, text in request.headers.items() if name.startswith(prefix)}
-
-
-def counts(request: Request) -> tuple[str | None, ...]:
-    """Give a request's retry count, execution count, previous response and retry reason."""
-    names = ("taskretrycount", "taskexecutioncount", "taskpreviousresponse", "taskretryreason")
-    return tuple(map(ours(request).get, names))
 
 
 def test_the_first_request(emulator: Emulator, queue: str, target: Target) -> None:
@@ -86,14 +80,6 @@ def test_an_answer_that_fails_an_attempt(failed_once: tasks_v2.Task) -> None:
     assert task.first_attempt.dispatch_time == attempt.dispatch_time
     assert "response_time" not in task.first_attempt
     assert (task.dispatch_count, task.response_count) == (1, 1)
-
-
-def test_a_refused_connection(emulator: Emulator, free_port: int) -> None:
-    """A refused connection is an attempt without a response."""
-    queue = emulator.make_queue(retry_config={"min_backoff": {"seconds": 100}})
-    task = emulator.tried(emulator.enqueue(queue, f"http://127.0.0.1:{free_port}/").name)
-    assert task.last_attempt.response_status.message == "UNKNOWN(2): HTTP status code 0"
-    assert (task.dispatch_count, task.response_count) == (1, 0)
 
 
 def test_a_redirect_in_a_circle(emulator: Emulator, target: Target) -> None:

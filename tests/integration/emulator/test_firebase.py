@@ -26,51 +26,6 @@ def send(emulator: Emulator, method: str, path: str, body: Any = None) -> tuple[
     return answer.status_code, answer.json()
 
 
-def test_a_queue_has_the_settings_of_its_function(emulator: Emulator) -> None:
-    """What `onTaskDispatched` says becomes the queue's settings; what it leaves out is as firebase-tools deploys it."""
-    given = {"retryConfig": {"maxAttempts": 5, "maxRetrySeconds": None}, "rateLimits": {"maxDispatchesPerSecond": 7}}
-    status, made = send(emulator, "POST", QUEUE, given | {"retry": False, "timeoutSeconds": 60})
-    assert (status, made["taskQueueConfig"]["retryConfig"]["maxAttempts"]) == (200, 5)
-    assert made["taskQueueConfig"]["rateLimits"] == {"maxConcurrentDispatches": 1000, "maxDispatchesPerSecond": 7}
-    queue = emulator.client.get_queue(name=QUEUE)
-    retry = queue.retry_config
-    assert (queue.rate_limits.max_dispatches_per_second, retry.max_attempts, retry.max_doublings) == (7, 5, 16)
-    assert (retry.min_backoff.total_seconds(), retry.max_backoff.total_seconds()) == (0.1, 3600)
-    # The functions emulator sends it again whenever the code of the functions changes.
-    assert send(emulator, "POST", QUEUE, {"retryConfig": {"minBackoffSeconds": 2.5, "maxRetrySeconds": 60}})[0] == 200
-    changed = emulator.client.get_queue(name=QUEUE)
-    retry = changed.retry_config
-    assert (changed.rate_limits.max_dispatches_per_second, retry.max_attempts) == (500, 3)
-    assert (retry.min_backoff.total_seconds(), retry.max_retry_duration.total_seconds()) == (2.5, 60)
-
-
-MISSING = f"{LOCATION}/queues/missing/tasks"
-NO_TASKS: list[Any] = [None, {}, [], {"task": {}}, {"task": 1}, {"task": {"httpRequest": 1}}]
-#: The path below which something is created, what is given, the status and a part of the text.
-REFUSED: list[tuple[str, Any, int, str]] = [
-    (QUEUE, {"rateLimits": {"maxConcurrentDispatches": 5001}}, 400, "5000"),
-    (QUEUE, {"rateLimits": {"maxDispatchesPerSecond": "7"}}, 400, "maxDispatchesPerSecond must be a number"),
-    (QUEUE, {"retryConfig": {"minBackoffSeconds": True}}, 400, "minBackoffSeconds must be a number"),
-    (QUEUE, {"retryConfig": {"maxAttempts": 2.5}}, 400, "Invalid JSON payload"),
-    (QUEUE, {"retryConfig": {"maxRetrySeconds": 1e300}}, 400, "Invalid JSON payload"),
-    (QUEUE, {"retryConfig": [1]}, 400, "retryConfig must be an object"),
-    (QUEUE, {"defaultUri": "/resize"}, 400, "defaultUri must start with"),
-    (f"{LOCATION}/queues/under_score", {}, 400, "Queue name must be formatted"),
-    (f"{LOCATION}/queues/{'q' * 101}", {}, 400, "Queue name must be formatted"),
-    *((f"{QUEUE}/tasks", body, 400, "") for body in NO_TASKS),
-    (MISSING, {"task": TASK}, 404, "Queue does not exist"),
-]
-
-
-@pytest.mark.parametrize(("path", "given", "status", "message"), REFUSED)
-def test_what_is_refused(emulator: Emulator, path: str, given: Any, status: int, message: str) -> None:
-    """A wrong setting, what is no task, and a task for a function without a queue are refused in JSON."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    found, refused = send(emulator, "POST", path, given)
-    assert (found, refused["error"]["status"]) == (status, "INVALID_ARGUMENT" if status == 400 else "NOT_FOUND")
-    assert message in refused["error"]["message"]
-
-
 @pytest.mark.parametrize("own", [False, True])
 def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target, *, own: bool) -> None:
     """A task without a URL of its own goes to the queue's `defaultUri`, with its body, headers and a token."""
@@ -82,30 +37,6 @@ def test_an_empty_url_is_that_of_the_function(emulator: Emulator, target: Target
     assert json.loads(request.body) == {"data": {"width": 100}}
     assert (request.headers["x-mine"], request.headers["x-cloudtasks-queuename"]) == ("1", "resize")
     assert request.headers["authorization"].startswith("Bearer ey")
-
-
-def test_duplicates_and_deletion(emulator: Emulator) -> None:
-    """An id that is taken is refused with 409; a task can be deleted once."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    emulator.client.pause_queue(name=QUEUE)
-    name = f"{QUEUE}/tasks/one"
-    named = {"task": TASK | {"name": name, "scheduleTime": "2020-01-01T00:00:00.000Z", "dispatchDeadline": "30s"}}
-    status, made = send(emulator, "POST", f"{QUEUE}/tasks", named)
-    assert (status, made["task"]["name"], made["task"]["dispatchDeadline"]) == (200, f"/{name}", "30s")
-    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", named)
-    assert (status, refused["error"]["status"]) == (409, "ALREADY_EXISTS")
-    assert send(emulator, "DELETE", name) == (200, {})
-    assert send(emulator, "DELETE", name)[0] == send(emulator, "DELETE", f"{MISSING}/one")[0] == 404
-    emulator.client.resume_queue(name=QUEUE)
-
-
-def test_a_function_without_a_url(emulator: Emulator) -> None:
-    """A task without a URL, for a queue whose function has none either, is refused with what to do."""
-    send(emulator, "POST", QUEUE, {"defaultUri": "http://127.0.0.1:9/"})
-    send(emulator, "POST", QUEUE)
-    status, refused = send(emulator, "POST", f"{QUEUE}/tasks", {"task": TASK})
-    assert status == 400
-    assert "--functions-host" in refused["error"]["message"]
 
 
 def test_the_functions_emulator(start_emulator: StartEmulator, target: Target) -> None:

@@ -1,13 +1,17 @@
 """Retries of failed tasks, the limits that end them, and limits of queues; the tests advance the emulator's clock."""
 
+import tomllib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cases import cases
 from tests.integration.conftest import Answer, Emulator, Target
+
+RETRIES = tomllib.loads(Path(__file__).with_name("retries.toml").read_text(encoding="utf-8"))
 
 
 def delays(emulator: Emulator, name: str, count: int) -> list[float]:
@@ -21,22 +25,7 @@ def delays(emulator: Emulator, name: str, count: int) -> list[float]:
     return found
 
 
-def retries(low: int, high: int, doublings: int, attempts: int, duration: int = 0) -> dict[str, Any]:
-    """Build a retry configuration; times in seconds."""
-    backoffs = {"min_backoff": {"seconds": low}, "max_backoff": {"seconds": high}, "max_doublings": doublings}
-    return {**backoffs, "max_attempts": attempts, "max_retry_duration": {"seconds": duration}}
-
-
-# What https://cloud.google.com/tasks/docs/reference/rest/v2/projects.locations.queues#RetryConfig says: the delays.
-@cases(
-    (retries(10, 300, 3, attempts=9), [10, 20, 40, 80, 160, 240, 300, 300]),
-    (retries(10, 45, 1, attempts=6), [10, 20, 40, 45, 45]),
-    (retries(1, 5, 16, attempts=6), [1, 2, 4, 5, 5]),
-    (retries(7, 7, 5, attempts=4), [7, 7, 7]),
-    (retries(7, 7, 5, attempts=1), []),
-    (retries(60, 60, 1, attempts=2, duration=100), [60, 60]),  # attempts and duration have to be used up
-    (retries(20, 20, 1, attempts=-1, duration=50), [20, 20, 20]),
-)
+@pytest.mark.parametrize(("retry", "expected"), RETRIES["rows"])
 @pytest.mark.parametrize("level", ["queue", "task"])
 def test_the_documented_retries(
     emulator: Emulator, target: Target, level: str, retry: dict[str, Any], expected: list[float]

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.processes import run
 
 QUEUE = f"{LOCATION}/queues/reports"
 ADMIN = "roles/cloudtasks.admin"
+REFUSALS = tomllib.loads(Path(__file__).with_name("refusals.toml").read_text(encoding="utf-8").replace("QUEUE", QUEUE))
 Connect = Callable[..., Any]
 Load = Callable[[Path], Any]
 

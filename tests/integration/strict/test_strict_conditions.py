@@ -1,6 +1,5 @@
 """What else than a missing role makes Google refuse a call, each with its own text and reason."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,30 +9,11 @@ from google.api_core import exceptions
 
 from cloudtasks_nb.errors import EmulatorError
 from cloudtasks_nb.testing import StrictEmulator
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, in_a_process, refused
-
-CONSOLE = "https://console.developers.google.com"
-WAIT = "wait a few minutes for the action to propagate to our systems and retry."
-TITLE = f"{CONSOLE}/apis/api/cloudtasks.googleapis.com/overview?project=demo"
-DISABLED = (
-    f"Cloud Tasks API has not been used in project demo before or it is disabled. Enable it by visiting {TITLE} "
-    f"then retry. If you enabled this API recently, {WAIT}"
-)
-NO_BILLING = (
-    "This API method requires billing to be enabled. Please enable billing on project #demo by visiting "
-    f"{CONSOLE}/billing/enable?project=demo then retry. If you enabled billing for this project recently, {WAIT}"
-)
-PERIMETER = "Request is prohibited by organization's policy. vpcServiceControlsUniqueIdentifier: "
-CONDITIONS = [
-    ({"api_disabled": True}, "SERVICE_DISABLED", DISABLED),
-    ({"billing": False}, "BILLING_DISABLED", NO_BILLING),
-    ({"vpc_sc": True}, "SECURITY_POLICY_VIOLATED", PERIMETER),
-    ({"projects": ["other"]}, "CONSUMER_INVALID", "Permission denied on resource project demo."),
-]
+from tests.integration.strict.conftest import ADMIN, QUEUE, REFUSALS, Connect, in_a_process, refused
 
 
 @pytest.mark.parametrize("transport", ["grpc", "rest"])
-@pytest.mark.parametrize(("condition", "reason", "text"), CONDITIONS, ids=[reason for _, reason, _ in CONDITIONS])
+@pytest.mark.parametrize(("condition", "reason", "text"), REFUSALS["conditions"])
 def test_conditions_of_the_project(
     emulator: StrictEmulator, connect: Connect, transport: str, condition: dict[str, Any], reason: str, text: str
 ) -> None:
@@ -113,18 +93,6 @@ def test_a_reset_forgets_everybody_and_everything(emulator: StrictEmulator, conn
     emulator.set(quotas=True)
     emulator.grant("ann@example.com", ADMIN)
     assert reason_of(lambda: again.run_task(name=TASK)) is None
-
-
-def test_latency_and_faults(emulator: StrictEmulator, connect: Connect) -> None:
-    """Calls can be slow, and can fail as on a bad day."""
-    client = connect(emulator.user("ann@example.com", ADMIN))
-    emulator.set(latency_s=0.3)
-    before = time.monotonic()
-    client.get_queue(name=QUEUE)
-    assert time.monotonic() - before >= 0.3
-    emulator.fault("GetQueue", code="UNAVAILABLE")
-    with pytest.raises(exceptions.ServiceUnavailable):
-        client.get_queue(name=QUEUE, retry=None)
 
 
 def test_unknown_settings_are_named(emulator: StrictEmulator) -> None:

@@ -16,30 +16,16 @@ from google.oauth2 import service_account
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import LOCATION, PATIENCE, Target, until
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, refused, task
-
-TASK = f"{QUEUE}/tasks/t"
+from tests.integration.strict.conftest import ADMIN, QUEUE, REFUSALS, Connect, refused, task
 
 
-MISSING = [
-    ("roles/cloudtasks.enqueuer", lambda c: c.list_queues(parent=LOCATION), "cloudtasks.queues.list"),
-    ("roles/cloudtasks.enqueuer", lambda c: c.get_queue(name=QUEUE), "cloudtasks.queues.get"),
-    ("roles/cloudtasks.viewer", lambda c: c.create_task(parent=QUEUE, task=task()), "cloudtasks.tasks.create"),
-    ("roles/cloudtasks.viewer", lambda c: c.purge_queue(name=QUEUE), "cloudtasks.queues.purge"),
-    ("roles/cloudtasks.taskRunner", lambda c: c.delete_task(name=TASK), "cloudtasks.tasks.delete"),
-    ("roles/cloudtasks.taskDeleter", lambda c: c.run_task(name=TASK), "cloudtasks.tasks.run"),
-    ("roles/cloudtasks.queueAdmin", lambda c: c.list_tasks(parent=QUEUE), "cloudtasks.tasks.list"),
-    ("cloudtasks.tasks.get", lambda c: c.get_task({"name": TASK, "response_view": 2}), "cloudtasks.tasks.fullView"),
-]
-
-
-@pytest.mark.parametrize(("role", "call", "missing"), MISSING)
+@pytest.mark.parametrize(("role", "call", "request_", "missing"), REFUSALS["missing"])
 def test_a_missing_permission_is_named(
-    emulator: StrictEmulator, connect: Connect, role: str, call: Callable[[Any], Any], missing: str
+    emulator: StrictEmulator, connect: Connect, role: str, call: str, request_: dict[str, Any], missing: str
 ) -> None:
     """A refusal names the permission and the resource, in the text and in the ErrorInfo."""
-    email = f"{role.rpartition('.')[2]}@example.com"
-    text, reason, metadata = refused(lambda: call(connect(emulator.user(email, role))))
+    client = connect(emulator.user(f"{role.rpartition('.')[2]}@example.com", role))
+    text, reason, metadata = refused(lambda: getattr(client, call)(request_))
     assert text.startswith(f'The principal (user or service account) lacks IAM permission "{missing}" for the resource')
     assert (reason, metadata["permission"]) == ("IAM_PERMISSION_DENIED", missing)
     assert metadata["resource"].startswith(LOCATION)

@@ -20,7 +20,7 @@ from google.oauth2.service_account import IDTokenCredentials
 
 from cloudtasks_nb.testing import StrictEmulator
 from tests.integration.conftest import LOCATION, Answer, Target
-from tests.integration.strict.conftest import ADMIN, QUEUE, Connect, Load, in_a_process, task
+from tests.integration.strict.conftest import ADMIN, QUEUE, REFUSALS, Connect, Load, in_a_process, task
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 VIEWER = "roles/cloudtasks.viewer"
@@ -123,17 +123,7 @@ def test_google_by_its_own_names(emulator: StrictEmulator, tmp_path: Path) -> No
     assert found == [[QUEUE, QUEUE], 0, 1, "google.oauth2.credentials"]
 
 
-DOORS = [
-    ("https://a.run.app", "caller", "https://a.run.app", "OK"),
-    ("https://b.run.app", "other", "https://b.run.app", "PERMISSION_DENIED"),
-    ("https://c.run.app", "caller", "https://elsewhere", "UNAUTHENTICATED"),
-    ("https://d.run.app", "caller", "", "PERMISSION_DENIED"),
-    ("https://e.run.app", "allUsers", "", "OK"),
-    ("https://f.run.app", "caller", "https://custom", "OK"),
-]
-
-
-@pytest.mark.parametrize(("url", "invoker", "audience", "status"), DOORS)
+@pytest.mark.parametrize(("url", "invoker", "audience", "status"), REFUSALS["doors"])
 def test_the_door_of_cloud_run(
     emulator: StrictEmulator, connect: Connect, target: Target, url: str, invoker: str, audience: str, status: str
 ) -> None:

@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from cloudtasks_nb import __version__
 from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator import __main__ as command
 from cloudtasks_nb.emulator import server
-from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.settings import OPTIONS, Option, Settings, read_boolean
 from cloudtasks_nb.emulator.options import read_options
 from cloudtasks_nb.errors import EmulatorError, PortInUseError
@@ -25,21 +25,14 @@ from tests.processes import run
 
 ROOT = Path(__file__).parents[3]
 FIRST, ANOTHER = "projects/dev/locations/here/queues/firstq", "projects/dev/locations/here/queues/anotherq"
-#: A text for each option, and the value in the settings that it stands for.
-VALUES: dict[str, tuple[str, Any]] = {
-    "host": ("[::1]", "::1"), "port": ("1", 1), "http-port": ("2", 2), "single-port": ("true", True),
-    "allow-host": ("Hub.example fd00::1", ("hub.example", "fd00::1")), "data-dir": ("d", Path("d")),
-    "queue": (f"{FIRST} {ANOTHER}", (FIRST, ANOTHER)), "strict": ("true", True), "metadata-port": ("3", 3),
-    "proxy-port": ("4", 4), "token": ("true", True),
-    "console-writes": ("true", True), "quiet": ("true", True), "grace": ("2.5", 2.5), "lease": ("true", True),
-    "wait-for-loopback": ("true", True), "openid-issuer": ("i", "i"), "openid-signing-key": ("k", Path("k")),
-    "app-engine-host": ("http://h", "http://h"), "functions-host": ("f:5001", "f:5001"), "https-ca": ("c", Path("c")),
-    "https-insecure": ("true", True), "no-batch": ("true", True), "create-queues-on-demand": ("true", True),
-    "hard-reset-on-purge-queue": ("true", True), "task-tombstone": ("1.5", SECOND * 3 // 2),
-    "queue-tombstone": ("2", 2 * SECOND), "new-queue-delay": ("3", 3 * SECOND), "log-delay": ("4", 4 * SECOND),
-    "log-limit": ("7", 7),
-    "log-index-delay": ("0.05:45 0.01:600 0.5:1", ((0.05, 45 * SECOND), (0.01, 600 * SECOND), (0.5, SECOND))),
-}  # fmt: skip
+
+
+TABLES = tomllib.loads(Path(__file__).with_name("options.toml").read_text(encoding="utf-8"))
+
+
+def many(settings: dict[str, Any]) -> dict[str, Any]:
+    """Give settings with their queues as a tuple."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 @pytest.fixture
@@ -83,16 +76,19 @@ def test_the_command(
 
 def test_every_option_has_a_value_here() -> None:
     """The table has all options but that of the configuration file, which has tests of its own."""
-    assert {*VALUES, "config"} == {option.name for option in OPTIONS}
+    assert {*TABLES["values"], "config"} == {option.name for option in OPTIONS}
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if option.name in VALUES], ids=lambda it: it.name)
+@pytest.mark.parametrize("option", [one for one in OPTIONS if one.name in TABLES["values"]], ids=lambda one: one.name)
 def test_every_option(tmp_path: Path, option: Option) -> None:
-    """A flag with any of its names, its variables, and a key of the file all set the same."""
-    text, value = VALUES[option.name]
+    """A flag with any of its names, its variables, and a key of the file all set the same, and nothing else."""
+    text, value = TABLES["values"][option.name]
     words, strict = text.split(), ["--strict"] if option.name in {"metadata-port", "proxy-port"} else []
-    expected = Settings(**{"strict": bool(strict), option.dest: value})
-    for name in (option.name, *option.aliases):
+    expected = read_options([*strict, f"--{option.name}", *words], {})
+    found = getattr(expected, option.dest)
+    assert json.loads(json.dumps(found, default=str)) == value
+    assert expected == Settings(**{"strict": bool(strict), option.dest: found})
+    for name in option.aliases:
         assert read_options([*strict, f"--{name}", *words], {}) == expected
     if option.many:
         assert read_options([part for word in words for part in (f"--{option.name}", word)], {}) == expected
@@ -101,8 +97,8 @@ def test_every_option(tmp_path: Path, option: Option) -> None:
     if option.name != "queue":
         given = True if option.read is read_boolean else words if option.many else text
         (tmp_path / "c.yaml").write_text(json.dumps({option.name: given}))
-        found = read_options([*strict, "--config", str(tmp_path / "c.yaml")], {})
-        assert replace(found, config=None) == expected
+        in_file = read_options([*strict, "--config", str(tmp_path / "c.yaml")], {})
+        assert replace(in_file, config=None) == expected
 
 
 def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,14 +109,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     assert shown == {variable for option in OPTIONS for variable in option.variables}
 
 
-@cases(
-    ("--host", "127.0.0.1:8123"), ("--quiet", "maybe"), ("--port", "99999"), ("--port", "-1"), ("--port", "x"),
-    ("--http-port", "65536"), ("--allow-host", "https://hub.example/"), ("--functions-host", "http://f:5001"),
-    ("--app-engine-host", "localhost:8080"), ("--task-tombstone", "nan"), ("--task-tombstone", "-5"),
-    ("--queue-tombstone", "inf"), ("--new-queue-delay", "1e300"), ("--log-delay", "soon"), ("--log-limit", "0"),
-    ("--grace", "-1"), ("--log-index-delay", "45"), ("--log-index-delay", "5:45"),
-    ("--log-index-delay", "0.05:soon"), ("--queue", "q"), ("--queue", "projects/p/queues/q"),
-)  # fmt: skip
+@pytest.mark.parametrize(("option", "value"), TABLES["invalid"])
 def test_invalid_values(error: Callable[..., str], option: str, value: str) -> None:
     """The error of an invalid value names its option or variable, with the same text, and nothing starts."""
     variable = OPTION_VARIABLES + option.strip("-").replace("-", "_").upper()
@@ -129,24 +118,11 @@ def test_invalid_values(error: Callable[..., str], option: str, value: str) -> N
     assert f"error: variable {variable}: {found['text']}\n" in error(**{variable: value})
 
 
-LOCAL = {"host": "localhost", "port": 8000}
-#: Command lines that the documents of other emulators show, and the settings that they ask for.
-PUBLISHED = [
-    (f"-host localhost -port 8000 -queue {FIRST} -queue {ANOTHER}", {**LOCAL, "queues": (FIRST, ANOTHER)}),
-    (f"-host=0.0.0.0 -port=8123 -queue={FIRST}", {"host": "0.0.0.0", "queues": (FIRST,)}),  # noqa: S104
-    ("-hard-reset-on-purge-queue -port 1", {"hard_reset_on_purge_queue": True, "port": 1}),
-    ("-hard-reset-on-purge-queue=false", {}),
-    ("-hard-reset-on-purge-queue=T -insecure-skip-tls-verify=f", {"hard_reset_on_purge_queue": True}),
-    ("-host [::1] -port 8000", {"host": "::1", "port": 8000}),
-    ("-app-engine-emulator-host http://localhost:8080", {"app_engine_host": "http://localhost:8080"}),
-]
-
-
-@pytest.mark.parametrize(("line", "expected"), PUBLISHED, ids=[line for line, _ in PUBLISHED])
+@pytest.mark.parametrize(("line", "expected"), TABLES["published"])
 @pytest.mark.parametrize("dashes", ["-", "--"])
 def test_command_lines_of_other_emulators(line: str, expected: dict[str, Any], dashes: str) -> None:
     """A command line of a Go emulator means the same here, with one dash or two."""
-    assert read_options(re.sub(r"(?:^|(?<= ))-+", dashes, line).split(), {}) == Settings(**expected)
+    assert read_options(re.sub(r"(?:^|(?<= ))-+", dashes, line).split(), {}) == Settings(**many(expected))
 
 
 def test_the_command_line_counts_before_the_environment() -> None:
@@ -180,14 +156,7 @@ def test_its_own_variable_counts_before_that_of_others() -> None:
     assert read_options([], {**plain, **own}) == Settings(host="::", port=2, queues=(ANOTHER,))
 
 
-@cases(
-    ("port: 70000", "port: 70000 is not a port: 0 to 65535"),
-    ("port: true", "port: true is not text or a number"),
-    ("strict: maybe", 'strict: "maybe" is not true or false'),
-    ("allow-host: [[a]]", 'allow-host: [["a"]] is not a list of texts'),
-    ("queue: [a]", "queue: there is no key queue here → did you mean queues?"),
-    ("config: x", "config: there is no key config here → allowed are queues, host, "),
-)
+@pytest.mark.parametrize(("text", "text_of_error"), TABLES["in_a_file"])
 def test_options_in_a_file_are_checked(
     error: Callable[..., str], tmp_path: Path, text: str, text_of_error: str
 ) -> None:
@@ -196,12 +165,7 @@ def test_options_in_a_file_are_checked(
     assert f"error: {tmp_path / 'c.yaml'}:1: {text_of_error}" in error("--config", str(tmp_path / "c.yaml"))
 
 
-@cases(
-    ("--metadata-port 1", "--metadata-port and --proxy-port need --strict"),
-    ("--proxy-port 1", "--metadata-port and --proxy-port need --strict"),
-    ("--single-port --http-port 2", "--http-port has no effect with --single-port"),
-    ("--openid-issuer http://localhost:8123", "--openid-issuer http://localhost:8123 has the port of gRPC"),
-)
+@pytest.mark.parametrize(("line", "text"), TABLES["alone"])
 def test_options_that_do_not_go_together(error: Callable[..., str], line: str, text: str) -> None:
     """Options that have no effect beside each other, and an issuer whose keys could not be read, are errors."""
     assert text in error(*line.split())

@@ -8,51 +8,11 @@ from typing import Any
 
 import pytest
 
-from cloudtasks_nb.emulator.api.faults import Fault, Faults
-from cloudtasks_nb.emulator.api.pages import page_token, read_token
 from cloudtasks_nb.emulator.frontends.admin import Admin
-from cloudtasks_nb.emulator.model.apis import beta, v2
-from cloudtasks_nb.emulator.model.clock import HOUR, SECOND
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.emulator.model.clock import HOUR
+from cloudtasks_nb.emulator.model.queues import RUNNING
 from tests.cases import cases
-from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task, refused, with_settings
-
-LOCATIONS = "/google.cloud.location.Locations"
-MALFORMED = ("INVALID_ARGUMENT", "Invalid resource field value in the request.")
-
-
-@cases(
-    *((method, "name", "x") for method in ("GetQueue", "DeleteQueue", "RunTask", "GetCmekConfig")),
-    *((method, "parent", "p") for method in ("ListQueues", "ListTasks")),
-    ("GetTask", "name", QUEUE),
-    ("GetIamPolicy", "resource", "q"),
-    (f"{LOCATIONS}/ListLocations", "name", "somewhere/else"),
-    (f"{LOCATIONS}/GetLocation", "name", "l"),
-)
-async def test_malformed_names(service: Service, method: str, field: str, name: str) -> None:
-    """A malformed resource name is INVALID_ARGUMENT in every call."""
-    assert await service.refused(method, **{field: name}) == MALFORMED
-
-
-@with_settings("service", create_queues_on_demand=True)
-@cases(
-    ("CreateTask", "v2", {"parent": QUEUE}),
-    ("CreateTask", "v2", {"parent": "x"}),
-    ("CreateTask", "v2beta3", {"parent": QUEUE}),
-    ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{"parent": "x"}]}),
-    ("BatchCreateTasks", "v2", {"parent": QUEUE, "requests": [{}] * 101}),
-)
-async def test_no_queue_for_a_refused_call(service: Service, method: str, api: str, fields: dict[str, Any]) -> None:
-    """A refused call creates no queue, even with `create_queues_on_demand`."""
-    code, _ = await service.refused(method, api=api, **fields)
-    assert (code, service.engine.store.contents.queues) == ("INVALID_ARGUMENT", {})
-
-
-@with_settings("service", create_queues_on_demand=True, new_queue_delay=SECOND)
-async def test_a_queue_on_demand_is_usable_at_once(service: Service) -> None:
-    """The task that makes a queue gets into it, even where new queues are not known for a while."""
-    assert (await service.create_task("a")).name == f"{QUEUE}/tasks/a"
-    assert (await service.refused("GetQueue", name=QUEUE))[0] == "NOT_FOUND"
+from tests.unit.emulator.conftest import LOCATION, QUEUE, Service, http_task
 
 
 async def test_a_run_by_hand_waits_for_a_reset(service: Service) -> None:
@@ -84,20 +44,6 @@ async def test_one_replacement_after_the_other(service: Service) -> None:
     assert held == [True, True]
 
 
-async def test_a_batch_in_v2beta3(service: Service) -> None:
-    """Calls of the other version answer in its own messages, about the same tasks."""
-    await service.create_queue()
-    requests = [{"parent": QUEUE, "task": {"http_request": {"url": "http://x"}}}]
-    operation = await service.call("BatchCreateTasks", api="v2beta3", parent=QUEUE, requests=requests)
-    response = beta.BatchCreateTasksResponse()
-    assert operation.response.Unpack(response)
-    (made,) = response.tasks
-    assert made.http_request.url == "http://x"
-    assert await service.call("GetTask", api="v2beta3", name=made.name) == made
-    assert list((await service.call("ListTasks", api="v2beta3", parent=QUEUE)).tasks) == [made]
-    assert (await service.call("GetTask", name=made.name)).http_request.url == "http://x"
-
-
 async def test_the_same_batch_again(service: Service) -> None:
     """A request id stands for one operation: sent again, the batch is answered and not carried out."""
     await service.create_queue()
@@ -109,99 +55,68 @@ async def test_the_same_batch_again(service: Service) -> None:
     assert len(service.engine.store.queue(QUEUE).live) == 1
 
 
-async def test_operations_keep_names_only(service: Service) -> None:
-    """A stored operation answers with its tasks as they are now, and with the names of those that are gone."""
-    await service.create_queue()
-    tasks = [http_task(task_id, body=b"x" * 9999) for task_id in "ab"]
-    items = [{"parent": QUEUE, "task": task, "response_view": 2} for task in tasks]
-    operation = await service.call("BatchCreateTasks", parent=QUEUE, requests=items)
-    assert service.engine.store.database.read("SELECT max(length(wire)) < 1000 FROM operations") == [(True,)]
-    await service.call("DeleteTask", name=f"{QUEUE}/tasks/a")
-    stored = await service.call("/google.longrunning.Operations/GetOperation", name=operation.name)
-    response = v2.BatchCreateTasksResponse()
-    assert stored.response.Unpack(response)
-    assert [task.name.rpartition("/")[2] for task in response.tasks] == ["a", "b"]
-    assert [len(task.http_request.body) for task in response.tasks] == [0, 9999]
-
-
-def test_faults_are_counted() -> None:
-    """A fault happens `count` times, for its method or for all; without a count until it is cleared."""
-    faults = Faults()
-    faults.add(Fault(method="A", count=2))
-    faults.add(Fault(method="*", count=None, delay_s=0.001, code="ABORTED"))
-    struck = [faults.take(method) for method in ("A", "A", "A", "B")]
-    assert [fault.method if fault else None for fault in struck] == ["A", "A", "*", "*"]
-    faults.clear()
-    assert faults.take("A") is None
-    assert faults.take("A", unfinished=True) is None
-
-
-@cases(
-    {"color": "red"}, {"code": "BAD"}, {"code": "OK"}, {"code": ["ABORTED"]}, {"method": 1}, {"method": None},
-    {"count": "abc"}, {"count": 0}, {"count": True}, {"count": 1.5}, {"message": 5}, {"after": "yes"},
-    {"unfinished": 1}, {"delay_s": "x"}, {"delay_s": -1}, {"delay_s": float("nan")},
-)  # fmt: skip
-def test_invalid_faults(given: dict[str, Any]) -> None:
-    """A fault without a method, with another key, an unknown code or a value of another kind is refused."""
-    fault = {key: value for key, value in {"method": "A", **given}.items() if value is not None}
-    with pytest.raises(InvalidInputError):
-        Fault.of(fault)
-
-
-async def test_a_delayed_call(service: Service) -> None:
-    """A delayed call is answered in the end."""
-    service.engine.faults.add(Fault.of({"method": "CreateQueue", "delay_s": 0.001}))
-    assert (await service.create_queue()).name == QUEUE
-
-
-@with_settings("service", no_batch=True)
-@pytest.mark.parametrize("method", ["BatchCreateTasks", "BatchDeleteTasks"])
-@pytest.mark.parametrize("api", ["v2", "v2beta3"])
-async def test_no_batch(service: Service, api: str, method: str) -> None:
-    """An emulator without batch calls answers them as a service that does not know them."""
-    assert (await service.refused(method, api=api))[0] == "UNIMPLEMENTED"
-
-
 def token_of(*parts: object) -> str:
     """Make a page token of its parts."""
     return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode()
 
 
-@cases(
-    ("ListTasks", {"parent": QUEUE}, {"parent": f"{QUEUE}-2"}),
-    ("ListQueues", {"parent": LOCATION}, {"parent": f"{LOCATION}2"}),
-    (f"{LOCATIONS}/ListLocations", {"name": "projects/p"}, {"name": "projects/q"}),
-)
-async def test_page_tokens(service: Service, method: str, place: dict[str, Any], other: dict[str, str]) -> None:
-    """A page token is valid for the same request and for two hours; a made-up one is refused."""
-    for queue in (QUEUE, f"{QUEUE}-2"):
-        await service.create_queue(queue)
+async def test_a_page_token_is_valid_for_two_hours(service: Service) -> None:
+    """To the microsecond; one that was made up or cut is refused, and so is a position that no row could have."""
+    await service.create_queue()
     for _ in range(2):
         await service.create_task()
-    token = (await service.call(method, **place, page_size=1)).next_page_token
-    assert (await service.refused(method, **other, page_token=token))[0] == "INVALID_ARGUMENT"
-    same = {**place, "page_size": 1, "page_token": token}
-    service.engine.clock.advance(2 * HOUR)
-    assert (await service.call(method, **same)).ByteSize()
-    service.engine.clock.advance(1)
-    assert (await service.refused(method, **same))[1].endswith("it has expired.")
+    token = (await service.call("ListTasks", parent=QUEUE, page_size=1)).next_page_token
     position, _, query = json.loads(base64.urlsafe_b64decode(token))
-    for made_up in ("?", "YWJj", "MQ==", token_of(1), token_of(None, 0, query), token_of(position, "x", query)):
-        assert (await service.refused(method, **{**same, "page_token": made_up}))[0] == "INVALID_ARGUMENT"
+    positions = [token_of(wrong, 0, query) for wrong in (None, 10**18, 10**25, -1, 1.5, True, "1")]
+    for made_up in (token_of(1), token_of(position, "x", query), token[:10], *positions):
+        assert (await service.refused("ListTasks", parent=QUEUE, page_token=made_up))[0] == "INVALID_ARGUMENT"
+    service.engine.clock.advance(2 * HOUR)
+    assert len((await service.call("ListTasks", parent=QUEUE, page_token=token)).tasks) == 1
+    service.engine.clock.advance(1)
+    assert (await service.refused("ListTasks", parent=QUEUE, page_token=token))[1].endswith("it has expired.")
 
 
-@pytest.mark.parametrize("position", [10**18, 10**25, -1, 1.5, True, "1"])
-async def test_positions_that_are_no_numbers(service: Service, position: object) -> None:
-    """A token whose position is no number that a row could have is refused."""
+@pytest.mark.parametrize("method", ["ResumeQueue", "UpdateQueue"])
+async def test_a_change_that_is_not_stored_sends_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Tasks of a queue that should be resumed, or be quicker, wait until that is on the disk."""
+
+    def full() -> None:
+        raise OSError("disk is full")
+
     await service.create_queue()
-    for wrong in ({"page_token": token_of(position, 0, QUEUE)}, {"page_size": -1}):
-        assert (await service.refused("ListTasks", parent=QUEUE, **wrong))[0] == "INVALID_ARGUMENT"
+    await service.create_task("a")
+    engine = service.engine
+    if method == "UpdateQueue":
+        engine.store.queue(QUEUE).message.state = RUNNING  # in memory only
+    with monkeypatch.context() as broken:
+        broken.setattr(engine.store.database, "commit", full)
+        given = {"queue": {"name": QUEUE}} if method == "UpdateQueue" else {"name": QUEUE}
+        assert "disk is full" in (await service.refused(method, **given))[1]
+    assert (engine.dispatcher.ended, engine.store.queue(QUEUE).in_flight) == (0, 0)
 
 
-@pytest.mark.parametrize("form", ["{}!", " {}", "{:.10}"])
-def test_a_token_is_taken_only_as_it_was_given(form: str) -> None:
-    """Nothing is left out of it to make it readable, and nothing may be missing."""
-    token = page_token("there", "query")
-    assert read_token(token, "", "query") == "there"
-    with refused(text="The page token is invalid"):
-        read_token(form.format(token), "", "query")
+async def test_pages_of_large_queues_are_cut(service: Service) -> None:
+    """Pages are sorted and end before they are larger than clients receive; what a filter leaves out does not count."""
+    headers = [{"header": {"key": "X-A", "value": "x" * 80_000}}]
+    named = [f"{LOCATION}/queues/q-{number:02}" for number in range(60)]
+    for name in reversed(named):
+        queue = {"name": name, "http_target": {"header_overrides": headers}}
+        await service.call("CreateQueue", parent=LOCATION, queue=queue)
+    first = await service.call("ListQueues", parent=LOCATION)
+    rest = await service.call("ListQueues", parent=LOCATION, page_token=first.next_page_token)
+    assert [queue.name for queue in (*first.queues, *rest.queues)] == named
+    assert max(first.ByteSize(), rest.ByteSize()) < 3_600_000
+    filtered = await service.call("ListQueues", parent=LOCATION, filter='name:"q-5"', page_size=10)
+    assert len(filtered.queues) == 10
+
+
+@cases(("*", 500), ("rateLimits", 500), ("type", 5), ("type_", 5))
+async def test_paths_of_masks(service: Service, path: str, rate: int) -> None:
+    """A star is a mask of everything; paths may be in camel case, and the type is named as in other languages."""
+    slow = {"name": QUEUE, "rate_limits": {"max_dispatches_per_second": 5}}
+    await service.call("CreateQueue", api="v2beta3", parent=LOCATION, queue=slow)
+    mask = {"paths": [path]}
+    changed = await service.call("UpdateQueue", api="v2beta3", queue={"name": QUEUE}, update_mask=mask)
+    assert changed.rate_limits.max_dispatches_per_second == rate

@@ -1,5 +1,7 @@
 """The request of an attempt: headers and their counts, and what the queue overrides."""
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import QueueConfig, configured
 from cloudtasks_nb.emulator.model.tasks import accept_task
 from cloudtasks_nb.emulator.store.state import Claim, QueueState, StoredTask
-from tests.cases import cases
 from tests.unit.emulator.conftest import NOW, QUEUE, URL
+
+URLS = tomllib.loads(Path(__file__).with_name("urls.toml").read_text(encoding="utf-8"))
 
 
 def claim(task: Any, attempts: Attempts | None = None, **settings: Any) -> Claim:
@@ -64,30 +67,7 @@ def test_routing_of_the_queue_wins() -> None:
     assert prepared(app_engine(), **override).url == "https://worker.p.uc.r.appspot.com/"
 
 
-GAPS: dict[str, Any] = {"pathOverride": {"path": "/p"}, "queryOverride": {"queryParams": "q"}}
-GAPS |= {"uriOverrideEnforceMode": "IF_NOT_EXISTS"}
-
-
-@cases(
-    (URL, {}, URL),
-    ("http://[::1/x", {"scheme": "HTTPS"}, "http://[::1/x"),
-    ("https://a.com/x?y=1", {"host": "b.net"}, "https://b.net/x?y=1"),
-    ("https://a.com:8080/x", {"host": "b.net"}, "https://b.net:8080/x"),
-    ("http://a.com/x", {"scheme": "HTTPS"}, "https://a.com/x"),
-    ("https://a.com/x", {"scheme": "HTTP"}, "http://a.com/x"),
-    ("http://a.com/x", {"scheme": "SCHEME_UNSPECIFIED"}, "https://a.com/x"),
-    ("http://a.com/x", {"port": "123"}, "http://a.com:123/x"),
-    ("http://a.com:80/x", {"port": "0"}, "http://a.com/x"),
-    ("http://a.com/x?y", {"pathOverride": {"path": "/z"}}, "http://a.com/z?y"),
-    ("http://a.com/x", {"pathOverride": {"path": "z"}}, "http://a.com/z"),
-    ("http://a.com/x", {"pathOverride": {}}, "http://a.com"),
-    ("http://a.com/x?y=1", {"queryOverride": {"queryParams": "z=2"}}, "http://a.com/x?z=2"),
-    ("http://a.com/x?y=1", {"queryOverride": {}}, "http://a.com/x"),
-    ("http://[::1]:8080/x", {"scheme": "HTTP"}, "http://[::1]:8080/x"),
-    ("http://a.com:bad/x", {"scheme": "HTTP"}, "http://a.com/x"),
-    ("http://a.com/x?y", {"host": "b", "port": "1", "scheme": "HTTPS", **GAPS}, "http://a.com:1/x?y"),
-    ("http://a.com", GAPS, "http://a.com/p?q"),
-)
+@pytest.mark.parametrize(("url", "override", "result"), URLS["rows"])
 def test_overridden_urls(url: str, override: dict[str, Any], result: str) -> None:
     """The parts that the queue sets replace the task's, or fill its gaps; the others stay."""
     assert overridden(url, json_format.ParseDict(override, beta.UriOverride())) == result
@@ -105,13 +85,7 @@ def test_tokens_replace_a_given_authorization(level: str) -> None:
     assert "authorization" not in call.headers
 
 
-@cases(
-    ("http://a/x", "a:80"),
-    ("https://a", "a:443"),
-    ("http://127.0.0.1:5/x", "127.0.0.1:5"),
-    ("http://[::1]:7", "::1:7"),
-    ("http://[::1", ""),
-)
+@pytest.mark.parametrize(("url", "address"), URLS["addresses"])
 def test_addresses(url: str, address: str) -> None:
     """The address of a request is host and port, also where the URL names no port."""
     assert prepared(http(url=url)).address == address

@@ -1,27 +1,21 @@
 """A simulated plan ends when the emulator's dispatcher ends with the same rows; time passes from event to event."""
 
-import asyncio
 import random
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from heapq import heappop, heappush
-from itertools import count
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cloudtasks_nb.emulator.dispatch.deliver import Deliverer
-from cloudtasks_nb.emulator.dispatch.dispatch import Dispatcher
-from cloudtasks_nb.emulator.dispatch.request import HttpCall
-from cloudtasks_nb.emulator.model.apis import beta
-from cloudtasks_nb.emulator.model.attempts import AttemptResult
-from cloudtasks_nb.emulator.model.clock import SECOND, Clock
-from cloudtasks_nb.emulator.model.settings import Settings
-from cloudtasks_nb.emulator.store.store import Store
+from cloudtasks_nb.emulator.model.apis import beta, v2
+from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.fanout.plan.simulation import Simulation, simulate
-from tests.unit.emulator.conftest import commit, new_queue, new_task
+from tests.simulation.cloud import Cloud
+from tests.simulation.world import Process, World
+from tests.unit.emulator.conftest import LOCATION, QUEUE, http_task
 
+FOREVER = 1e6  # seconds
 ROWS = 150
 
 
@@ -84,75 +78,52 @@ CASES = {
 }
 
 
-class Target(Deliverer):
-    """Answers each request after some time of the emulator's clock."""
-
-    def __init__(self, case: Case, clock: Clock) -> None:
-        self._case, self._clock, self._rng = case, clock, random.Random(1)
-        self._numbers = count()
-        self.waiting: list[tuple[int, int, asyncio.Future[AttemptResult]]] = []
-
-    async def send(self, call: HttpCall, connected: Callable[[], None] | None = None) -> AttemptResult:  # noqa: ARG002 - the base class's
-        """Wait for the end of the attempt."""
-        answer: asyncio.Future[AttemptResult] = asyncio.get_running_loop().create_future()
-        end = self._clock.now() + round(self._case.seconds * SECOND)
-        heappush(self.waiting, (end, next(self._numbers), answer))
-        return await answer
-
-    def answer(self) -> None:
-        """Answer the requests whose time has come."""
-        while self.waiting and self.waiting[0][0] <= self._clock.now():
-            status = 500 if self._rng.random() < self._case.failures else 200
-            heappop(self.waiting)[2].set_result(AttemptResult(http_status=status))
-
-
-def make_queue(store: Store, case: Case, name: str) -> Any:
-    """Make the queue of a case."""
+async def begin(cloud: Cloud, case: Case) -> None:
+    """Make the queue of a case, and create its tasks."""
     retry = beta.RetryConfig(max_attempts=case.max_attempts, max_doublings=case.max_doublings)
-    retry.max_retry_duration.FromMicroseconds(round(case.max_retry_duration * SECOND))
-    retry.min_backoff.FromMicroseconds(round(case.min_backoff * SECOND))
-    retry.max_backoff.FromMicroseconds(round(case.max_backoff * SECOND))
+    for name in ("max_retry_duration", "min_backoff", "max_backoff"):
+        getattr(retry, name).FromMicroseconds(round(getattr(case, name) * SECOND))
     limits = beta.RateLimits(
         max_dispatches_per_second=case.rate,
         max_burst_size=case.burst,
         max_concurrent_dispatches=case.max_concurrent,
     )
-    return new_queue(store, f"projects/p/locations/us-central1/queues/{name}", rate_limits=limits, retry_config=retry)
+    queue = beta.Queue(name=QUEUE, rate_limits=limits, retry_config=retry)
+    doublings = {"paths": ["retry_config.max_doublings"]}  # of which a new queue has the default in place of 0
+    began = cloud.clock.now()
+    tasks = [http_task() for _ in range(ROWS)]
+    for task, due in zip(tasks, np.linspace(0, case.spread, ROWS), strict=True):
+        task.schedule_time.FromMicroseconds(began + round(float(due) * SECOND))
+    items = [v2.CreateTaskRequest(parent=QUEUE, task=task) for task in tasks]
+    for path, request in (
+        ("v2beta3.CloudTasks/CreateQueue", beta.CreateQueueRequest(parent=LOCATION, queue=queue)),
+        ("v2beta3.CloudTasks/UpdateQueue", beta.UpdateQueueRequest(queue=queue, update_mask=doublings)),
+        *(
+            ("v2.CloudTasks/BatchCreateTasks", v2.BatchCreateTasksRequest(parent=QUEUE, requests=items[start::2]))
+            for start in (0, 1)
+        ),
+    ):
+        await cloud.answer(cloud.process, f"/google.cloud.tasks.{path}", request.SerializeToString())
 
 
-async def run(store: Store, clock: Clock, case: Case, name: str) -> float:
+def run(case: Case, folder: Path) -> float:
     """Let the emulator dispatch a batch; return the seconds until its last row is final."""
-    target, queue, began = Target(case, clock), make_queue(store, case, name), clock.now()
-    dispatcher = Dispatcher(store, clock, target, lambda *_: None, Settings())
-    if case.max_doublings == 0:
-        store.configure(queue, _without_doublings(queue))
-    for due in np.linspace(0, case.spread, ROWS):
-        store.add(queue, new_task("", began, due=began + round(float(due) * SECOND)), began)
-    commit(store)
-    dispatcher.wake([queue])
-    while True:
-        for _ in range(8):  # what can run does
-            await asyncio.sleep(0)
-        due, ends = dispatcher.next_dispatch(), [end for end, _, _ in target.waiting[:1]]
-        times = [*ends, *([due] if due is not None else [])]
-        if not times:
-            await dispatcher.close()
-            return (clock.now() - began) / SECOND
-        clock.advance(max(0, min(times) - clock.now()))
-        target.answer()
-
-
-def _without_doublings(queue: Any) -> Any:
-    message = beta.Queue()
-    message.CopyFrom(queue.message)
-    message.retry_config.max_doublings = 0  # a new queue has the default in its place
-    return message
+    world, rng = World(), random.Random(1)
+    with world.patched():
+        process = Process(world, folder)
+        target = lambda _: 500 if rng.random() < case.failures else 200  # noqa: E731 - of this case
+        with closing(Cloud(process, target, case.seconds, before=lambda *_: 0.0, after=lambda *_: 0.0)) as cloud:
+            process.run(begin(cloud, case))
+            queue = cloud.engine.store.queue(QUEUE)
+            while queue.live:
+                assert world.step(FOREVER)
+            return world.elapsed
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_batch_ends_as_simulated(case: Case, runner: asyncio.Runner, store: Store, clock: Clock) -> None:
+def test_a_batch_ends_as_simulated(case: Case, tmp_path: Path) -> None:
     """It ends within 10 %, and with half of the limit that binds a quarter later at least."""
     simulation = case.simulate()
-    ended = runner.run(run(store, clock, case, "whole"))
+    ended = run(case, tmp_path / "whole")
     assert ended == pytest.approx(simulation.duration.total_seconds(), rel=0.1)
-    assert runner.run(run(store, clock, case.half(simulation.limit), "half")) >= 1.25 * ended
+    assert run(case.half(simulation.limit), tmp_path / "half") >= 1.25 * ended

@@ -11,14 +11,11 @@ import pytest
 
 from cloudtasks_nb.emulator.model.methods import METHODS, Method, find_method
 from tests.unit.emulator.conftest import Service
-from tests.unit.emulator.frontends.test_in_process import emulator
 
 #: BufferTask is none of gRPC, so that the table does not have it.
 BUFFER = "cloudtasks.projects.locations.queues.tasks.buffer"
 #: What the document says not to use.
 UNUSED = {"extraLocationTypes"}
-#: Values of parameters by the formats and types of the document.
-VALUES = {"google-fieldmask": "name", "boolean": "true", "integer": "1", "string": ""}
 
 each_version = pytest.mark.parametrize("api", ["v2", "v2beta3"])
 
@@ -48,13 +45,6 @@ def pairs(api: str) -> Iterator[tuple[dict[str, Any], Method, str]]:
         assert (found is None) is (described["id"] == BUFFER), described["id"]
         if found is not None:
             yield described, *found
-
-
-def sample(parameter: dict[str, Any]) -> str:
-    """Return a value that a parameter takes."""
-    if "enum" in parameter:
-        return str(parameter["enum"][0])
-    return VALUES.get(parameter.get("format", ""), VALUES[parameter["type"]])
 
 
 def body_of(method: Method) -> Any:
@@ -108,24 +98,6 @@ def test_fields_of_the_document(api: str) -> None:
         for kind, message in messages.items():
             wrong += strangers(schemas, described[kind]["$ref"], message, seen) if kind in described else []
     assert wrong == []
-
-
-@each_version
-async def test_requests_of_the_document(api: str) -> None:
-    """The REST interface knows the path of each method, its parameters and those of every method."""
-    document = discovered(api)
-    unknown = []
-    async with emulator() as running:
-        for described in methods(document):
-            path = "/" + described["flatPath"].replace("{", "").replace("}", "")
-            given = {**document["parameters"], **described["parameters"]}
-            given = {name: one for name, one in given.items() if name not in UNUSED}
-            query = "&".join(f"{name}={sample(one)}" for name, one in given.items() if one["location"] == "query")
-            body: Any = {} if "request" in described else None
-            _, content = await running.http(described["httpMethod"], f"{path}?{query}", body)
-            text = content.get("error", {}).get("message", "")
-            unknown += [f"{described['id']}: {text}"] if "Unknown name" in text or "was not found on" in text else []
-    assert unknown == []
 
 
 async def test_every_method_has_its_call(service: Service) -> None:

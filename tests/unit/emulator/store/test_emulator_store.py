@@ -316,21 +316,6 @@ def test_unusable_files(tmp_path: Path, content: bytes | None, *, snapshot: bool
         assert database.read("SELECT key FROM settings ORDER BY key") == [("three",), ("two",)]
 
 
-def test_refusals_have_the_keys_of_their_tasks(store: Store, queue: QueueState, clock: Clock) -> None:
-    """Of many tasks those are refused whose names are taken, by others or by the first of them; the rest is there."""
-    store.add(queue, new_task("taken"), NOW)
-    store.add(queue, new_task("gone"), NOW)
-    store.delete(queue, "gone")
-    ids = ("taken", "a", "gone", "a", "b")
-    errors = store.add_all(queue, {10 * place: new_task(task_id) for place, task_id in enumerate(ids)}, NOW)
-    commit(store)
-    there, recent = "Requested entity already exists", "The task cannot be created because"
-    assert {key: error.message[:34] for key, error in errors.items()} == {0: there, 20: recent, 30: there}
-    left = [(task.number, task.id) for task in chain.from_iterable(store.tasks(queue, 0))]
-    assert left == [(1, "taken"), (3, "a"), (4, "b")]
-    assert [take(queue, clock.now()) for _ in range(5)] == [1, 2, 3, 4, None]
-
-
 @cases(("us-central-1", "did you mean us-central1?"), ("here", "--strict refuses them too"))
 async def test_a_location_that_does_not_exist(
     make_store: MakeStore, clock: Clock, tmp_path: Path, location: str, hint: str
@@ -345,15 +330,6 @@ async def test_a_location_that_does_not_exist(
     with refused(text=f"^Location '{location}' is not a valid location[.] Use ListLocations"):
         new_queue(strict.store, f"projects/p/locations/{location}/queues/q")
     await strict.close()
-
-
-def test_the_policy_of_a_deleted_queue_goes(store: Store) -> None:
-    """A queue that is created again does not have the policy of the old one."""
-    new_queue(store)
-    store.set_setting(f"iam/{QUEUE}", b"policy")
-    store.delete_queue(QUEUE)
-    commit(store)
-    assert store.setting(f"iam/{QUEUE}") == b""
 
 
 def _write(database: TaskDatabase, key: str) -> None:
