@@ -7,8 +7,9 @@ stopped, put to sleep, copied, restored from a backup, or have a wrong clock. Ve
 What is compared after each step:
 
 - each task was created at most once, and no row has more tries than somebody wished;
-- nothing is created after a cancel that is final, nothing beyond a canary that has not succeeded, nothing while
-  every kernel says that rows are held;
+- nothing is created after a cancel that is final, nothing beyond a canary that has not succeeded, and by a kernel that
+  has paused the sending nothing before somebody wishes it there;
+- a retry opens a new try of each row that was shown as failed, and of no row that has succeeded;
 - `status`, `progress` and `tasks` of each kernel say the same;
 - a row has succeeded only if its target has said so, failed only after its last attempt, and is cancelled only if that
   was wished.
@@ -62,6 +63,8 @@ ROWS = st.sampled_from([ROWS_OF_ALL, range(4), range(2, 10)])
 RATIOS = st.sampled_from([1.0, 1.0, 0.5, 0.0])
 BROKEN = st.sampled_from([(), (), (1, 3), range(10)])
 CANARY = 2
+#: The failed rows at which the sending pauses.
+PAUSES = st.sampled_from([None, None, 2])
 NAME, QUEUE = "march", "q"
 ENDED = ("unsent", "succeeded", "failed", "rejected", "cancelled", "gone")
 HOUR = 3600.0
@@ -118,14 +121,30 @@ class Batches(RuleBasedStateMachine):
         self.final: float | None = None  # from when on nothing may be created
         self.lifted = False  # the canary
         self.wished = self.cancelled = False  # a cancel; it was final
+        self.again_in = set[str]()
+        self.paused = set[str]()  # homes that have said that the sending is paused, and were wished nothing since then
         self.emptied = False  # the queue was purged or deleted
         self.answers = dict[str, list[int]]()  # of a task
         self.lags = 0.0  # seconds until a result is stored
 
-    @initialize(canary=st.booleans(), ratio=RATIOS, late=st.sampled_from([False, False, True]), stores=st.booleans())
-    def begin(self, *, canary: bool = False, ratio: float = 1.0, late: bool = False, stores: bool = False) -> None:
+    @initialize(
+        canary=st.booleans(),
+        ratio=RATIOS,
+        late=st.sampled_from([False, False, True]),
+        stores=st.booleans(),
+        pause_at=PAUSES,
+    )
+    def begin(
+        self,
+        *,
+        canary: bool = False,
+        ratio: float = 1.0,
+        late: bool = False,
+        stores: bool = False,
+        pause_at: int | None = None,
+    ) -> None:
         """Choose the options of the batch, and what tells of its tasks."""
-        self.canary, self.ratio = canary, ratio
+        self.canary, self.ratio, self.pause_at = canary, ratio, pause_at
         self.writer = ResultWriter(Store(self.root / "store")) if stores else None
         self.service = Process(self.world, self.root / "cloud")
         known = Settings(quiet=True, log_index_delays=LATE if late else ())
@@ -195,12 +214,14 @@ class Batches(RuleBasedStateMachine):
         frame = pd.DataFrame({"n": rows})
         options: dict[str, Any] = {"canary": CANARY} if self.canary else {}
         options |= {"send_rate": rate} if rate else {}
+        options |= {"pause_at": self.pause_at} if self.pause_at else {}
 
         def run(tasks: Client) -> None:
             url = "https://target.example/{n}"
             tasks.queue(QUEUE).fan_out(frame, url=url, body=["n"], name=NAME, progress=False, **options)
 
         self.kernel(home, ahead)
+        self.paused.discard(home)
         if self.verb(home, run):
             self.rates[home] = rate or math.inf, self.world.elapsed
         for row in rows:
@@ -213,13 +234,18 @@ class Batches(RuleBasedStateMachine):
         if not self.runs(home) or (batch := self.open(home)) is None:
             return
         shown = self.kernels[home].do(lambda _: batch.tasks())
-        for row in shown["n"]:
-            self.tries[row] += name != "resume"
+        self.paused.discard(home)
+        self.again_in.add(home)
+        for row, state in shown[["n", "state"]].itertuples(index=False):
+            self.tries[row] += name == "resend" or (name == "retry_failed" and state != "succeeded")
         if name == "resume":
             self.lifted, held = True, batch.status().state == "held"
             self.risked.setdefault(home, set()).update(shown["n"][shown["state"] == "unsent"] if held else ())
         self.final = None
-        self.verb(home, lambda _: getattr(batch, name)(*([shown] if name == "resend" else [])))
+        if self.verb(home, lambda _: getattr(batch, name)(*([shown] if name == "resend" else []))) and name != "resume":
+            after, failed = self.kernels[home].do(lambda _: batch.tasks()), ["n", "state", "try"]
+            same = shown[shown["state"] == "failed"][failed].merge(after[failed])
+            assert same.empty, f"rows {same['n'].tolist()} are not sent again"
 
     @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES)
@@ -318,6 +344,7 @@ class Batches(RuleBasedStateMachine):
         if home != to and (self.root / home).exists():
             self.kill(to)
             copy_home(self.root / home, self.root / to)
+            self.paused.discard(to)
             self.rates.pop(to, None)  # it may have a batch of another rate
 
     @precondition(lambda self: bool(self.tries))
@@ -334,6 +361,7 @@ class Batches(RuleBasedStateMachine):
         if (self.root / f"{home}-backup").exists():
             self.kill(home)
             copy_home(self.root / f"{home}-backup", self.root / home)
+            self.paused.discard(home)
             self.rates.pop(home, None)
 
     # What is compared
@@ -350,6 +378,7 @@ class Batches(RuleBasedStateMachine):
             assert known, f"row {row} was sent twice as {one.task}"
             assert _try_of(one.task) <= self.tries[row] or not self.tries[row], f"row {row} has too many tries"
             assert self.final is None or one.at <= self.final, f"row {row} was sent after the cancel was final"
+            assert home not in self.paused, f"row {row} was sent while the sending was paused"
             if self.canary and not self.lifted and row >= CANARY:
                 early = {canary for canary, at in self.succeeded.items() if at <= one.at}
                 assert early >= {*range(CANARY)}, f"row {row} was sent before the canary had succeeded"
@@ -380,6 +409,10 @@ class Batches(RuleBasedStateMachine):
                     _loop.run(asyncio.sleep(pause))
             assert agree, f"{progress} and {counts}"
             assert progress.status == status
+            if (status.reason or "").startswith("paused") and self.world.current:
+                self.paused.add(self.world.current.home.name)
+            if self.pause_at and not self.again_in and not self.wished and counts["unsent"] and not self.canary:
+                assert counts["failed"] < self.pause_at or status.state == "held", f"{status} with {counts}"
             assert progress.total == len(shown)
             assert progress.finished == (not counts["sent"] and not counts["unsent"]) or progress.succeeded is None
             for row, state, task in shown[["n", "state", "task"]].itertuples(index=False):
