@@ -4,8 +4,6 @@ import itertools
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.fanout.batch import errors
 from cloudtasks_nb.fanout.evidence import Evidence, Fact, Source
@@ -13,31 +11,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.watch import Pending
-from cloudtasks_nb.store.store import Store
-from tests.log_entry import log_entry
-from tests.stored import store_result
-from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
-
-ELSEWHERE = f"{0:020x}-a91f03c2-1"  # a task of a batch that this home does not have
-
-
-def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`attempts(limit=None)` may have a hundred thousand failures, each with a traceback in the store."""
-    batch, store = spool(outbox, chunks(range(5))).batch, Store("memory://attempts")
-    tasks = [str(task) for task in all_rows(outbox, batch, "tasks")]
-    for task in tasks:
-        store_result(outbox, store, task, error="refused")
-    read, sizes = outbox.results.of, []
-
-    def of(batch: str, tasks: list[str], after: int) -> list[tuple[str, str, str, bool]]:
-        sizes.append(len(tasks))
-        return read(batch, tasks, after)
-
-    monkeypatch.setattr(errors, "_TOGETHER", 2)
-    monkeypatch.setattr(outbox.results, "of", of)
-    entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in (*tasks, ELSEWHERE)]
-    found = errors._stored_messages(store, lambda: outbox, entries)
-    assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in tasks})
+from tests.unit.fanout.conftest import chunks, send_all, spool
 
 
 def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> None:

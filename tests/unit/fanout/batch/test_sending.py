@@ -133,15 +133,6 @@ def sending(outbox: Outbox, batch: str) -> Supervised:
     return Supervised(outbox, batch, Service())
 
 
-async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str, sending: Supervised) -> None:
-    """Each row is sent once and reported, every call names the queue, and the end is reported."""
-    await sending.run()
-    assert_each_once(outbox, batch, sending.service, ROWS)
-    assert sending.service.named == {PLACE.queue_name}
-    assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
-    assert not outbox.requests.has_sender(batch)
-
-
 def sent_tags(service: Service) -> dict[str, str]:
     """Return the tag of each task that was sent."""
     calls = [types.BatchCreateTasksRequest.pb().FromString(request) for request in service.requests.values()]
