@@ -23,18 +23,6 @@ def square(x: int) -> dict[str, int]:
     return {"y": x * x}
 
 
-def check(found: pd.DataFrame) -> None:
-    """Check that a frame has the result of `square` for each of the rows."""
-    good = found["x"] % 4 != 3
-    assert found["x"].tolist() == ROWS["x"].tolist()
-    assert found["state"].tolist() == ["succeeded" if ok else "failed" for ok in good]
-    assert found["y"].dtype == "Int64"
-    assert found.loc[good, "y"].tolist() == [x * x for x in found.loc[good, "x"]]
-    assert found.loc[~good, "error"].tolist() == [f"ValueError: {x} is no good" for x in found.loc[~good, "x"]]
-    assert found.loc[~good, "y"].isna().all()
-    assert found.loc[good, "error"].isna().all()
-
-
 def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """2,000 combinations, and the best of them; pages have one bar, which shows the rows that are done of all."""
     queue = tasks.queue("reports", create=True, rate=500)
@@ -58,21 +46,6 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: 
     assert [facts for facts in shown if "results" in facts[0]] == [
         (f"results of batch {batch.id}", n, 2_000) for n in done
     ]
-
-
-def test_failures_and_their_second_try(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Successes and failures; the error text is in `failed()` too; after a retry the newest try counts."""
-    name = f"square-{once.id}"
-    batch = once.fan_out(ROWS, url=serve(square, name=name), progress=False)
-    batch.wait("240s")
-    check(batch.results())
-    assert batch.failed()["last_message"].tolist()[:2] == ["ValueError: 3 is no good", "ValueError: 7 is no good"]
-    serve(lambda x: {"y": -x}, name=name)
-    batch.retry_failed().wait("240s")
-    found = batch.results()
-    assert found["y"].tolist() == [x * x if x % 4 != 3 else -x for x in range(20)]
-    assert found["error"].isna().all()
-    assert "no result" not in capsys.readouterr().out
 
 
 def test_an_api_stores_no_results(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.fanout.batch.sending import Sending
-from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of, unpack_result
+from cloudtasks_nb.store.results import ResultWriter, StoredResult, tag_of
 from cloudtasks_nb.store.store import Store
 from tests.integration.conftest import Target
-from tests.integration.fanout.conftest import Connect, Serve
+from tests.integration.fanout.conftest import Connect
 
 ROWS = pd.DataFrame({"day": range(20)})
 TAGS: list[Callable[[str], str | None]] = [lambda _: None, lambda _: "", lambda task: tag_of(bytes(16), task)]
@@ -43,28 +43,3 @@ def test_no_row_is_held_back(connect: Connect, target: Target, tmp_path: Path, m
     assert batch.wait("240s").succeeded == 20
     assert len(target.received) == 20
     assert batch.results()["result"].isna().all()  # a target that is not ours stores none
-
-
-def test_no_result_is_changed(connect: Connect, serve: Serve, tmp_path: Path) -> None:
-    """Neither where the rows were sent nor in a home that opens the batch later, which has the key from its claim."""
-
-    def double(day: int) -> int:
-        if day < 5:
-            raise LookupError(day)
-        return 2 * day
-
-    batch = cell(connect("ada"), serve(double, store=tmp_path / "store"))
-    assert batch.wait("240s").failed == 5
-    other = batch.tasks()["task"].iloc[0], batch.tasks()["task"].iloc[7]
-    for tag in [*TAGS, lambda _: _tag(tmp_path / "store", batch.id, other[1])]:
-        forge(tmp_path / "store", [other[0]], tag)
-    theirs = connect("bob").batch(batch.id)
-    for one in (batch, theirs):
-        assert one.wait("240s").failed == 5
-        assert one.results()["result"].dropna().tolist() == [2 * day for day in range(5, 20)]
-
-
-def _tag(store: Path, batch: str, task: str) -> str | None:
-    """Return the tag of a task as its handler has stored it."""
-    lines = [line for file in (store / "results" / batch).rglob("*.jsonl") for line in file.read_bytes().splitlines()]
-    return next(result.tag for result in map(unpack_result, lines) if result.task == task)

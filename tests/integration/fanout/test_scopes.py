@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -89,21 +88,6 @@ def test_a_row_is_where_its_frame_has_it(paused: ct.Queue, data: pd.DataFrame, l
     assert stored.row == place
     record, outbox = batch._own_tracker.record, batch._outbox
     assert row_texts(outbox, record, batch._rows, [ref])[ref][0] == place
-
-
-def test_corrected_rows(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 60 rows 10 are corrected: the results are 60, in the order of the input, and join by its index."""
-    handler = serve(lambda n: 2 * n, name="double")
-    frame = pd.DataFrame({"n": np.arange(60)})
-    once.fan_out(frame, url=handler, name="corrected").wait("240s")
-    frame.loc[frame["n"] % 6 == 0, "n"] += 1_000
-    batch = once.fan_out(frame, url=handler, name="corrected")
-    assert batch.wait("240s").succeeded == 60
-    results = batch.results()
-    pd.testing.assert_index_equal(results.index, frame.index, check_names=False, exact=False)
-    assert results["result"].tolist() == (2 * frame["n"]).tolist()
-    assert len(batch.whole.results()) == 70
-    assert "several inputs" not in capsys.readouterr().out.rsplit("\n", 3)[0]
 
 
 _PICKED = month(1).iloc[[4, 0, 2]]
@@ -195,22 +179,6 @@ def test_a_part_is_not_deleted(both: tuple[ct.Batch, ct.Batch]) -> None:
         both[0].delete()
     both[0].whole.delete()
     assert repr(both[1]) == f"<batch {both[1].id}, deleted>"
-
-
-def test_stale_rows_of_a_part(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows of an earlier version are counted, and computed again, of this input only."""
-    serve(lambda month, n: n * month, name="text")
-    handler = serve(lambda month, n: month + n, name="text")
-    for number in (1, 2):
-        once.fan_out(month(number), url=handler, name="march").wait("240s")
-    newer = serve(lambda month, n: month - n, name="text")
-    capsys.readouterr()
-    batch = once.fan_out(month(2), url=newer, name="march")
-    assert "6 of these rows were computed by an earlier version" in capsys.readouterr().out
-    assert batch.stale().index.equals(month(2).index)
-    assert len(batch.whole.stale()) == 12
-    batch.resend(batch.stale()).wait("240s")
-    assert (len(batch.stale()), len(batch.whole.stale())) == (0, 6)
 
 
 def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:

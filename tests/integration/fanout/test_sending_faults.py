@@ -5,7 +5,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,6 @@ def at_most(unsent: int, progress: Any) -> bool:
     return bool(progress.unsent <= unsent)
 
 
-def through(proxy: Proxy, queue: ct.Queue) -> ct.Client:
-    """Connect to the queue's emulator through the proxy."""
-    return ct.connect("demo", "us-central1", endpoint=proxy.address)
-
-
 def cut(proxy: Proxy, batch: ct.Batch) -> None:
     """Reset the connections in the middle of the sending, which the next ones make good."""
     for left in (1800, 1200, 600):
@@ -42,25 +37,10 @@ def cut(proxy: Proxy, batch: ct.Batch) -> None:
     assert proxy.connections > 1
 
 
-def stall(proxy: Proxy, batch: ct.Batch) -> None:
-    """Let the network hang: what hangs is waited for."""
-    reached(batch, partial(at_most, 1500))
-    proxy.stall()
-    proxy.go()
-
-
-def slow(proxy: Proxy, batch: ct.Batch) -> None:
-    """Be far away from now on."""
-    proxy.delay = 0.05
-
-
-@pytest.mark.parametrize("trouble", [cut, stall, slow])
-def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy, ct.Batch], None]) -> None:
+def test_a_bad_network(paused: ct.Queue, proxy: Proxy) -> None:
     """Whatever happens to the connections, each row arrives once."""
-    with through(proxy, paused) as tasks:
-        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        trouble(proxy, batch)
-        sent(batch)
+    with ct.connect("demo", "us-central1", endpoint=proxy.address) as tasks:
+        cut(proxy, tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000))
     assert rows_in(paused) == list(range(2000))
 
 

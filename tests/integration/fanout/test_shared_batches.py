@@ -133,30 +133,6 @@ def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Pa
     assert delivered == {*range(10)} | {*mine.tasks().query("state == 'succeeded'")["day"]}
 
 
-def test_a_cancel_after_the_queue_was_deleted(connect: Connect, target: Target) -> None:
-    """The queue has taken its tasks along, and the rows that wait for the canary are dropped."""
-    tasks = connect("ada")
-    queue = tasks.queue("reports", create=True, max_attempts=1).pause()
-    batch: ct.Batch = queue.fan_out(ROWS, url=target.url, body=["day"], name="march", canary=2, progress=False)
-    reached(batch, lambda progress: progress.unsent == len(ROWS) - 2)
-    queue.delete()
-    tasks.close()
-    batch = connect("ada").batch("march")
-    assert batch.cancel().wait("240s").cancelled >= len(ROWS) - 2
-
-
-def test_a_home_that_follows_holds_nothing_back(connect: Connect, target: Target) -> None:
-    """Where no log tells what another home has sent, it says who sends the batch, and no method that is refused."""
-    ada = connect("ada")
-    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
-    mine = cell(ada, "reports", target, send_rate=1)
-    theirs = cell(connect("bob"), "reports", target)
-    until(lambda: theirs.status().state == "running")
-    assert "ada@" in f"{theirs.status().reason}"
-    assert theirs.status().action is None
-    mine.cancel()
-
-
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_home_owns_a_batch_that_is_held(connect: Connect, serve: Serve, tmp_path: Path, *, ended: bool) -> None:
     """Nobody else sends it but another kernel of that home; when its process has ended, another home does at once."""

@@ -9,7 +9,8 @@ What is compared after each step:
 - each task was created at most once, and no row has more tries than somebody wished;
 - nothing is created after a cancel that is final, nothing beyond a canary that has not succeeded, and by a kernel that
   has paused the sending nothing before somebody wishes it there;
-- a retry opens a new try of each row that was shown as failed, and of no row that has succeeded;
+- `retry_failed` opens a new try of each row that was shown as failed, and of none that has succeeded; `resend` of each
+  that has ended;
 - `status`, `progress` and `tasks` of each kernel say the same;
 - a row has succeeded only if its target has said so, failed only after its last attempt, and is cancelled only if that
   was wished.
@@ -243,8 +244,9 @@ class Batches(RuleBasedStateMachine):
             self.risked.setdefault(home, set()).update(shown["n"][shown["state"] == "unsent"] if held else ())
         self.final = None
         if self.verb(home, lambda _: getattr(batch, name)(*([shown] if name == "resend" else []))) and name != "resume":
-            after, failed = self.kernels[home].do(lambda _: batch.tasks()), ["n", "state", "try"]
-            same = shown[shown["state"] == "failed"][failed].merge(after[failed])
+            columns, ended = ["n", "state", "try"], {"failed"} if name == "retry_failed" else {*ENDED[1:]}
+            after = self.kernels[home].do(lambda _: batch.tasks())[columns]
+            same = shown.loc[shown["state"].isin(ended), columns].merge(after)
             assert same.empty, f"rows {same['n'].tolist()} are not sent again"
 
     @precondition(lambda self: bool(self.tries))

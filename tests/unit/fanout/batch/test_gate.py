@@ -37,11 +37,19 @@ def canary(**rows: int) -> Gate:
         "paused: 5 of 60 rows failed (KeyError: …), more than 0.5 %",
     ),
     (Gate(pause_at=5, paused=(5, 60), unsent=30), None, "paused: 5 of 60 rows failed (KeyError: …), pause_at=5"),
+    (
+        Gate(held_for="ada", unsent=30),
+        None,
+        "30 rows may have been sent by ada, and neither log nor results tell: they are not sent",
+    ),
 )
 def test_what_is_shown(gate: Gate, note: str | None, reason: str | None) -> None:
     """While the canary runs it has a note; what is held back has a reason."""
     shown = gate.reason("KeyError: …") if gate.held else None
-    assert (gate.note, shown) == (note, reason and f"{reason}: the other 30 rows are not sent")
+    assert (gate.note, shown) == (
+        note,
+        reason and f"{reason}{'' if gate.held_for else ': the other 30 rows are not sent'}",
+    )
 
 
 @cases(
