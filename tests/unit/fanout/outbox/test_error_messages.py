@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from cloudtasks_nb.fanout.causes import cause_of, kind_of
 from tests.cases import cases
+from tests.unit.fanout.conftest import tables_of
 
-UUID = "b8c1e-aaaa-bbbb-cccc-0123456789ab"
+TABLES = tables_of(__file__)
 
 
 def filled(cause: str, values: Sequence[str]) -> str:
@@ -19,37 +20,13 @@ def filled(cause: str, values: Sequence[str]) -> str:
     return cause.replace("…", "{}").format(*values)
 
 
-@cases(
-    ("KeyError: …", ["'a17'"], ["'a18'"]),
-    ("KeyError: …", ["17"], ["'x'"]),
-    ("ValueError: time data … does not match format …", ["'2026-13-01'", "'%Y-%m-%d'"], ['"it\'s"', '"%H"']),
-    ("FileNotFoundError: [Errno …] No such file: …", ["2", "'/data/x17.csv'"], ["3", "'C:\\\\data\\\\x.csv'"]),
-    ("HTTPError: 503 Server Error for url: …", ["https://a.test/items?id=17"], ["https://a.test/items?id=x"]),
-    ("JSONDecodeError: Expecting value: line … column … (char …)", ["1", "1", "0"], ["7", "12", "940"]),
-    ("TypeError: f() missing … required positional argument: …", ["1", "'day'"], ["2", "'shop'"]),
-    ("TypeError: can't multiply sequence by non-int of type …", ["'float'"], ["'str'"]),
-    ("ConnectionError: url: … (Caused by <Connection object at …>)", ["/v1/x/17", "0x7f3c"], ["/v1/x/a_b", "0x7f4d"]),
-    ("UnicodeDecodeError: … codec: byte … in position …: no", ["'utf-8'", "0xff", "0"], ["'ascii'", "0xfe", "91"]),
-    ("NotFound: … GET … No object: day=…", ["404", "https://x/b/05:", "2026-01-05"], ["404", "https://x/b:", "06"]),
-    ("MemoryError: Unable to allocate … GiB with shape (…) of float64", ["7.45", "1000, 10"], ["11", "5, 20"]),
-    ("AssertionError: shop-…: expected …, got …", ["17", "5", "-3.2e-7"], ["18", "12", "1,204"]),
-    ("RuntimeError: order … of … is unknown", [f"3f2{UUID}", "kim@shop.test"], [f"4a1{UUID}", "lee.x@shop.test"]),
-    ("RuntimeError: status 502 after … tries", ["3"], ["12"]),
-)
+@cases(*TABLES["one_cause"])
 def test_messages_with_other_values_are_one_cause(cause: str, one: Sequence[str], other: Sequence[str]) -> None:
     """Messages of real programs, each twice; the module of the exception does not matter."""
     assert cause_of(f"lib.errors.{filled(cause, one)}") == cause_of(filled(cause, other)) == cause
 
 
-@cases(
-    ("KeyError: 'no price of day 12'", "KeyError: no price of day …"),
-    ('KeyError: "day 1 isn\'t there"', "KeyError: day … isn't there"),
-    ("urllib.error.HTTPError: HTTP Error 404: Not Found", "HTTPError: HTTP Error 404: Not Found"),
-    ('psycopg2.errors.UniqueViolation: of "pk"\nDETAIL: Key (id)=(17)', "UniqueViolation: of … DETAIL: Key (id)=(…)"),
-    ("builtins.TimeoutError\n", "TimeoutError"),
-    ("ValueError:  cannot convert float NaN to int64 ", "ValueError: cannot convert float NaN to int64"),
-    ("ZeroDivisionError: division by zero", "ZeroDivisionError: division by zero"),
-)
+@cases(*TABLES["written"])
 def test_how_a_cause_is_written(message: str, cause: str) -> None:
     """With the name of the exception, the words as they are, and without the quotes of a key."""
     assert cause_of(message) == cause
