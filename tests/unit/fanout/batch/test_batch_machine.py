@@ -610,6 +610,23 @@ def test_a_pause_holds_rows_until_they_are_wished(state: Batches) -> None:
     assert len(state.cloud.creations) == len(ROWS_OF_ALL)
 
 
+def test_a_home_asks_where_nothing_tells_what_another_one_has_sent(state: Batches) -> None:
+    """It sends rows that may have been sent only when that is wished."""
+    state.begin(ratio=0.0)
+    state.cell("ada")
+    state.wait(5.0)
+    state.kill("ada")
+    state.hours()
+    state.cell("bob")
+    state.wait(70.0)
+    status = state.open("bob").status()
+    assert (status.state, status.action, len(state.cloud.creations)) == ("held", "batch.resume()", len(ROWS_OF_ALL))
+    assert "8 rows may have been sent by" in status.reason
+    state.again("bob", "resume")
+    state.wait(70.0)
+    assert len(state.cloud.creations) == 2 * len(ROWS_OF_ALL)
+
+
 def test_a_verb_ends_while_the_store_is_down(state: Batches) -> None:
     """It reads what can be read, although the sending waits for the store."""
     state.begin(ratio=0.0)

@@ -73,13 +73,6 @@ def test_lone(template: str, lone: str | None) -> None:
     assert parse(template, "body").lone == lone
 
 
-@pytest.mark.parametrize("template", ["{", "}", "{a", "a}", "{}", "{:%Y}", "{a!r}", "{a:{b}}", "a { b"], ids=ascii)
-def test_no_template(template: str) -> None:
-    """Braces that do not match or hold no column are refused, with how to write them."""
-    with pytest.raises(TemplateError, match=r"url: [\s\S]*is not a template[\s\S]*doubled"):
-        parse(template, "url")
-
-
 def test_text_that_cannot_be_sent() -> None:
     """Half a surrogate pair is refused, with how to repair it."""
     with pytest.raises(InvalidInputError, match=r"url: text with half a surrogate pair[\s\S]*repair"):

@@ -64,29 +64,6 @@ def test_function_that_fails(function: Any, word: str) -> None:
     assert word in problems.reasons[0]
 
 
-@cases(
-    ("svc/run", 'does not begin with "https://"'),
-    ("ftp://svc", 'does not begin with "https://"'),
-    ("https://", "no host"),
-    ("https:///path", "no host"),
-    ("", "does not begin"),
-    ("https://my svc/run", "its host has a blank"),
-    ("https://svc/a\nb", "line break"),
-    ("https://svc/a\tb", "control character"),
-    ("https://-ü.example/", "no domain name"),
-    ("https://ü..example/", "no domain name"),
-    ("https://svc/" + "x" * 2_072, "2,084 characters"),
-    ("https://svc/" + "ü" * 400, "2,412 characters"),
-    ("https://svc/\ud800", "surrogate"),
-    (7, "not a URL"),
-    (None, "not a URL"),
-)
-def test_refused(given: Any, word: str) -> None:
-    """A literal that is no http(s) URL is refused at once, with the reason."""
-    with pytest.raises(InvalidInputError, match=word):
-        compile_url(given)
-
-
 @cases(*TABLES["encoded"])
 def test_encoded(cell: str, sent: str) -> None:
     """Blanks and other alphabets are percent-encoded, and what is encoded already stays as it is."""
