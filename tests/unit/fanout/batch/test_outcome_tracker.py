@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
@@ -167,22 +167,6 @@ def world(outbox: Outbox) -> World:
     batch = spool(outbox, chunks(range(5))).batch
     send_all(outbox, batch)
     return World(outbox, batch, values=VALUES)
-
-
-def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot that met a full disk is applied again, as the log is not read again."""
-    heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
-
-    async def full(*_: Any) -> Any:
-        raise OutboxError("the disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(world.outbox, "run", full)
-        with pytest.raises(OutboxError):
-            asyncio.run(world.tracker.apply(heard, sent=5))
-    assert "log" not in world.tracker.sources
-    world.apply(heard)
-    assert world.counts() == {"sent": 4, "succeeded": 1}
 
 
 def pending(state: str = "ready", **words: Any) -> Pending:
@@ -357,18 +341,6 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
     assert page.duration[0] == SECOND // 2
-
-
-def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
-    """The answer came after the deadline: the log has a failure, but the function has returned."""
-    world.put(world.tasks[0], 3)
-    world.put(world.tasks[1], 3, TRACEBACK.format("ValueError: no\n  second line"))
-    world.put(world.tasks[2], 2, "an error of an earlier attempt")
-    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
-    assert world.counts() == {"succeeded": 1, "failed": 4}
-    page = next(world.outbox.rows.pages(whole(world.batch)))
-    earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
-    assert list(page.last_message) == [None, "ValueError: no", earlier, None, None]
 
 
 def test_failed_rows_are_told_once_what_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,6 @@ from cloudtasks_nb.fanout.batch import sending as sending_module
 from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchFacts, whole
-from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
@@ -31,12 +29,8 @@ from tests.unit.fanout.conftest import (
     Service,
     all_rows,
     assert_each_once,
-    chunks,
-    put,
     put_facts,
     raising,
-    refs,
-    spool,
 )
 
 ROWS = 250
@@ -94,22 +88,6 @@ class Nothing:
     async def run(self) -> None:
         """Find nothing."""
         self.runs += 1
-
-
-@pytest.mark.parametrize("slept", [49 * 60.0, 51 * 60.0])
-async def test_after_a_gap_the_log_is_read_before_a_row_is_sent(outbox: Outbox, batch: str, slept: float) -> None:
-    """A machine that has slept for more than 50 minutes looks for what others have sent; each row is sent once."""
-
-    def sleep(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks" and number == 2:
-            supervised.clock.advance(slept)
-
-    put_facts(outbox, batch, options={"send_rate": 50})  # many requests
-    supervised = Supervised(outbox, batch, Service(before=sleep))
-    found = supervised.supervisor.adoption
-    await supervised.run()
-    assert found.runs == (2 if slept > 50 * 60 else 1)  # type: ignore[attr-defined]  # of `Nothing`
-    assert_each_once(outbox, batch, supervised.service, ROWS)
 
 
 def missing(count: int) -> Any:
@@ -205,19 +183,6 @@ async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str, sen
         sending.service.create(task)
     await sending.run()
     assert outbox.batches.facts(batch).existing == 10
-
-
-async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
-    """Rows of a new try are sent at the rate of the first round, also by another process."""
-    batch = spool(outbox, chunks(range(ROWS)), facts=BatchFacts(options={"send_rate": 50})).batch
-    for attempts in (1, 2):
-        sending = Supervised(outbox, batch, Service())
-        await sending.run()
-        assert set(sending.service.sizes) == {10}
-        assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
-        assert set(all_rows(outbox, batch, "tries")) == {attempts}
-        put(outbox, batch, refs(outbox, batch), State.FAILED)
-        assert outbox.outcomes.new_try(whole(batch)) == ROWS
 
 
 async def test_a_sender_that_is_about_to_begin(sending: Supervised) -> None:
