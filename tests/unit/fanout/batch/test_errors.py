@@ -3,7 +3,9 @@
 import asyncio
 import datetime as dt
 import inspect
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -11,7 +13,9 @@ import pandas as pd
 import pytest
 import requests
 
+from cloudtasks_nb._names import QueueName
 from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.fanout.batch import errors
 from cloudtasks_nb.fanout.batch.errors import choose, errors_frame
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.table import RowFrames
@@ -21,11 +25,13 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks
+from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.handlers.call import call
 from cloudtasks_nb.service.clock import now_micros
+from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.unit.fanout.conftest import all_rows, send_all, spool
+from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
 
 ROWS = 20_000
 SHOPS = ("berlin", "wien", "oslo", "bern", "rom")
@@ -159,3 +165,22 @@ def test_a_message_of_one_row_is_no_cause(faulty: Any) -> None:
     outbox, batch = faulty
     with pytest.raises(InvalidInputError, match="no cause of a failed row"):
         choose("ValueError: bad shop wien 3601", outbox, whole(batch))
+
+
+def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> None:
+    """A listing of many pages tells of the time at which it began, at the latest."""
+    batch, ticks = spool(outbox, chunks(range(1))).batch, itertools.count(1)
+    send_all(outbox, batch)
+    [task] = outbox.rows.tasks(batch, outbox.rows.refs(batch, State.SENT))
+    found = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="no")
+
+    async def lookup(*_: Any) -> dict[str, Pending | None]:
+        left = Evidence(task=task, source=Source.QUEUE, fact=Fact.LEFT_LOGGED, seen=next(ticks))
+        outbox.outcomes.record(batch, [left])
+        return {task: found}
+
+    clock, watcher = SimpleNamespace(micros=lambda: next(ticks)), SimpleNamespace(lookup=lookup)
+    connection: Any = SimpleNamespace(clock=clock, watcher=watcher)
+    queue = QueueName(project="p", location="l", queue="q")
+    assert errors.pending_tasks(connection, queue, outbox, whole(batch)) == {task: found}
+    assert outbox.batches.counts(whole(batch))[State.GONE] == 1
