@@ -92,11 +92,7 @@ def test_only_some_of_the_failed_rows_are_sent_again(pages: ct.Batch, where: Any
 
 
 @cases(
-    (
-        "INTERNL",
-        "where='INTERNL' is no status and no cause of a failed row; did you mean \"INTERNAL\"?",
-        "NOT_FOUND 1",
-    ),
+    ("INTERNL", "where='INTERNL' is no status and no cause of a failed row; did you mean \"INTERNAL\"?", "NOT_FOUND 1"),
     ("ABORTED", "has where='ABORTED'", "the failed rows have INTERNAL 1, NOT_FOUND 1"),
     (502.5, "where=502.5 is no status", "a cause of batch.errors()"),
     (True, "where=True is no status", "a cause of batch.errors()"),

@@ -22,16 +22,7 @@ from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.unit.fanout.conftest import (
-    NOW,
-    PLACE,
-    FakeClock,
-    Service,
-    all_rows,
-    assert_each_once,
-    put_facts,
-    raising,
-)
+from tests.unit.fanout.conftest import NOW, PLACE, FakeClock, Service, all_rows, assert_each_once, put_facts, raising
 
 ROWS = 250
 

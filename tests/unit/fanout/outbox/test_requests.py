@@ -6,16 +6,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Ack, whole
 from cloudtasks_nb.fanout.outbox.requests import RequestQueue
 from cloudtasks_nb.fanout.states import State
-from tests.unit.fanout.conftest import (
-    NOW,
-    all_rows,
-    chunks,
-    refs,
-    send_all,
-    spool,
-    take,
-    tell,
-)
+from tests.unit.fanout.conftest import NOW, all_rows, chunks, refs, send_all, spool, take, tell
 
 
 @pytest.fixture

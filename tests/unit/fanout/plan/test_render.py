@@ -82,10 +82,7 @@ def test_whole_task() -> None:
 @cases(
     ("https://svc/{origin}?n={n}", ["https://svc", "https://svc"]),
     ("https://{origin}.example/run", ["https://jfk.example", "https://ewr.example"]),
-    (
-        "https://{n}.cloudfunctions.net/fn?n={n}",
-        ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"],
-    ),
+    ("https://{n}.cloudfunctions.net/fn?n={n}", ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"]),
 )
 def test_the_audience_of_a_row(url: str, audiences: list[str]) -> None:
     """Signed rows have one audience for each service, and it does not change what identifies a row."""

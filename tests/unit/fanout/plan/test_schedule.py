@@ -108,11 +108,7 @@ def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
 
 @cases(
     (_schedule(at="{x}"), None, '"x" is missing'),
-    (
-        _schedule(at="{x}"),
-        7,
-        'int is not a time; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True)',
-    ),
+    (_schedule(at="{x}"), 7, 'int is not a time; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True)'),
     (_schedule(at="{x}"), "soon", "is not a time"),
     (_schedule(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
     (_schedule(at="{x}"), [1], "list is not a time"),

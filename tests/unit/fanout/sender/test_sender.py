@@ -196,8 +196,7 @@ def test_one_bad_row_does_not_take_its_call_along(outbox: Outbox, batch: str) ->
     """Where a whole call is refused, its rows are sent one by one, and only the bad one is rejected."""
     bad = all_rows(outbox, batch, "tasks")[105]
     service = Service(
-        before=raising("INVALID_ARGUMENT", 1),
-        refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == bad else None,
+        before=raising("INVALID_ARGUMENT", 1), refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == bad else None
     )
     report = run_send(outbox, batch, service)
     assert (report.sent, report.rejected) == (ROWS - 1, 1)
