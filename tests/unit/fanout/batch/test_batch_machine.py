@@ -140,7 +140,7 @@ class Batches(RuleBasedStateMachine):
         *,
         canary: bool = False,
         ratio: float = 1.0,
-        late: bool = False,
+        late: bool | int = False,
         stores: bool = False,
         pause_at: int | None = None,
     ) -> None:
@@ -148,7 +148,8 @@ class Batches(RuleBasedStateMachine):
         self.canary, self.ratio, self.pause_at = canary, ratio, pause_at
         self.writer = ResultWriter(Store(self.root / "store")) if stores else None
         self.service = Process(self.world, self.root / "cloud")
-        known = Settings(quiet=True, log_index_delays=LATE if late else ())
+        delays = ((1.0, late),) if late > 1 else LATE if late else ()  # of all entries, in microseconds
+        known = Settings(quiet=True, log_index_delays=delays)
         self.cloud = Cloud(self.service, self.answer, settings=known, before=self.before, after=self.after)
         self.files.callback(self.cloud.close)
         self.oracle = self.kernel("oracle")
@@ -625,6 +626,18 @@ def test_a_home_asks_where_nothing_tells_what_another_one_has_sent(state: Batche
     state.again("bob", "resume")
     state.wait(70.0)
     assert len(state.cloud.creations) == 2 * len(ROWS_OF_ALL)
+
+
+def test_a_row_whose_entry_comes_very_late_is_corrected(state: Batches) -> None:
+    """Its task has left the queue, and for minutes nothing tells why."""
+    state.begin(late=700_000_000)
+    state.cell("ada")
+    state.wait(300.0)
+    batch = state.open("ada")
+    assert batch.progress().gone == len(ROWS_OF_ALL)
+    state.wait(1_000.0)
+    assert batch.progress().succeeded == len(ROWS_OF_ALL)
+    assert "8 rows had another outcome first, corrected by log entries that came late" in repr(batch)
 
 
 def test_a_verb_ends_while_the_store_is_down(state: Batches) -> None:

@@ -255,19 +255,6 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
     assert world.counts() == {"gone": 4, "unsent": 1}
 
 
-def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
-    """An entry came later than anything that was waited for, or a result that another machine has stored."""
-    world.late(world.tasks[0], 700)
-    world.late(world.tasks[1], 700, status="INTERNAL", attempt=3)
-    world.watch(700)
-    assert world.counts() == {"gone": 5}
-    world.put(world.tasks[2])
-    world.put(world.tasks[3], 3, "refused")
-    asyncio.run(world.restart().tracker.recheck())
-    assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
-    assert world.outbox.batches.facts(world.batch).corrected == 2
-
-
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name a read has 100 rows; if that takes more reads than the log of the batch has pages, that is read."""
     monkeypatch.setattr(search_module, "NAMES", 2)
