@@ -116,22 +116,6 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
     assert service.calls["GetTask"] >= 250
 
 
-def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> None:
-    """When the clock is put right by two days between a call and its answer, which gets lost, rows are looked up."""
-    clock = FakeClock()
-
-    def put_right(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks" and number == 2:
-            clock.time -= 2 * DAY
-            raise error("UNAVAILABLE")
-
-    service = Service(after=put_right)
-    run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(whole(batch))[State.SENT] == 250
-    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
-    assert service.calls["GetTask"] >= 50
-
-
 @cases(("UNAUTHENTICATED", "GetTask"), ("PERMISSION_DENIED", "BatchCreateTasks"))
 def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str, code: str, rpc: str) -> None:
     """When an error ends the sending, rows that were not looked up are not gone, and are looked up the next time."""
@@ -182,18 +166,6 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
     counts = outbox.batches.counts(whole(batch))
     assert (counts[State.SENT], counts[State.UNSENT]) == (len(service.created), 0)
     assert service.calls["GetTask"] == 250
-
-
-def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Outbox, batch: str) -> None:
-    """After a cancel, unanswered requests are looked up, not sent: what may be there is the caller's to delete."""
-    service, clock = Service(), FakeClock()
-    left_unanswered(outbox, batch, service, 60)
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 100
-    run_send(outbox, batch, service, clock)
-    assert service.calls == {"GetTask": 100}
-    counts = outbox.batches.counts(whole(batch))
-    assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (100, 0, 150)
 
 
 # A gate that closes
