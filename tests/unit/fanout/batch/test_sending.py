@@ -33,7 +33,6 @@ class Supervised:
     def __init__(self, outbox: Outbox, batch: str, service: Service) -> None:
         self.service = service
         self.troubles: set[str | None] = set()
-        self.ends = 0
         self.changed = asyncio.Event()
         self.clock = FakeClock()
         self.store = Store(outbox.path.parent / "store")
@@ -42,17 +41,16 @@ class Supervised:
             Nothing(outbox, batch, self),  # type: ignore[arg-type]  # all that is used of one
             _loop.Supervisor("batch", lambda: None),
             Cancels(outbox, self.store, batch),
-            self._ended,
+            lambda: None,
         )
 
     async def check(self) -> None:
         """Make sure that some process sends."""
         await self.supervisor.check(self.supervisor.outbox.batches.get(self.supervisor.record.id))
 
-    async def run(self, times: int = 1) -> None:
+    async def run(self) -> None:
         """Begin, and wait for the end."""
-        for _ in range(times):
-            self.supervisor.begin()
+        self.supervisor.begin()
         assert self.supervisor.active
         await self.supervisor.join()
         assert not self.supervisor.active
@@ -61,9 +59,6 @@ class Supervised:
         """Keep the trouble after a change."""
         self.troubles.add(None if self.supervisor.trouble is None else self.supervisor.trouble.message)
         self.changed.set()
-
-    def _ended(self) -> None:
-        self.ends += 1
 
 
 class Nothing:
@@ -74,11 +69,10 @@ class Nothing:
     def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
         self.outbox, self.record = outbox, outbox.batches.get(batch)
         self.changed, self.clock = supervised.note, supervised.clock
-        self.runs, self.known_later, self.stale = 0, False, False
+        self.known_later, self.stale = False, False
 
     async def run(self) -> None:
         """Find nothing."""
-        self.runs += 1
 
 
 def missing(count: int) -> Any:
