@@ -17,6 +17,7 @@ from tests.cases import cases
 from tests.unit.fanout.conftest import (
     FakeClock,
     FakeObserver,
+    Sent,
     Service,
     all_rows,
     assert_each_once,
@@ -355,6 +356,25 @@ def test_the_rate_is_kept(
     run_send(outbox, batch, service, clock, send_rate=rate)
     assert set(service.sizes) == sizes
     assert clock.elapsed == pytest.approx(seconds, rel=0.06)
+
+
+def send_twice(outbox: Outbox, batch: str, service: Service) -> list[Sent]:
+    """Send a batch with two senders at the same time."""
+
+    async def both() -> list[Sent]:
+        senders = (send(outbox, batch, service) for _ in range(2))
+        return await asyncio.gather(*senders)
+
+    return asyncio.run(both())
+
+
+def test_two_senders_without_locks_are_harmless(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where locks do not work both send, and each task is there once all the same."""
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(OSError(38, "no locks")))
+    service = Service()
+
+    send_twice(outbox, batch, service)
+    assert_each_once(outbox, batch, service)
 
 
 def test_a_sending_that_is_cancelled_can_be_taken_up(outbox: Outbox, batch: str) -> None:
