@@ -187,6 +187,9 @@ def test_a_queue_without_a_log_says_so_before_the_first_row(
     for rows, said in ((ROWS.head(3), True), (ROWS.tail(3), False)):
         queue.fan_out(rows, url=target.url, progress=False)
         assert (line in capsys.readouterr().out) is said
+    half = tasks.queue("half", create=True, log_sampling_ratio=0.5)
+    half.fan_out(ROWS, url=target.url, progress=False)
+    assert "queue half logs 50 % of its operations" in capsys.readouterr().out
 
 
 @cases(

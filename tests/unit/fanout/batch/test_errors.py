@@ -31,6 +31,8 @@ from cloudtasks_nb.service.clock import now_micros
 from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
+from tests.log_entry import log_entry
+from tests.stored import store_result
 from tests.unit.fanout.conftest import all_rows, chunks, send_all, spool
 
 ROWS = 20_000
@@ -165,6 +167,28 @@ def test_a_message_of_one_row_is_no_cause(faulty: Any) -> None:
     outbox, batch = faulty
     with pytest.raises(InvalidInputError, match="no cause of a failed row"):
         choose("ValueError: bad shop wien 3601", outbox, whole(batch))
+
+
+ELSEWHERE = f"{0:020x}-a91f03c2-1"  # a task of a batch that this home does not have
+
+
+def test_stored_errors_are_not_read_all_at_once(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`attempts(limit=None)` may have a hundred thousand failures, each with a traceback in the store."""
+    batch, store = spool(outbox, chunks(range(5))).batch, Store("memory://attempts")
+    tasks = [str(task) for task in all_rows(outbox, batch, "tasks")]
+    for task in tasks:
+        store_result(outbox, store, task, error="refused")
+    read, sizes = outbox.results.of, []
+
+    def of(batch: str, tasks: list[str], after: int) -> list[tuple[str, str, str, bool]]:
+        sizes.append(len(tasks))
+        return read(batch, tasks, after)
+
+    monkeypatch.setattr(errors, "_TOGETHER", 2)
+    monkeypatch.setattr(outbox.results, "of", of)
+    entries = [log_entry(task, 1, status="INTERNAL", url="https://x") for task in (*tasks, ELSEWHERE)]
+    found = errors._stored_messages(store, lambda: outbox, entries)
+    assert (sizes, found) == ([2, 2, 1], {(task, 1): "refused" for task in tasks})
 
 
 def test_tasks_that_leave_while_they_are_listed_have_left(outbox: Outbox) -> None:
