@@ -8,16 +8,13 @@ _PATIENCE = 240.0  # seconds after which something that should happen counts as 
 
 
 class Proxy:
-    """A proxy that can cut, delay and hold up what goes through it; it runs on the toolkit's loop."""
+    """A proxy that can cut and hold up what goes through it; it runs on the toolkit's loop."""
 
     def __init__(self, target: str) -> None:
         host, port = target.split(":")
         self._target = (host, int(port))
         self._writers: set[asyncio.StreamWriter] = set()
         self._asleep: set[asyncio.StreamWriter] = set()
-        self._open = asyncio.Event()
-        self._open.set()
-        self.delay = 0.0  #: seconds before each piece of an answer
         self.connections = 0
         self._server = _loop.run(asyncio.start_server(self._serve, "127.0.0.1", 0), _PATIENCE)
         self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
@@ -26,14 +23,6 @@ class Proxy:
         """Cut every connection."""
         _loop.run(self._cut(), _PATIENCE)
 
-    def stall(self) -> None:
-        """Let nothing through until `go`."""
-        _loop.call_soon(self._open.clear)
-
-    def go(self) -> None:
-        """Let everything through."""
-        _loop.call_soon(self._open.set)
-
     def sleep(self) -> None:
         """Carry nothing more over the connections that are open, which stay open."""
         self._asleep |= self._writers
@@ -41,7 +30,6 @@ class Proxy:
     def close(self) -> None:
         """Cut every connection and end."""
         _loop.call_soon(self._server.close)
-        self.go()
         self.reset()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,14 +40,12 @@ class Proxy:
             writer.close()
             return
         self._writers |= {writer, back}
-        await asyncio.gather(self._pump(reader, back, 0.0), self._pump(there, writer, None))
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
         self._writers -= {writer, back}
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, delay: float | None) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while piece := await source.read(65536):
-                await self._open.wait()
-                await asyncio.sleep(self.delay if delay is None else delay)
                 if sink not in self._asleep:
                     sink.write(piece)
                     await sink.drain()

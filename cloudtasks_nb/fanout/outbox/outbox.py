@@ -404,8 +404,10 @@ def sweep(connection: Connection, path: Path, *, now: float, limit: float) -> in
     if removed or sql.number(connection, "PRAGMA freelist_count") > _PAGES:
         _shrink(connection, deadline)
     if removed:  # what was removed may have filled the log of the file
+        patience = sql.number(connection, "PRAGMA busy_timeout")
         connection.execute("PRAGMA busy_timeout = 0")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute(f"PRAGMA busy_timeout = {patience:d}")  # others use the connection later
     return removed
 
 

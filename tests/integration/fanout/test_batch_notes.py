@@ -51,14 +51,6 @@ def test_how_tasks_were_lost(
     assert set(messages) == {line.partition(": ")[2]}
 
 
-def test_a_cancelled_batch_wants_nothing_but_resend(batch: ct.Batch) -> None:
-    """A cancelled batch does not ask to resume the paused queue; the rows can be sent again."""
-    batch.cancel()
-    assert "queue.resume()" not in repr(batch)
-    assert batch.wait("240s").cancelled == 5
-    assert lines(batch) == ["5 cancelled → batch.resend(batch.tasks().query(\"state == 'cancelled'\"))"]
-
-
 @pytest.fixture
 def notes(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     """Give a function that returns the lines printed since its last call."""

@@ -1,13 +1,15 @@
-"""What one kernel wishes, the others see, and carry out when it is gone."""
+"""A cancel is carried out, once, by whatever kernel; faults and other homes are those of the model of a batch."""
 
 import signal
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pandas as pd
 import pytest
 
 import cloudtasks_nb as ct
-from tests.integration.conftest import Emulator
+from tests.integration.conftest import Emulator, Intercept
 from tests.integration.fanout.conftest import sent
 from tests.processes import run
 
@@ -33,3 +35,17 @@ def test_a_script_that_ends_with_a_cancel(queue: ct.Queue, emulator: Emulator, e
     assert batch.wait("240s").cancelled == len(MANY)
     assert batch.status().state == "cancelled"
     assert queue.tasks().empty
+
+
+def test_a_cancel_deletes_each_task_once(queue: ct.Queue, intercept: Intercept) -> None:
+    """In calls of 1,000, also if it is wished twice; the queue itself is left alone."""
+    made = list[str]()
+
+    async def call(rpc: Callable[[], Awaitable[Any]], name: str, _: dict[str, Any]) -> Any:
+        made.extend([name] if name in {"PauseQueue", "ResumeQueue", "BatchDeleteTasks"} else [])
+        return await rpc()
+
+    batch = sent(queue.fan_out(MANY, url=URL, delay="1h"))
+    intercept(call)
+    assert batch.cancel().cancel().wait("240s").cancelled == len(MANY)
+    assert made == ["BatchDeleteTasks"] * 3

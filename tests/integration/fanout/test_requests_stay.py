@@ -12,7 +12,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import cli
-from cloudtasks_nb.errors import BatchExistsError, PreconditionError
+from cloudtasks_nb.errors import PreconditionError
 from cloudtasks_nb.fanout.batch.sending import Sending
 from tests.integration.conftest import Target
 from tests.integration.fanout.conftest import Connect, reached
@@ -104,17 +104,6 @@ def test_a_part_of_the_rows_is_rendered_here(connect: Connect, stuck: Stuck, tar
     with pytest.raises(PreconditionError, match=r"1 row of batch .* was not rendered"):
         some.whole.resend(some.whole.tasks().query("state == 'cancelled'").head(1))
     assert len(target.received) == 8
-
-
-def test_a_key_with_another_request(connect: Connect, stuck: Stuck, target: Target) -> None:
-    """Rows that `key=` identifies are compared by a digest of their requests, as those of this home are."""
-    stuck("bob", target.url, key=["day"], rows=ROWS.assign(more=1), body=["day", "more"])
-    ada = connect("ada")
-    ada.batch("march")
-    with pytest.raises(BatchExistsError, match=r"20 of 20 rows have keys .* with another request"):
-        cell(ada, target.url, key=["day"], rows=ROWS.assign(more=2), body=["day", "more"])
-    mine = cell(ada, target.url, key=["day"], rows=ROWS.assign(more=1), body=["day", "more"])
-    assert mine.wait("240s").succeeded == 20
 
 
 def test_a_canary_does_not_wait_for_rows_that_are_not_sent(connect: Connect, stuck: Stuck, target: Target) -> None:

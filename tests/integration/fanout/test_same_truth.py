@@ -11,7 +11,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import EndpointError, PreconditionError
+from cloudtasks_nb.errors import EndpointError
 from cloudtasks_nb.fanout.batch import live
 from tests.cases import cases
 from tests.integration.conftest import Emulator, Intercept, Target
@@ -91,41 +91,6 @@ def test_the_first_answer_is_right(
     assert FIRST[verb](tasks.batch("march"))
 
 
-LATER: dict[str, Callable[[ct.Client, ct.Batch, ct.Handler], Any]] = {
-    "wait": lambda _tasks, batch, _: batch.wait("240s").succeeded,
-    "tasks": lambda _tasks, batch, _: states(batch.tasks())["succeeded"],
-    "results": lambda _tasks, batch, _: states(batch.results())["succeeded"],
-    "failed": lambda _tasks, batch, _: 20 - len(batch.failed()),
-    "the same cell": lambda tasks, _, handler: states(cell(tasks, handler).tasks())["succeeded"],
-    "tasks.batch": lambda tasks, _, __: states(tasks.batch("march").tasks())["succeeded"],
-}
-
-
-@pytest.mark.parametrize("log", [1.0, 0.0])
-@pytest.mark.parametrize("seen", LATER)
-def test_a_later_try_of_another_home_is_seen(
-    connect: Connect,
-    handler: ct.Handler,
-    double: Doubling,
-    capsys: pytest.CaptureFixture[str],
-    seen: str,
-    log: float,
-) -> None:
-    """Also by a batch that was waited for to its end; nothing is said of failed rows that have succeeded elsewhere."""
-    ada = connect("ada")
-    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=log)
-    mine = cell(ada, handler)
-    assert mine.wait("240s").failed == 5
-    double.broken.clear()
-    theirs = cell(connect("bob"), handler).retry_failed()
-    assert theirs.wait("240s").succeeded == 20
-    capsys.readouterr()
-    assert LATER[seen](ada, mine, handler) == 20
-    assert "failed" not in capsys.readouterr().out
-    assert mine.retry_failed().wait("240s").succeeded == 20
-    assert len(double.calls) == 25
-
-
 def test_a_batch_that_was_not_read_says_so_at_once(
     connect: Connect, handler: ct.Handler, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,32 +162,6 @@ def test_a_cancel_waits_for_an_answer_where_others_may_have_sent_rows(
     assert states(theirs.tasks()) == SHOWN
 
 
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_home_that_cannot_know_asks(connect: Connect, emulator: Emulator, target: Target, *, opened: bool) -> None:
-    """It sends nothing that another home may have sent, says who, and sends it after `resume`."""
-    ada = connect("ada")
-    queue = ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
-    cell(ada, target.url)
-    emulator.until(lambda: len(target.received) == 20)
-    emulator.drained(queue.name)
-    emulator.advance(86_400)
-    bob = connect("bob")
-    if opened:
-        with pytest.raises(PreconditionError, match="20 rows were not rendered in this home"):
-            bob.batch("march").wait("240s")
-    theirs = cell(bob, target.url)
-    with pytest.raises(
-        PreconditionError, match=r"20 rows may have been sent by ada@.* until 20\d\d-.* UTC, and neither log"
-    ):
-        theirs.wait("240s")
-    assert (theirs.status().state, theirs.status().action) == ("held", "batch.resume()")
-    assert states(theirs.tasks()) == {"unsent": 20}
-    assert len(target.received) == 20
-    cell(bob, target.url).resume()
-    emulator.until(lambda: len(target.received) == 40)
-    assert cell(bob, target.url).status().state != "held"
-
-
 @pytest.mark.parametrize("days", [29, 31])
 def test_the_silence_of_a_complete_log(connect: Connect, emulator: Emulator, target: Target, days: int) -> None:
     """It tells that nothing was sent, for the thirty days in which the log has its entries."""
@@ -248,6 +187,9 @@ def test_a_queue_without_a_log_says_so_before_the_first_row(
     for rows, said in ((ROWS.head(3), True), (ROWS.tail(3), False)):
         queue.fan_out(rows, url=target.url, progress=False)
         assert (line in capsys.readouterr().out) is said
+    half = tasks.queue("half", create=True, log_sampling_ratio=0.5)
+    half.fan_out(ROWS, url=target.url, progress=False)
+    assert "queue half logs 50 % of its operations" in capsys.readouterr().out
 
 
 @cases(

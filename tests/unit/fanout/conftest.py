@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -45,6 +46,12 @@ _Batch = types.BatchCreateTasksRequest.pb()
 _Metadata = types.BatchCreateTasksMetadata.pb()
 _Create = types.CreateTaskRequest.pb()
 _Task = types.Task.pb()
+
+
+def tables_of(file: str) -> dict[str, list[Any]]:
+    """Return the tables in the TOML file beside a test: facts of the world, or what people write and are answered."""
+    found = tomllib.loads(Path(file).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {name: [tuple(row) if isinstance(row, list) else row for row in rows] for name, rows in found.items()}
 
 
 def digest(text: str) -> bytes:

@@ -81,11 +81,7 @@ def evidence(draw: st.DrawFn) -> list[Told]:
 
 BEGUN = [State.UNSENT, State.SENT, IN_DOUBT, State.CANCELLED]
 ROWS = st.builds(
-    Row,
-    ref=st.just(7),
-    tries=st.integers(1, 2),
-    state=st.sampled_from(BEGUN),
-    deleting=st.sampled_from([None, 1, 2]),
+    Row, ref=st.just(7), tries=st.integers(1, 2), state=st.sampled_from(BEGUN), deleting=st.sampled_from([None, 1, 2])
 )
 
 

@@ -17,7 +17,6 @@ from cloudtasks_nb.fanout.outbox.records import whole
 from cloudtasks_nb.fanout.plan.identity import task_id
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.oplog import Wanted
-from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
 from tests.log_entry import log_entry
@@ -114,23 +113,6 @@ def test_later_requests_read_what_came_since(outbox: Outbox, elsewhere: Elsewher
     elsewhere.clock.advance(61)
     adopt(elsewhere)
     assert elsewhere.asked == ["any", "log"]
-
-
-def test_rows_in_the_queue_are_adopted(outbox: Outbox, elsewhere: Elsewhere) -> None:
-    """Also one whose attempts would be enough to have failed: the queue had a higher limit then."""
-    elsewhere.attempt(0, status="INTERNAL")
-    elsewhere.attempt(1)
-    waiting = Pending(state="ready", attempts=0, schedule_time=0, last_status=None, last_message=None)
-    retrying = Pending(state="retrying", attempts=1, schedule_time=9, last_status="INTERNAL", last_message="busy")
-    ids = [elsewhere.task(row, try_) for row, try_ in ((0, 1), (2, 1), (3, 4))]
-    elsewhere.there = dict(zip(ids, [retrying, waiting, waiting], strict=True)) | {"somebody-elses": waiting}
-    adopt(elsewhere)
-    assert elsewhere.counts() == {"sent": 3, "succeeded": 1, "unsent": 246}
-    assert all_rows(outbox, elsewhere.batch, "tries")[:4] == [1, 1, 1, 4]
-    assert all_rows(outbox, elsewhere.batch, "last_message")[0] == "busy"
-    assert sorted(row for one in outbox.requests.queue(elsewhere.batch).turn([], 99, now=0) for row in one.refs) == [
-        ref for ref in all_rows(outbox, elsewhere.batch, "refs") if ref & 0xFFFF not in range(4)
-    ]
 
 
 def test_many_rows_are_adopted_in_as_many_reads_as_there_are_pages(outbox: Outbox) -> None:

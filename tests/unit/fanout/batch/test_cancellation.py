@@ -40,11 +40,7 @@ async def test_a_cancel_is_found_behind_one_that_is_told_late(outbox: Outbox, st
     assert [name[-1] for name in outbox.batches.facts(batch).cancels_known] == ["a", "b", "c"]
 
 
-@cases(
-    ({}, 1),
-    ({"BatchDeleteTasks": [QUOTA]}, 2),
-    ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, 2),
-)
+@cases(({}, 1), ({"BatchDeleteTasks": [QUOTA]}, 2), ({"BatchDeleteTasks": [QueueNotFoundError("no queue")]}, 2))
 async def test_what_fails_is_tried_again(tracked: Tracked, outbox: Outbox, errors: dict[str, Any], calls: int) -> None:
     """Every end of it leaves no wish."""
     await tracked.send()

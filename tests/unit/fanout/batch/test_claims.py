@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cloudtasks_nb.errors import BatchExistsError, StoreError
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch import stored_results
 from cloudtasks_nb.fanout.batch.stored_results import batch_keys, claim, own_key
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
@@ -82,16 +82,6 @@ def test_a_store_that_may_only_be_read(outbox: Outbox, theirs: Outbox, store: St
     claim(theirs, store, batch)
     claim(outbox, mine, batch)
     assert batch_keys(outbox, mine, batch) == (own_key(theirs, batch), key)
-
-
-def test_other_templates_under_the_same_name(outbox: Outbox, theirs: Outbox, store: Store) -> None:
-    """Who comes later sends nothing; its own key does not become that of the other batch."""
-    batch = add(outbox)
-    assert add(theirs, b"other") == batch
-    claim(theirs, store, batch)
-    with pytest.raises(BatchExistsError, match="batch nightly was made of other templates in another home"):
-        claim(outbox, store, batch)
-    assert batch_keys(outbox, store, batch) == (own_key(outbox, batch),) != (own_key(theirs, batch),)
 
 
 @cases(b"", b"[]", b"{}", b'{"recipe": "00", "key": ""}', b'{"recipe": "0", "key": "00"}', b'{"recipe": 1, "key": 2}')

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pytest
 
 from cloudtasks_nb._names import CODES
-from cloudtasks_nb.errors import OutboxError, StoreError
+from cloudtasks_nb.errors import StoreError
 from cloudtasks_nb.fanout.batch import search as search_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import OutcomeTracker
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Log
@@ -169,22 +169,6 @@ def world(outbox: Outbox) -> World:
     return World(outbox, batch, values=VALUES)
 
 
-def test_what_could_not_be_stored_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A snapshot that met a full disk is applied again, as the log is not read again."""
-    heard = snapshot(entries=(entry(world.tasks[0], status="OK"),))
-
-    async def full(*_: Any) -> Any:
-        raise OutboxError("the disk is full")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(world.outbox, "run", full)
-        with pytest.raises(OutboxError):
-            asyncio.run(world.tracker.apply(heard, sent=5))
-    assert "log" not in world.tracker.sources
-    world.apply(heard)
-    assert world.counts() == {"sent": 4, "succeeded": 1}
-
-
 def pending(state: str = "ready", **words: Any) -> Pending:
     """Return a task that is in the queue."""
     fields: dict[str, Any] = {"attempts": 0, "schedule_time": 0, "last_status": None, "last_message": None}
@@ -271,19 +255,6 @@ def test_a_row_that_is_sent_again_meanwhile_has_not_left(world: World, monkeypat
     assert world.counts() == {"gone": 4, "unsent": 1}
 
 
-def test_a_verdict_that_was_early_is_corrected_and_said(world: World) -> None:
-    """An entry came later than anything that was waited for, or a result that another machine has stored."""
-    world.late(world.tasks[0], 700)
-    world.late(world.tasks[1], 700, status="INTERNAL", attempt=3)
-    world.watch(700)
-    assert world.counts() == {"gone": 5}
-    world.put(world.tasks[2])
-    world.put(world.tasks[3], 3, "refused")
-    asyncio.run(world.restart().tracker.recheck())
-    assert world.counts() == {"gone": 1, "succeeded": 2, "failed": 2}
-    assert world.outbox.batches.facts(world.batch).corrected == 2
-
-
 def test_many_missing_rows_are_read_with_the_whole_batch(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name a read has 100 rows; if that takes more reads than the log of the batch has pages, that is read."""
     monkeypatch.setattr(search_module, "NAMES", 2)
@@ -357,18 +328,6 @@ def test_without_a_log_stored_results_are_the_outcomes(world: World) -> None:
     assert list(page.last_status) == [0, 13, 13, None, None]
     assert list(page.last_message) == [None, "KeyError: 'a'", "refused", None, None]
     assert page.duration[0] == SECOND // 2
-
-
-def test_a_stored_success_counts_whatever_the_log_says(world: World) -> None:
-    """The answer came after the deadline: the log has a failure, but the function has returned."""
-    world.put(world.tasks[0], 3)
-    world.put(world.tasks[1], 3, TRACEBACK.format("ValueError: no\n  second line"))
-    world.put(world.tasks[2], 2, "an error of an earlier attempt")
-    world.apply(snapshot(entries=tuple(entry(task, attempt=3) for task in world.tasks)))
-    assert world.counts() == {"succeeded": 1, "failed": 4}
-    page = next(world.outbox.rows.pages(whole(world.batch)))
-    earlier = "an error of an earlier attempt"  # which ended with the same status as the last one
-    assert list(page.last_message) == [None, "ValueError: no", earlier, None, None]
 
 
 def test_failed_rows_are_told_once_what_is_stored(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

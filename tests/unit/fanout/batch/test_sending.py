@@ -18,26 +18,11 @@ from cloudtasks_nb.fanout.batch import sending as sending_module
 from cloudtasks_nb.fanout.batch.gate import Cancels
 from cloudtasks_nb.fanout.batch.sending import Sending
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
-from cloudtasks_nb.fanout.outbox.records import BatchFacts, whole
-from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.store.batches import read_claim
 from cloudtasks_nb.store.results import tag_of
 from cloudtasks_nb.store.store import Store
 from tests.cases import cases
-from tests.unit.fanout.conftest import (
-    NOW,
-    PLACE,
-    FakeClock,
-    Service,
-    all_rows,
-    assert_each_once,
-    chunks,
-    put,
-    put_facts,
-    raising,
-    refs,
-    spool,
-)
+from tests.unit.fanout.conftest import NOW, PLACE, FakeClock, Service, all_rows, assert_each_once, put_facts, raising
 
 ROWS = 250
 
@@ -48,7 +33,6 @@ class Supervised:
     def __init__(self, outbox: Outbox, batch: str, service: Service) -> None:
         self.service = service
         self.troubles: set[str | None] = set()
-        self.ends = 0
         self.changed = asyncio.Event()
         self.clock = FakeClock()
         self.store = Store(outbox.path.parent / "store")
@@ -57,17 +41,16 @@ class Supervised:
             Nothing(outbox, batch, self),  # type: ignore[arg-type]  # all that is used of one
             _loop.Supervisor("batch", lambda: None),
             Cancels(outbox, self.store, batch),
-            self._ended,
+            lambda: None,
         )
 
     async def check(self) -> None:
         """Make sure that some process sends."""
         await self.supervisor.check(self.supervisor.outbox.batches.get(self.supervisor.record.id))
 
-    async def run(self, times: int = 1) -> None:
+    async def run(self) -> None:
         """Begin, and wait for the end."""
-        for _ in range(times):
-            self.supervisor.begin()
+        self.supervisor.begin()
         assert self.supervisor.active
         await self.supervisor.join()
         assert not self.supervisor.active
@@ -76,9 +59,6 @@ class Supervised:
         """Keep the trouble after a change."""
         self.troubles.add(None if self.supervisor.trouble is None else self.supervisor.trouble.message)
         self.changed.set()
-
-    def _ended(self) -> None:
-        self.ends += 1
 
 
 class Nothing:
@@ -89,27 +69,10 @@ class Nothing:
     def __init__(self, outbox: Outbox, batch: str, supervised: Supervised) -> None:
         self.outbox, self.record = outbox, outbox.batches.get(batch)
         self.changed, self.clock = supervised.note, supervised.clock
-        self.runs, self.known_later, self.stale = 0, False, False
+        self.known_later, self.stale = False, False
 
     async def run(self) -> None:
         """Find nothing."""
-        self.runs += 1
-
-
-@pytest.mark.parametrize("slept", [49 * 60.0, 51 * 60.0])
-async def test_after_a_gap_the_log_is_read_before_a_row_is_sent(outbox: Outbox, batch: str, slept: float) -> None:
-    """A machine that has slept for more than 50 minutes looks for what others have sent; each row is sent once."""
-
-    def sleep(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks" and number == 2:
-            supervised.clock.advance(slept)
-
-    put_facts(outbox, batch, options={"send_rate": 50})  # many requests
-    supervised = Supervised(outbox, batch, Service(before=sleep))
-    found = supervised.supervisor.adoption
-    await supervised.run()
-    assert found.runs == (2 if slept > 50 * 60 else 1)  # type: ignore[attr-defined]  # of `Nothing`
-    assert_each_once(outbox, batch, supervised.service, ROWS)
 
 
 def missing(count: int) -> Any:
@@ -131,15 +94,6 @@ def broken(_rpc: str, _number: int) -> None:
 def sending(outbox: Outbox, batch: str) -> Supervised:
     """Have what sends a batch of 250 rows."""
     return Supervised(outbox, batch, Service())
-
-
-async def test_rows_are_sent_and_counted(outbox: Outbox, batch: str, sending: Supervised) -> None:
-    """Each row is sent once and reported, every call names the queue, and the end is reported."""
-    await sending.run()
-    assert_each_once(outbox, batch, sending.service, ROWS)
-    assert sending.service.named == {PLACE.queue_name}
-    assert (sending.ends, sending.troubles, sending.supervisor.error) == (1, {None}, None)
-    assert not outbox.requests.has_sender(batch)
 
 
 def sent_tags(service: Service) -> dict[str, str]:
@@ -214,19 +168,6 @@ async def test_tasks_that_were_there_are_counted(outbox: Outbox, batch: str, sen
         sending.service.create(task)
     await sending.run()
     assert outbox.batches.facts(batch).existing == 10
-
-
-async def test_send_rate_holds_in_every_round(outbox: Outbox) -> None:
-    """Rows of a new try are sent at the rate of the first round, also by another process."""
-    batch = spool(outbox, chunks(range(ROWS)), facts=BatchFacts(options={"send_rate": 50})).batch
-    for attempts in (1, 2):
-        sending = Supervised(outbox, batch, Service())
-        await sending.run()
-        assert set(sending.service.sizes) == {10}
-        assert sending.clock.elapsed == pytest.approx(ROWS / 50, abs=0.5)
-        assert set(all_rows(outbox, batch, "tries")) == {attempts}
-        put(outbox, batch, refs(outbox, batch), State.FAILED)
-        assert outbox.outcomes.new_try(whole(batch)) == ROWS
 
 
 async def test_a_sender_that_is_about_to_begin(sending: Supervised) -> None:

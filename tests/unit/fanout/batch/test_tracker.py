@@ -8,19 +8,17 @@ from typing import Any
 import pytest
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError
+from cloudtasks_nb.errors import CloudTasksError, OutboxError
 from cloudtasks_nb.fanout.batch import outcome_tracker
-from cloudtasks_nb.fanout.batch import tracker as tracker_module
 from cloudtasks_nb.fanout.batch.outcome_tracker import unread_since
 from cloudtasks_nb.fanout.batch.tracker import _RESTARTING, Tracker
 from cloudtasks_nb.fanout.outbox.outbox import Outbox
 from cloudtasks_nb.fanout.outbox.records import Cancel
 from cloudtasks_nb.fanout.sender.sender import Sender
-from cloudtasks_nb.fanout.states import State
 from tests.cases import cases
 from tests.stored import store_result
 from tests.unit.fanout.batch.conftest import Tracked
-from tests.unit.fanout.conftest import all_rows, put, put_facts, refs
+from tests.unit.fanout.conftest import all_rows, put_facts
 
 ROWS, HOUR, MINUTE = 250, 3_600_000_000, 60_000_000
 
@@ -43,22 +41,6 @@ async def test_a_batch_that_a_late_entry_may_correct_is_watched_on(
     monkeypatch.setattr(outcome_tracker, "_LINGER", 0.0)
     await tracked.tracker._turn()
     assert not tracked.connection.watcher.subscribed
-
-
-async def test_an_emulator_is_read_more_often_near_the_end(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no quota of reads, so that `wait` returns soon after the end; Google's service is read as before."""
-    monkeypatch.setattr(outcome_tracker, "_NEAR_END", 30.0)  # rows that ended so long ago have ended just now
-    await tracked.send()
-    seen = []
-    for rows in (slice(10), slice(200)):
-        tracked.publish(rows=rows)
-        await tracked.until(lambda rows=rows: tracked.tracker.progress.succeeded == rows.stop)  # type: ignore[misc]
-        (subscription,) = tracked.connection.watcher.subscribed
-        seen.append(subscription.every)
-    tracked.connection.endpoint.local = False
-    tracked.publish(rows=slice(210))
-    await tracked.until(lambda: tracked.tracker.progress.succeeded == 210)
-    assert [*seen, subscription.every] == [1.0, 0.2, 1.0]
 
 
 async def test_a_cancel_of_a_process_that_has_ended_is_carried_out(
@@ -256,44 +238,6 @@ def test_a_clock_that_is_wrong_is_noted(tracked: Tracked, monkeypatch: pytest.Mo
     """Times that are shown are the service's, which differ from those of this machine."""
     monkeypatch.setattr(tracked.tracker.connection.clock.known, "skew", -360_000_000)
     assert tracked.tracker.notes() == ["this machine's clock is 6 min ahead of the service's"]
-
-
-@pytest.mark.parametrize(("found_at", "reads"), [(None, 5), (2, 2)], ids=["lost for good", "found"])
-def test_what_is_gone_is_read_again(
-    tracked: Tracked, monkeypatch: pytest.MonkeyPatch, found_at: int | None, reads: int
-) -> None:
-    """At once and four times later, also if the log cannot be read, until no row is gone; more rows begin it anew."""
-    seen: list[int] = []
-    pauses: list[float] = []
-    tracker, outbox, sleep = tracked.tracker, tracked.outbox, asyncio.sleep
-    rows = refs(outbox, tracked.batch)
-
-    async def recheck() -> None:
-        seen.append(len(seen) + 1)
-        if seen[-1] == found_at:
-            put(outbox, tracked.batch, rows[:1], State.SUCCEEDED)
-        raise PermissionDeniedError("the log may not be read")
-
-    async def pause(seconds: float) -> None:
-        if seconds in outcome_tracker._RECHECK_PAUSES:
-            pauses.append(seconds)
-            while tracker._seen < tracker._changes:
-                await sleep(0.01)
-        await sleep(0)
-
-    async def run() -> None:
-        put(outbox, tracked.batch, rows[:1], State.GONE)
-        await tracker.start(sending=False)
-        await tracker._supervisor.join(tracker_module._REREADING)
-
-    monkeypatch.setattr(tracker.outcomes, "recheck", recheck)
-    monkeypatch.setattr(asyncio, "sleep", pause)
-    _loop.run(run(), 240)
-    assert len(seen) == reads
-    assert pauses == [60.0, 120.0, 240.0, 480.0][:reads]
-    put(outbox, tracked.batch, rows[:2], State.GONE)
-    _loop.run(run(), 240)
-    assert len(seen) > reads
 
 
 async def test_a_batch_has_not_settled_before_what_was_seen_is_stored(

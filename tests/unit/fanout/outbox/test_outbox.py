@@ -11,11 +11,7 @@ from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import BatchFacts, Cancel, Published, Reached, StoredGate, whole
 from tests.cases import cases
 from tests.raising import raises
-from tests.unit.fanout.conftest import (
-    PLACE,
-    chunks,
-    spool,
-)
+from tests.unit.fanout.conftest import PLACE, chunks, spool
 
 
 def test_batches_can_be_those_of_a_place(outbox: Outbox) -> None:

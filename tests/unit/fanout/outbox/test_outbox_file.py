@@ -90,6 +90,18 @@ def test_what_a_batch_has_used_is_given_back_to_the_disk(outbox: Outbox, monkeyp
         assert connection.execute("PRAGMA page_count").fetchone()[0] < before / 2
 
 
+def test_a_sweep_leaves_connections_as_patient_as_they_were(outbox: Outbox, batch: str) -> None:
+    """Whoever gets its connection later waits for others that write, and is not told that the file is locked."""
+
+    def patience() -> object:
+        return outbox._database.read(lambda connection: connection.execute("PRAGMA busy_timeout").fetchone())
+
+    before = patience()
+    outbox.batches.delete(batch)
+    assert outbox.sweep() == 1
+    assert patience() == before
+
+
 def test_locks_leave_no_files(outbox: Outbox, batch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of a lock goes with its release, and that of a killed process with a later sweep."""
     folder = outbox.path.parent / "locks"

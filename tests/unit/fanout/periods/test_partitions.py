@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.periods.partitions import parse_freq, partition, period_rows
 from tests.cases import cases
+from tests.unit.fanout.conftest import tables_of
 
 FREQS = ["D", "2D", "h", "6h", "15min", "7h", "W", "W-MON", "2W-THU", "MS", "ME", "2MS", "QS", "QE-JAN", "YS-APR", "YE"]
 ZONES = [
@@ -26,8 +27,7 @@ ZONES = [
     "Europe/Dublin",  # winter time is the exception
     "Pacific/Apia",  # a day that did not exist
 ]
-#: The labels of three hours, of which the first two have one time on the clock.
-TWICE = ["2026-11-01T01-04:00", "2026-11-01T01-05:00", "2026-11-01T02-05:00"]
+TABLES = tables_of(__file__)
 MOMENTS = st.datetimes(min_value=dt.datetime(2005, 1, 1), max_value=dt.datetime(2045, 1, 1)).map(  # noqa: DTZ001 - naive
     lambda moment: moment.replace(microsecond=0)
 )
@@ -84,51 +84,14 @@ def test_days_are_those_of_the_zone(start: dt.datetime, tz: str) -> None:
         assert day(end) > label
 
 
-@cases(
-    # midnights that the clock jumps over
-    ("2018-11-03", "2018-11-04", "D", "America/Sao_Paulo", "11-03T00:00-03:00 11-04T01:00-02:00 11-05T00:00-02:00"),
-    ("2018-03-25", "2018-03-25", "D", "Asia/Beirut", "2018-03-25T01:00+03:00 2018-03-26T00:00+03:00"),
-    # a whole day that it jumps over
-    ("2011-12-29", "2011-12-31", "D", "Pacific/Apia", "12-29T00:00-10:00 12-31T00:00+14:00 01-01T00:00+14:00"),
-    # half an hour
-    ("2024-10-06 01:00", "2024-10-06 02:45", "h", "Australia/Lord_Howe", "T01:00+10:30 T02:30+11:00 T03:00+11:00"),
-    # a midnight that comes twice
-    ("2024-11-03", "2024-11-03", "D", "America/Havana", "2024-11-03T00:00-04:00 2024-11-04T00:00-05:00"),
-    # six hours on the clock are seven when it is put back
-    ("2024-11-03", "2024-11-03 06:00", "6h", "America/New_York", "03T00:00-04:00 03T06:00-05:00 03T12:00-05:00"),
-    # anchored periods from their middle
-    ("2026-01-15", "2026-01-31", "W", "UTC", "2026-01-11 2026-01-18 2026-01-25 2026-02-01"),
-    ("2026-01-15", "2026-01-25", "W-MON", "UTC", "2026-01-12 2026-01-19 2026-01-26"),
-    ("2026-01-15", "2026-02-01", "MS", "UTC", "2026-01-01 2026-02-01 2026-03-01"),
-    ("2026-01-15", "2026-02-01", "ME", "UTC", "2026-01-01 2026-02-01 2026-03-01"),
-    ("2026-05-15", "2026-05-15", "QS", "UTC", "2026-04-01 2026-07-01"),
-    ("2026-05-15", "2026-05-15", "QE-JAN", "UTC", "2026-05-01 2026-08-01"),
-    ("2026-03-31", "2026-04-01", "YS-APR", "UTC", "2025-04-01 2026-04-01 2027-04-01"),
-    ("2026-03-31", "2026-03-31", "2MS", "UTC", "2026-03-01 2026-05-01"),
-    ("1969-12-31", "1970-01-02", "2D", "UTC", "1969-12-30 1970-01-01 1970-01-03"),
-)
+@cases(*TABLES["boundaries"])
 def test_boundaries(start: str, end: str, freq: str, tz: str, boundaries: str) -> None:
     """The boundaries of clock and calendar, by hand: a part of each that tells it."""
     for moment, part in zip(partition(start, end, freq=freq, tz=tz).bounds, boundaries.split(), strict=True):
         assert part in moment.isoformat(timespec="minutes")
 
 
-@cases(
-    ("2026-01-01", "2026-01-02", "D", "UTC", ["2026-01-01", "2026-01-02"]),
-    ("2026-01-01", "2026-01-03", "2D", "UTC", ["2026-01-01", "2026-01-03"]),
-    ("2025-12-29", "2026-01-05", "W-MON", "UTC", ["2026-W01", "2026-W02"]),
-    ("2026-01-04", "2026-01-10", "W", "UTC", ["2026-01-04"]),
-    ("2026-01-01", "2026-02-01", "MS", "UTC", ["2026-01", "2026-02"]),
-    ("2026-01-01", "2026-04-01", "QS", "UTC", ["2026-Q1", "2026-Q2"]),
-    ("2026-01-01", "2026-01-01", "QS-FEB", "UTC", ["2025-11"]),
-    ("2026-01-01", "2026-01-01", "YS", "UTC", ["2026"]),
-    ("2026-01-01", "2026-01-01", "YS-APR", "UTC", ["2025-04"]),
-    ("2026-01-01 05:10", "2026-01-01 05:10", "h", "Europe/Zurich", ["2026-01-01T05+01:00"]),
-    ("2026-01-01 05:10", "2026-01-01 05:10", "15min", "UTC", ["2026-01-01T05:00+00:00"]),
-    ("2026-01-01 05:10", "2026-01-01 05:10", "30s", "UTC", ["2026-01-01T05:10:00+00:00"]),
-    ("2026-10-04 02:45", "2026-10-04 02:45", "h", "Australia/Lord_Howe", ["2026-10-04T02:30+11:00"]),
-    ("2026-11-01 01:00", "2026-11-01 02:00", "h", "America/New_York", TWICE),
-)
+@cases(*TABLES["labels"])
 def test_labels(start: str, end: str, freq: str, tz: str, expected: list[str]) -> None:
     """A label is as short as it can be and still unique in its series."""
     assert partition(start, end, freq=freq, tz=tz).frame()["partition"].tolist() == expected
@@ -150,24 +113,7 @@ def test_forms_of_a_moment(start: Any) -> None:
     assert made.bounds.tolist() == [pd.Timestamp(f"2026-01-0{day}", tz="Asia/Tokyo") for day in (1, 2)]
 
 
-@cases(
-    ("24h", "D"),
-    (dt.timedelta(days=1), "D"),
-    (pd.offsets.Day(), "D"),
-    ("1440min", "D"),
-    ("60min", "h"),
-    ("1h30min", "90min"),
-    ("W", "W-SUN"),
-    ("ME", "MS"),
-    ("3ME", "QS-JAN"),
-    ("QE", "QS-JAN"),
-    ("QS-OCT", "QS-JAN"),
-    ("QE-JAN", "QS-FEB"),
-    ("YE", "YS-JAN"),
-    ("YE-MAR", "YS-APR"),
-    ("12MS", "YS-JAN"),
-    ("6MS", "2QS-JAN"),
-)
+@cases(*TABLES["names"], (dt.timedelta(days=1), "D"), (pd.offsets.Day(), "D"))
 def test_same_periods_same_name(freq: Any, name: str) -> None:
     """However it is written, a frequency has one name, which means the same periods."""
     assert parse_freq(freq).name == name
@@ -204,59 +150,19 @@ def test_bad_range(arguments: dict[str, Any], message: str) -> None:
         partition(given_.pop("start"), given_.pop("end"), **given_)
 
 
-@cases(
-    ("2026-01-01", "2026-01-31", "D", []),
-    ("2026-01-01", "2026-01-31", "MS", []),
-    ("2026-01-01", "2026-01-31 23:59", "h", []),
-    ("2026-01-01", "2026-01-31 12:00", "h", []),
-    (
-        "2026-01-05",
-        "2026-01-20",
-        "MS",
-        [
-            "the first partition begins 2026-01-01, before 2026-01-05",
-            "the last partition ends 2026-02-01, after 2026-01-20",
-        ],
-    ),
-    ("2026-01-01", "2026-01-02 12:00", "D", ["the last partition ends 2026-01-03, after 2026-01-02 12:00"]),
-    ("2026-01-01", "2026-01-02 12:20", "h", ["the last partition ends 2026-01-02 13:00, after 2026-01-02 12:20"]),
-    (
-        "2026-01-01",
-        "2026-01-02",
-        "h",
-        ['the last partition begins 2026-01-02 00:00: end="2026-01-02 23:59" takes that whole day'],
-    ),
-)
+@cases(*TABLES["notes"])
 def test_notes(start: str, end: str, freq: str, notes: list[str]) -> None:
     """A note reports partitions that reach beyond the range, or less far than a date may mean."""
     assert partition(start, end, freq=freq).notes == notes
 
 
-@cases(
-    ("2013-12-31", "D", "2013-01-01 … 2013-12-31, 365 days"),
-    ("2013-01-01", "D", "2013-01-01, 1 day"),
-    ("2013-01-01 12:00", "6h", "2013-01-01T00-05:00 … 2013-01-01T12-05:00, 3 periods of 6 hours"),
-)
+@cases(*TABLES["text"])
 def test_text(end: str, freq: str, text: str) -> None:
     """One line says from where to where, how many, and in which zone."""
     assert str(partition("2013-01-01", end, freq=freq, tz="America/New_York")) == f"{text} in America/New_York"
 
 
-@cases(
-    ("D", "90 days", "days"),
-    ("24h", "90 days", "days"),
-    ("h", "90 hours", "hours"),
-    ("2h", "90 periods of 2 hours", "periods of 2 hours"),
-    ("15min", "90 periods of 15 minutes", "periods of 15 minutes"),
-    ("s", "90 seconds", "seconds"),
-    ("W", "90 weeks", "weeks from Sunday"),
-    ("2W-MON", "90 periods of 2 weeks", "periods of 2 weeks from Monday"),
-    ("ME", "90 months", "months"),
-    ("QS", "90 quarters", "quarters"),
-    ("QS-FEB", "90 quarters", "quarters from February"),
-    ("YS-APR", "90 years", "years from April"),
-    ("2YS", "90 periods of 2 years", "periods of 2 years"),
-)
+@cases(*TABLES["words"])
 def test_words(freq: str, counted: str, plural: str) -> None:
     """Periods are counted in words, not in the names of pandas; what differs has another name."""
     assert (parse_freq(freq).counted(90), parse_freq(freq).plural) == (counted, plural)

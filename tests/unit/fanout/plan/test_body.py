@@ -6,7 +6,7 @@ import orjson
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
+from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.fanout.plan.body import canonical, compile_body
 from cloudtasks_nb.fanout.plan.templates import Problems
 from tests.cases import cases
@@ -90,20 +90,6 @@ def test_no_body(method: str) -> None:
     assert (made.json, made.columns) == (False, ())
     with pytest.raises(InvalidInputError, match=f"a {method} request has no body"):
         compile_body(["n"], method)
-
-
-@cases(
-    ([], InvalidInputError, "is not a body"),
-    ([1.5], InvalidInputError, "is not a body"),
-    (7, InvalidInputError, "is not a body"),
-    ({"a": b"x"}, NotSerializableError, "body: bytes"),
-    ({"a": "{n"}, TemplateError, "is not a template"),
-    ({"a": ["{n!r}"]}, TemplateError, "is not a template"),
-)
-def test_refused(body: Any, error: type[Exception], word: str) -> None:
-    """What is no body is refused with what is."""
-    with pytest.raises(error, match=word):
-        compile_body(body, "POST")
 
 
 def test_missing_in_text() -> None:

@@ -10,8 +10,12 @@ from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.recipe import ROW, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.url import UrlFunction
 from tests.cases import cases
+from tests.unit.fanout.conftest import tables_of
 
 URL = "https://svc/run"
+
+
+REFUSED = [(*row, kind) for kind, rows in tables_of(__file__).items() for row in rows]
 
 
 class _Handler:
@@ -59,32 +63,20 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
 
 
 @cases(
-    ({"method": "FETCH"}, "method='FETCH' is not an HTTP method"),
-    ({"method": "PSOT"}, 'did you mean "POST"'),
-    ({"key": []}, "names no columns"),
-    ({"key": 7}, "names no columns"),
-    ({"key": [1.5]}, "names no columns"),
-    ({"audience": "https://svc"}, "service_account="),
-    *(({"service_account": one}, "is not an e-mail address") for one in ("nope", "{origin}", "a@", "a b@c", "")),
-    ({"headers": {"X-Shop": None}}, 'the header "X-Shop" has no value'),
-    ({"headers": {"X Shop": "1"}}, "not the name of a header"),
-    ({"headers": {"X-Shop": "a\r\nX-Evil: 1"}}, "several lines"),
-    ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB"),
-    ({"headers": {"batch-tag": "1"}}, 'the header "batch-tag" is set by this package'),
-    ({"headers": {"X-Shop": "{s"}}, "is not a template"),
-    ({"dispatch_deadline": "5s"}, "between 15 seconds and 30 minutes"),
-    ({"dispatch_deadline": "31min"}, "between 15 seconds and 30 minutes"),
-    ({"dispatch_deadline": "soon"}, "is not a duration"),
-    ({"retry": {"max_attemps": 3}}, 'did you mean "max_attempts"'),
-    ({"retry": {"min_backoff": "1h", "max_backoff": "1s"}}, "is longer than"),
-    *(({"retry": {"max_attempts": number}}, "no number of attempts") for number in (-2, 0)),
-    ({"retry": {"max_doublings": -1}}, "max_doublings=-1 is negative"),
-    ({"retry": {"max_attempts": 1.5}}, "is not a whole number"),
+    *REFUSED,
+    ({"headers": {"X-Shop": None}}, 'the header "X-Shop" has no value', "InvalidInputError"),
+    ({"headers": {"X-Shop": "x" * 90_000}}, "80 KB", "InvalidInputError"),
+    ({"url": "https://svc/" + "x" * 2_072}, "2,084 characters", "InvalidInputError"),
+    ({"url": "https://svc/" + "ü" * 400}, "2,412 characters", "InvalidInputError"),
+    ({"url": "https://svc/\ud800"}, "surrogate", "InvalidInputError"),
+    ({"url": None}, "not a URL", "InvalidInputError"),
+    ({"body": {"a": b"x"}}, "body: bytes", "NotSerializableError"),
 )
-def test_refused(arguments: dict[str, Any], word: str) -> None:
+def test_refused(arguments: dict[str, Any], word: str, kind: str) -> None:
     """An argument that is wrong is named, and what it should be."""
-    with pytest.raises(InvalidInputError, match=word):
+    with pytest.raises(InvalidInputError, match=word) as caught:
         _made(**arguments)
+    assert type(caught.value).__name__ == kind
 
 
 def test_accepted() -> None:

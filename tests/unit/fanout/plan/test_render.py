@@ -6,7 +6,6 @@ from ast import literal_eval
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -82,10 +81,7 @@ def test_whole_task() -> None:
 @cases(
     ("https://svc/{origin}?n={n}", ["https://svc", "https://svc"]),
     ("https://{origin}.example/run", ["https://jfk.example", "https://ewr.example"]),
-    (
-        "https://{n}.cloudfunctions.net/fn?n={n}",
-        ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"],
-    ),
+    ("https://{n}.cloudfunctions.net/fn?n={n}", ["https://1.cloudfunctions.net/fn", "https://2.cloudfunctions.net/fn"]),
 )
 def test_the_audience_of_a_row(url: str, audiences: list[str]) -> None:
     """Signed rows have one audience for each service, and it does not change what identifies a row."""
@@ -247,9 +243,7 @@ def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
 DAY = pd.Timestamp("2026-01-02")
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing in url": (None, {"url": "https://svc/{x}", "body": ["n"]}, 'url: "x" is missing'),
-    "no http": ("ftp://svc", {"url": "{x}"}, "url: 'ftp://svc' is not an http"),
     "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (use text: base64'),
-    "infinity": (np.inf, {}, "infinity cannot be written as JSON"),
     "too large": ("x" * 1_048_569, {}, "bytes are too many for a task"),
     "bad key": (b"x", {"body": ["n"], "key": ["x"]}, 'column "x": bytes'),
     "header of two lines": (
@@ -257,18 +251,15 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"body": ["n"], "headers": {"X": "{x}"}},
         'the header "X" would have several lines',
     ),
-    "too far": (DAY.tz_localize("UTC") + pd.Timedelta(days=31), {"at": "{x}", "body": ["n"]}, "32.0 days ahead"),
-    "no time": ("soon", {"at": "{x}", "body": ["n"]}, "is not a time"),
     "function": ("x", {"body": lambda row: row["nope"] if row["x"] == "x" else 1}, "the function raised KeyError"),
 }
-GOOD = {"no http": "https://svc", "too far": DAY.tz_localize("UTC"), "no time": "2026-01-01T00:00Z"}
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_row(name: str) -> None:
     """The error says which row, why, and what to do; with errors="skip" the row is rejected, and is still shown."""
     cell, arguments, word = BAD[name]
-    frame = pd.DataFrame({"x": pd.Series([GOOD.get(name, "ok"), cell], dtype=object), "n": [1, 2]})
+    frame = pd.DataFrame({"x": pd.Series(["ok", cell], dtype=object), "n": [1, 2]})
     with pytest.raises(RowsError) as caught:
         next(plan_chunks(frame, compile_recipe({"url": URL, **arguments}), now=NOW))
     assert str(caught.value).startswith("1 of the 2 rows cannot become tasks\n  row 1: ")

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pytest
 
-from cloudtasks_nb.errors import InvalidInputError, NaiveTimeError, TemplateError
+from cloudtasks_nb.errors import NaiveTimeError
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
 from tests.cases import cases
@@ -108,11 +108,7 @@ def test_an_hour_that_comes_twice(make: Any, zone: ZoneInfo | None) -> None:
 
 @cases(
     (_schedule(at="{x}"), None, '"x" is missing'),
-    (
-        _schedule(at="{x}"),
-        7,
-        'int is not a time; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True)',
-    ),
+    (_schedule(at="{x}"), 7, 'int is not a time; of seconds since 1970 pd.to_datetime(column, unit="s", utc=True)'),
     (_schedule(at="{x}"), "soon", "is not a time"),
     (_schedule(at="{x}"), UTC + pd.Timedelta(days=31), "32.0 days ahead"),
     (_schedule(at="{x}"), [1], "list is not a time"),
@@ -144,19 +140,3 @@ def test_naive_column(cell: Any) -> None:
     """A column of times without a zone is refused as a whole, with the column and the way out."""
     with pytest.raises(NaiveTimeError, match=r'column "x"[\s\S]*tz="UTC"'):
         _rows(_schedule(at="{x}"), x=[cell])
-
-
-@cases(
-    ({"at": "2026-01-02", "delay": 5}, InvalidInputError, "exclude each other"),
-    ({"at": "2026-01-02 06:00"}, NaiveTimeError, "no time zone"),
-    ({"at": dt.datetime(2026, 1, 2)}, NaiveTimeError, "no time zone"),  # noqa: DTZ001 - naive is the case
-    ({"at": "soon", "tz": "UTC"}, InvalidInputError, "is not a time"),
-    ({"at": "2026-01-02", "tz": "Mars/Olympus"}, InvalidInputError, "is not a time zone"),
-    ({"delay": "soon"}, InvalidInputError, "is not a duration"),
-    ({"delay": "{"}, TemplateError, "is not a template"),
-    ({"delay": -1}, InvalidInputError, "is not a duration"),
-)
-def test_refused(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
-    """Literals are checked at once."""
-    with pytest.raises(error, match=word):
-        _schedule(**arguments)

@@ -58,13 +58,7 @@ def test_backoff(settings: dict[str, Any], waits: list[int]) -> None:
     assert found.duration.total_seconds() == sum(waits)
 
 
-@cases(
-    (5, 0, 5),
-    (-1, 60, 60),
-    (9, 60, 60),
-    (60, 9, 60),
-    (-1, 0, 1000),
-)
+@cases((5, 0, 5), (-1, 60, 60), (9, 60, 60), (60, 9, 60), (-1, 0, 1000))
 def test_giving_up(most: int, within: float, attempts: int) -> None:
     """Both limits have to be reached; one that is not set does not count. Without any it ends after 1,000 attempts."""
     found = simulated(1, duration=1, failures=1, max_attempts=most, max_retry_duration=within, min_backoff=0)

@@ -15,7 +15,10 @@ from cloudtasks_nb.errors import InvalidInputError, TemplateError
 from cloudtasks_nb.fanout.plan.templates import Problems, check_columns, parse
 from cloudtasks_nb.fanout.plan.url import parse_url
 from tests.cases import cases
+from tests.unit.fanout.conftest import tables_of
 from tests.unit.fanout.plan.conftest import block_of
+
+TABLES = tables_of(__file__)
 
 FRAME = pd.DataFrame(
     {
@@ -38,29 +41,7 @@ FRAME = pd.DataFrame(
 BLOCK = block_of(FRAME)
 
 
-@cases(
-    ("plain", ["plain", "plain"]),
-    ("", ["", ""]),
-    ("{origin}", ["JFK", "a b/ü"]),
-    ("<{origin}|{n}>", ["<JFK|7>", "<a b/ü|12>"]),
-    ("{day:%Y-%m-%d}", ["2026-01-01", "2026-02-03"]),
-    ("{date:%d.%m.}", ["01.01.", "03.02."]),
-    ("{day}", ["2026-01-01T00:00:00", "2026-02-03T04:05:00"]),
-    ("{n:03d}", ["007", "012"]),
-    ("{whole:04d}", ["0517", "0002"]),
-    ("{whole}", ["517", "2"]),
-    ("{price}", ["1.5", "2"]),
-    ("{price:.2f}", ["1.50", "2.00"]),
-    ("{origin:>6}", ["   JFK", " a b/ü"]),
-    ("{ok}", ["true", "false"]),
-    ("{tags}", ['["a",1]', "[]"]),
-    ("{{{n}}} 100%", ["{7} 100%", "{12} 100%"]),
-    ("{{origin}}", ["{origin}", "{origin}"]),
-    ("{n}{n}", ["77", "1212"]),
-    ("{dep.time}", ["1", "2"]),
-    ("{two words}", ["x", "y"]),
-    ("%s {n} %d", ["%s 7 %d", "%s 12 %d"]),
-)
+@cases(*TABLES["rendered"])
 def test_render(template: str, expected: list[str]) -> None:
     """Columns in braces give their cells as JSON would write them, or as the format specification says."""
     problems = Problems()
@@ -68,19 +49,7 @@ def test_render(template: str, expected: list[str]) -> None:
     assert problems.reasons == {}
 
 
-@cases(
-    ("https://svc/run/{origin}", "https://svc/run/a%20b%2F%C3%BC"),
-    ("https://svc/run?o={origin}&n={n}", "https://svc/run?o=a%20b%2F%C3%BC&n=12"),
-    ("https://svc/run#{origin}", "https://svc/run#a%20b%2F%C3%BC"),
-    ("https://{host}/run/{host}", "https://[::1]:80/run/%5B%3A%3A1%5D%3A80"),
-    ("https://{host}?{host}", "https://[::1]:80?%5B%3A%3A1%5D%3A80"),
-    ("{base}", "http://other:81/x"),
-    ("{base}/run/{origin}", "http://other:81/x/run/a%20b%2F%C3%BC"),
-    ("{base}?o={origin}", "http://other:81/x?o=a%20b%2F%C3%BC"),
-    ("https://svc/{day:%Y/%m}", "https://svc/2026%2F02"),
-    ("https://svc/{day}", "https://svc/2026-02-03T04%3A05%3A00"),
-    ("https://svc/a%20b/{n}", "https://svc/a%20b/12"),
-)
+@cases(*TABLES["urls"])
 def test_url(template: str, expected: str) -> None:
     """Cells are percent-encoded as their part of the URL wants; one with which it begins stays as it is."""
     assert parse_url(template).render(BLOCK, Problems())[1] == expected
@@ -102,13 +71,6 @@ def test_percent_encoding_comes_back(texts: list[str]) -> None:
 def test_lone(template: str, lone: str | None) -> None:
     """A template that is one column and nothing else keeps the type of its cells."""
     assert parse(template, "body").lone == lone
-
-
-@pytest.mark.parametrize("template", ["{", "}", "{a", "a}", "{}", "{:%Y}", "{a!r}", "{a:{b}}", "a { b"], ids=ascii)
-def test_no_template(template: str) -> None:
-    """Braces that do not match or hold no column are refused, with how to write them."""
-    with pytest.raises(TemplateError, match=r"url: [\s\S]*is not a template[\s\S]*doubled"):
-        parse(template, "url")
 
 
 def test_text_that_cannot_be_sent() -> None:

@@ -10,7 +10,10 @@ from cloudtasks_nb.fanout.plan.recipe import TaskOptions, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems, function_name
 from cloudtasks_nb.fanout.plan.url import compile_url, literal_url, url
 from tests.cases import cases
+from tests.unit.fanout.conftest import tables_of
 from tests.unit.fanout.plan.conftest import block_of
+
+TABLES = tables_of(__file__)
 
 
 class _Handler:
@@ -61,41 +64,7 @@ def test_function_that_fails(function: Any, word: str) -> None:
     assert word in problems.reasons[0]
 
 
-@cases(
-    ("svc/run", 'does not begin with "https://"'),
-    ("ftp://svc", 'does not begin with "https://"'),
-    ("https://", "no host"),
-    ("https:///path", "no host"),
-    ("", "does not begin"),
-    ("https://my svc/run", "its host has a blank"),
-    ("https://svc/a\nb", "line break"),
-    ("https://svc/a\tb", "control character"),
-    ("https://-ü.example/", "no domain name"),
-    ("https://ü..example/", "no domain name"),
-    ("https://svc/" + "x" * 2_072, "2,084 characters"),
-    ("https://svc/" + "ü" * 400, "2,412 characters"),
-    ("https://svc/\ud800", "surrogate"),
-    (7, "not a URL"),
-    (None, "not a URL"),
-)
-def test_refused(given: Any, word: str) -> None:
-    """A literal that is no http(s) URL is refused at once, with the reason."""
-    with pytest.raises(InvalidInputError, match=word):
-        compile_url(given)
-
-
-@cases(
-    ("https://svc/a b?q=c d", "https://svc/a%20b?q=c%20d"),
-    ("https://svc/a%20b?x=%C3%BC&y=1+2", "https://svc/a%20b?x=%C3%BC&y=1+2"),
-    ("https://svc/größe/%41 x", "https://svc/gr%C3%B6%C3%9Fe/%41%20x"),
-    ("HTTPS://svc/Run", "https://svc/Run"),
-    (" https://svc/run\n", "https://svc/run"),
-    ("https://münchen.example:8080/x#ä", "https://xn--mnchen-3ya.example:8080/x#%C3%A4"),
-    ("https://straße.example", "https://xn--strae-oqa.example"),
-    ("http://me:pä@svc.example/x", "http://me:p%C3%A4@svc.example/x"),
-    ("http://[::1]:80/ü", "http://[::1]:80/%C3%BC"),
-    ("https://svc/日本", "https://svc/%E6%97%A5%E6%9C%AC"),
-)
+@cases(*TABLES["encoded"])
 def test_encoded(cell: str, sent: str) -> None:
     """Blanks and other alphabets are percent-encoded, and what is encoded already stays as it is."""
     problems = Problems()
@@ -147,13 +116,7 @@ def test_a_cell_that_leads_to_another_path(given: Any, cells: dict[str, str], na
     assert problems.reasons[1].startswith(f'url: {named} would be the part ".')
 
 
-@cases(
-    ("https://svc/{a}", ["...", "..x", ".well-known", "a..", "x.y", "%2e%2e", "../x", "..\\x"]),
-    ("https://svc/.well-known/{a}", ["x"]),
-    ("https://svc/x?path={a}", ["..", "/../x", "."]),
-    ("https://svc/x#{a}", [".", ".."]),
-    ("https://svc.{a}.example/", ["x"]),
-)
+@cases(*TABLES["dots"])
 def test_dots_that_lead_nowhere_else(given: str, cells: list[str]) -> None:
     """Dots are as other letters inside a segment, in a query and in a fragment."""
     problems = Problems()

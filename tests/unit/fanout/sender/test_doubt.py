@@ -1,4 +1,4 @@
-"""Requests of which nobody knows whether they arrived: looked up before anything is sent again, or cancelled."""
+"""Requests of which nobody knows whether they arrived: looked up before anything is sent again, cancelled or held."""
 
 from collections import Counter
 from typing import Any
@@ -16,11 +16,14 @@ from tests.unit.fanout.conftest import (
     FakeObserver,
     Service,
     all_rows,
+    assert_each_once,
     chunks,
     error,
     raising,
+    refs,
     run_send,
     spool,
+    take,
 )
 
 HOUR = 3_600.0
@@ -113,22 +116,6 @@ def test_an_outage_of_more_than_an_hour_raises_doubts(outbox: Outbox, batch: str
     assert service.calls["GetTask"] >= 250
 
 
-def test_a_clock_that_is_set_back_while_sending(outbox: Outbox, batch: str) -> None:
-    """When the clock is put right by two days between a call and its answer, which gets lost, rows are looked up."""
-    clock = FakeClock()
-
-    def put_right(rpc: str, number: int) -> None:
-        if rpc == "BatchCreateTasks" and number == 2:
-            clock.time -= 2 * DAY
-            raise error("UNAVAILABLE")
-
-    service = Service(after=put_right)
-    run_send(outbox, batch, service, clock)
-    assert outbox.batches.counts(whole(batch))[State.SENT] == 250
-    assert service.created == Counter(all_rows(outbox, batch, "tasks"))
-    assert service.calls["GetTask"] >= 50
-
-
 @cases(("UNAUTHENTICATED", "GetTask"), ("PERMISSION_DENIED", "BatchCreateTasks"))
 def test_an_end_while_looking_leaves_doubts_as_they_are(outbox: Outbox, batch: str, code: str, rpc: str) -> None:
     """When an error ends the sending, rows that were not looked up are not gone, and are looked up the next time."""
@@ -181,13 +168,53 @@ def test_cancel_ends_an_outage(outbox: Outbox, batch: str) -> None:
     assert service.calls["GetTask"] == 250
 
 
-def test_what_a_killed_sender_left_of_a_cancelled_batch_is_found_out(outbox: Outbox, batch: str) -> None:
-    """After a cancel, unanswered requests are looked up, not sent: what may be there is the caller's to delete."""
-    service, clock = Service(), FakeClock()
-    left_unanswered(outbox, batch, service, 60)
-    assert sum(outbox.requests.cancel(whole(batch))) == 150
-    assert outbox.batches.counts(whole(batch))[State.UNSENT] == 100
-    run_send(outbox, batch, service, clock)
-    assert service.calls == {"GetTask": 100}
-    counts = outbox.batches.counts(whole(batch))
-    assert (counts[State.SENT], counts[State.GONE], counts[State.CANCELLED]) == (100, 0, 150)
+# A gate that closes
+
+
+def log_of(outbox: Outbox, batch: str, service: Service) -> dict[str, bool | None]:
+    """Return what a complete log says: whether each task was created."""
+    return {task: task in service.created for task in all_rows(outbox, batch, "tasks")}
+
+
+@cases(
+    (0, True, 0),
+    (0, False, 0),
+    (60, True, 0),
+    (0, True, 20),
+    ids=["the log knows", "nobody knows", "some were sent", "behind a canary"],
+)
+def test_no_row_that_was_read_ahead(outbox: Outbox, batch: str, there: int, *, logged: bool, canary: int) -> None:
+    """While the gate is closed the canary alone is created; others are looked up, in the queue and in the log."""
+    take(outbox, batch)  # all rows
+    service, tasks = Service(), all_rows(outbox, batch, "tasks")
+    for task in tasks[:there]:
+        service.create(task)
+    service.live -= set(tasks[:20])  # these have run
+    observer = FakeObserver(created=log_of(outbox, batch, service) if logged else {})
+    observer.until = refs(outbox, batch)[canary - 1] if canary else 0
+    run_send(outbox, batch, service, observer=observer)
+    assert set(service.created) == set(tasks[: there + canary])
+    assert canary or set(service.calls) == {"GetTask"}
+    sent = there + canary
+    assert not logged or outbox.rows.states(whole(batch)) == bytes([State.SENT] * sent + [State.UNSENT] * (250 - sent))
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)
+
+
+def test_an_answer_that_is_lost_while_the_gate_closes(outbox: Outbox, batch: str) -> None:
+    """The request is not tried again before the gate opens."""
+    observer = FakeObserver()
+    observer.created = dict.fromkeys(all_rows(outbox, batch, "tasks"), False)
+
+    def lose(rpc: str, number: int) -> None:
+        if rpc == "BatchCreateTasks" and number == 1:
+            observer.until = 0
+            raise error("UNAVAILABLE")
+
+    service = Service(before=lose)
+    run_send(outbox, batch, service, observer=observer, in_flight=1)
+    assert len(service.created) == 0
+    observer.until = None
+    run_send(outbox, batch, service, observer=observer)
+    assert_each_once(outbox, batch, service, 250)

@@ -21,7 +21,6 @@ from tests.unit.fanout.conftest import (
     Service,
     all_rows,
     assert_each_once,
-    chunk,
     chunks,
     error,
     raising,
@@ -81,10 +80,8 @@ def test_it_stops_when_no_more_rows_may_be_sent(outbox: Outbox, batch: str) -> N
     service = Service(after=stop)
     sent = run_send(outbox, batch, service, observer=observer, in_flight=8).sent
     assert 300 <= sent < ROWS
-    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | {
-        State.SENT: sent,
-        State.UNSENT: ROWS - sent,
-    }
+    counts = {State.SENT: sent, State.UNSENT: ROWS - sent}
+    assert outbox.batches.counts(whole(batch)) == dict.fromkeys(State, 0) | counts
     observer.until = None
     run_send(outbox, batch, service, observer=observer)
     assert_each_once(outbox, batch, service)
@@ -115,16 +112,6 @@ def test_tasks_that_another_outbox_has_sent_are_told(outbox: Outbox, batch: str,
     report = run_send(outbox, batch, service)
     assert (report.sent, report.already_there) == (ROWS, 120)
     assert_each_once(outbox, batch, service)
-
-
-def test_large_tasks_are_sent_in_several_calls(outbox: Outbox) -> None:
-    """No call is over 4 MiB: large tasks make smaller ones."""
-    wide = [chunk(range(at, at + 4), request=lambda row: f"{row}-" + "x" * 230_000) for at in (0, 4, 8)]
-    batch = spool(outbox, wide).batch
-    service = Service()
-    run_send(outbox, batch, service)
-    assert_each_once(outbox, batch, service, 12)
-    assert all(len(request) <= 4 << 20 for request in service.requests.values())
 
 
 TEMPORARY = ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"]
@@ -208,8 +195,7 @@ def test_one_bad_row_does_not_take_its_call_along(outbox: Outbox, batch: str) ->
     """Where a whole call is refused, its rows are sent one by one, and only the bad one is rejected."""
     bad = all_rows(outbox, batch, "tasks")[105]
     service = Service(
-        before=raising("INVALID_ARGUMENT", 1),
-        refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == bad else None,
+        before=raising("INVALID_ARGUMENT", 1), refuse=lambda task: ("INVALID_ARGUMENT", "no") if task == bad else None
     )
     report = run_send(outbox, batch, service)
     assert (report.sent, report.rejected) == (ROWS - 1, 1)
@@ -272,16 +258,6 @@ def test_an_outbox_that_fails_ends_the_sending(
     assert_each_once(outbox, batch, service)
 
 
-def test_without_batch_calls_rows_are_sent_one_by_one(outbox: Outbox, batch: str) -> None:
-    """Where BatchCreateTasks is not known, many CreateTask calls are in flight instead."""
-    service = Service(batching=False)
-    report = run_send(outbox, batch, service)
-    assert report.sent == ROWS
-    assert_each_once(outbox, batch, service)
-    assert service.calls["CreateTask"] == ROWS
-    assert 32 <= service.most <= 64 + 16
-
-
 def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
     """Rows that wait for another try are left when a missing permission ends the sending, and sent later, once."""
 
@@ -301,15 +277,6 @@ def test_nobody_waits_when_the_sending_ends(outbox: Outbox, batch: str) -> None:
     service.after = lambda rpc, number: None  # noqa: ARG005 - the signature of what it stands for
     assert run_send(outbox, batch, service).already_there == 0
     assert_each_once(outbox, batch, service)
-
-
-@pytest.mark.parametrize("looks", [1, 7])
-def test_operations_that_take_their_time_are_waited_for(outbox: Outbox, batch: str, looks: int) -> None:
-    """An operation that is not done is looked at until it is."""
-    service = Service(unfinished=looks)
-    run_send(outbox, batch, service)
-    assert_each_once(outbox, batch, service)
-    assert service.calls == {"BatchCreateTasks": 13, "GetOperation": 13 * looks}
 
 
 class Taciturn(Service):
@@ -348,17 +315,25 @@ def unreadable(code: str) -> Service:
 
 
 @cases(
-    Service(unfinished=-1),
-    unreadable("PERMISSION_DENIED"),
-    unreadable("NOT_FOUND"),
-    unreadable("UNIMPLEMENTED"),
-    Broken(),
-    ids=["never finishes", "may not be read", "not found", "not known", "failed as a whole"],
+    (Service(unfinished=1), 0),
+    (Service(unfinished=7), 0),
+    (Service(batching=False), ROWS),
+    (Service(unfinished=-1), ROWS),
+    (unreadable("PERMISSION_DENIED"), ROWS),
+    (unreadable("NOT_FOUND"), ROWS),
+    (unreadable("UNIMPLEMENTED"), ROWS),
+    (Broken(), ROWS),
+    ids=["slow", "slower", "no batches", "never", "may not be read", "not found", "not known", "failed as a whole"],
 )
-def test_an_operation_that_names_no_row_is_given_up(outbox: Outbox, batch: str, service: Service) -> None:
-    """Its rows are created one by one, after two minutes at most; what it has created or creates is our own."""
+def test_operations_and_what_is_done_without_them(outbox: Outbox, batch: str, service: Service, singles: int) -> None:
+    """An operation is looked at until it is done; without one, or after two minutes, many rows are created one by one.
+
+    What an operation that names no row has created or creates is our own.
+    """
     report = run_send(outbox, batch, service)
-    assert (report.sent, report.already_there, service.calls["CreateTask"]) == (ROWS, 0, ROWS)
+    assert (report.sent, report.already_there, service.calls["CreateTask"]) == (ROWS, 0, singles)
+    assert singles or service.calls == {"BatchCreateTasks": 13, "GetOperation": 13 * service.unfinished}
+    assert service.batching or 32 <= service.most <= 64 + 16
     assert_each_once(outbox, batch, service)
 
 
