@@ -19,6 +19,7 @@ from tests.integration.conftest import PATIENCE
 from tests.integration.fanout.conftest import sent
 
 TABLE = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
+ACCEPTED = TABLE.pop("accepted")
 FRAME = pd.DataFrame({"day": ["a", "b"], "when": pd.Timestamp("2026-01-02 06:00"), "n": [1, 2], "m": [1.5, None]})
 
 
@@ -95,6 +96,12 @@ def test_a_mistake(names: dict[str, Any], tmp_path: Path, line: str, kind: str, 
     assert tasks.queues().equals(before[0])
     assert tasks.clock.now - pd.Timestamp.now("UTC") < pd.Timedelta("30min")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ACCEPTED)
+def test_what_is_at_a_limit(names: dict[str, Any], line: str) -> None:
+    """The smallest and the largest values are accepted, also by the service, and 0 where it has a meaning."""
+    eval(line, names)  # noqa: S307 - our own code
 
 
 #: What is there in a kernel.

@@ -7,7 +7,6 @@ import pandas as pd
 from google.cloud import tasks_v2beta3
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
-from google.protobuf import text_format
 from google.rpc import status_pb2
 
 from cloudtasks_nb.service import convert
@@ -16,26 +15,6 @@ from tests.cases import cases
 
 QUEUE = "projects/p/locations/l/queues/q"
 NOW = 1_767_225_600_000_000
-ATTEMPT = "last_attempt { dispatch_time { seconds: 1767225590 } "
-
-
-def task(text: str = "", **fields: Any) -> Any:
-    """Make a raw v2 Task from text format and fields."""
-    made = types.Task.pb()(name=f"{QUEUE}/tasks/t", **fields)
-    return text_format.Parse(text, made)
-
-
-@cases(
-    ("schedule_time { seconds: 1767225601 }", "scheduled"),
-    ("schedule_time { seconds: 1767225600 }", "ready"),
-    ("", "ready"),
-    (f"dispatch_count: 1 {ATTEMPT} }}", "running"),
-    (f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}", "retrying"),
-    (f"dispatch_count: 1 {ATTEMPT} response_status {{ code: 4 }} }}", "retrying"),
-)
-def test_states(text: str, state: str) -> None:
-    """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
-    assert convert.last_attempt(task(text), NOW)[0] == state
 
 
 @cases(
