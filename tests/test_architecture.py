@@ -33,7 +33,9 @@ EXAMPLES = re.compile(r'\n\n +Examples\n +-+\n.*?(?=""")', re.DOTALL)
 RULES: dict[str, Any] = tomllib.loads((ROOT / "tests" / "architecture.toml").read_text(encoding="utf-8"))
 ONLY_IN: dict[str, set[str]] = {library: {*modules} for library, modules in RULES["only_in"].items()}
 ONLY_IN["google.protobuf"] |= {*RULES["translating"]}
-ONLY_IN |= dict.fromkeys(RULES["of_the_api"], {*RULES["translating"]})
+ONLY_IN |= {library: {*RULES["translating"]} for library in RULES["of_the_api"]}
+NEVER_IN = {library: {*modules} for library, modules in RULES["never_in"].items()}
+EMPTY_NAMES = {*RULES["empty_names"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +208,7 @@ def test_a_foreign_world_has_one_edge() -> None:
         "in modules that do not translate it, or that work on plain values:",
         lambda module, found: (
             all(not found.leads_to(one) or belongs(module.name, modules) for one, modules in ONLY_IN.items())
-            and not any(
-                found.leads_to(one) and belongs(module.name, {*plain}) for one, plain in RULES["never_in"].items()
-            )
+            and not any(found.leads_to(one) and belongs(module.name, plain) for one, plain in NEVER_IN.items())
         ),
     )
 
@@ -235,7 +235,7 @@ def test_names_say_what_a_module_is_about() -> None:
     """No module has a name under which anything could stand."""
     check(
         "says nothing:",
-        (name for name in files() if {part.strip("_") for part in name.split(".")} & {*RULES["empty_names"]}),
+        (name for name in files() if {part.strip("_") for part in name.split(".")} & EMPTY_NAMES),
     )
 
 

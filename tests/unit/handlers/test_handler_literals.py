@@ -12,7 +12,7 @@ from cloudtasks_nb.handlers.source import module_source
 from tests.cases import cases
 from tests.processes import run
 from tests.raising import raises
-from tests.unit.display.test_secrets import HEX, IDS, TOKENS, A
+from tests.unit.display.test_secrets import HEX, IDS, TOKENS
 from tests.unit.handlers.conftest import Notebook
 
 LINES = tomllib.loads(Path(__file__).with_name("lines.toml").read_text(encoding="utf-8"))
@@ -38,29 +38,10 @@ def test_what_is_no_secret(line: str) -> None:
     assert [*SecretSearch().find(f"def report(day):\n    {line}")] == []
 
 
-CLASS = 'class Config:\n    region = "eu"\n    API_KEY = "5f2c9a7d1b"\ndef report(): return Config.API_KEY'
-INSIDE = 'def report(day):\n    """Return one."""\n    return get(day, api_key="5f2c9a7d1b")'
 GRANT = "roles/secretmanager.secretAccessor --condition=None"
 
 
-@cases(
-    (
-        "API_KEY = 'abc'\ndef report(): return API_KEY",
-        "report uses API_KEY, which has what looks like a secret .API_KEY.:",
-    ),
-    (
-        "C = {'db': [{'db-password': 'x'}]}\ndef report(): return C",
-        "report uses C, which has .* a secret .db-password.:",
-    ),
-    ("DB = 'mysql://ann:x@db/a'\ndef report(): return DB", "report uses DB, which has what looks like a secret .DB.:"),
-    (
-        "AUTH = ('ann', 'x')\ndef report(): return AUTH",
-        "report uses AUTH, which has what looks like a secret .password.:",
-    ),
-    (CLASS, r"Config has what looks like a secret .API_KEY, line 3 of Config.: it would be readable in the deployed"),
-    (INSIDE, r'report has what looks like a secret .api_key, ".*\.py", line 3.: it would be readable'),
-    (f"def report(): return f('ghp_{A * 4}')", r"report has what looks like a secret .access token, .*, line 1.:"),
-)
+@cases(*map(tuple, LINES["refused"]))
 def test_secrets_are_not_written(notebook: Notebook, code: str, words: str) -> None:
     """The error names the secret, who uses it and the line; the hint has the way to keep it, and to say it is none."""
     with raises(HandlerError, words, hint=GRANT) as caught:
