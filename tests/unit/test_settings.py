@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.cases import cases
 from tests.raising import raises
 
 Set = Callable[..., None]
+TABLE = tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -97,50 +99,28 @@ def test_a_location_of_other_products_is_not_one_of_queues(monkeypatch: pytest.M
     assert resolve("p", None, None).location == "europe-west6"
 
 
-@cases(
-    ("", None, "googleapis.com", "cloudtasks.googleapis.com", "logging.googleapis.com"),
-    ("", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-    ("apis.example", None, "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-    ("apis.example", "r.apis.example", "apis.example", "r.apis.example", "logging.apis.example"),
-    ("", "https://cloudtasks.apis.example", "apis.example", "cloudtasks.apis.example", "logging.apis.example"),
-    ("", "https://127.0.0.1:1", "apis.example", "127.0.0.1:1", "127.0.0.1:1"),
-)
-def test_the_universe(set_variables: Set, variable: str, endpoint: Any, domain: str, target: str, log: str) -> None:
+@cases(*map(tuple, TABLE["universes"]))
+def test_the_universe(set_variables: Set, variable: str, endpoint: str, domain: str, target: str, log: str) -> None:
     """The services of a sovereign cloud are Google's: called with credentials, the log at its own host."""
     set_variables(GOOGLE_CLOUD_UNIVERSE_DOMAIN=variable)
-    found = resolve("p", "l", endpoint).in_universe(domain)
+    found = resolve("p", "l", endpoint or None).in_universe(domain)
     assert (found.target, found.log_target, found.local) == (target, log, False)
 
 
-@cases(
-    ("apis.example", None, "googleapis.com"),
-    ("", "cloudtasks.mtls.googleapis.com", "apis.example"),
-    ("apis.example", None, "evilapis.example"),
-)
-def test_credentials_of_another_universe(set_variables: Set, variable: str, endpoint: str | None, domain: str) -> None:
+@cases(*map(tuple, TABLE["other_universes"]))
+def test_credentials_of_another_universe(set_variables: Set, variable: str, endpoint: str, domain: str) -> None:
     """A token is not sent to a service that it is not made for."""
     set_variables(GOOGLE_CLOUD_UNIVERSE_DOMAIN=variable)
     hint = f"GOOGLE_CLOUD_UNIVERSE_DOMAIN={domain}"
     with raises(CredentialsError, f"are of the universe domain {domain}, and", hint=hint):
-        resolve("p", "l", endpoint).in_universe(domain)
+        resolve("p", "l", endpoint or None).in_universe(domain)
 
 
-GOOGLE, MTLS = "cloudtasks.googleapis.com", "cloudtasks.mtls.googleapis.com"
-
-
-@cases(
-    *((None, None, GOOGLE, False), (GOOGLE, "localhost:8123", GOOGLE, False), (f"https://{MTLS}/", None, MTLS, False)),
-    ("https://127.0.0.1:8443", None, "127.0.0.1:8443", False),
-    (None, "https://127.0.0.1:8443/", "127.0.0.1:8443", False),
-    *((None, variable, "localhost:8123", True) for variable in ("localhost:8123", "http://localhost:8123/")),
-    ("127.0.0.1:1", "localhost:8123", "127.0.0.1:1", True),
-    (f"us-central1-{GOOGLE}:443", None, f"us-central1-{GOOGLE}:443", False),
-    *((host, None, host, True) for host in ("notgoogleapis.com:443", "[::1]:8123")),
-)
-def test_what_is_talked_to(set_variables: Set, endpoint: Any, variable: Any, target: str, *, local: bool) -> None:
+@cases(*map(tuple, TABLE["talked_to"]))
+def test_what_is_talked_to(set_variables: Set, endpoint: str, variable: str, target: str, *, local: bool) -> None:
     """The argument, else the emulator of the environment, else Google; credentials are for Google's hosts only."""
-    set_variables(CLOUD_TASKS_EMULATOR_HOST=variable)
-    found = resolve("p", "l", endpoint)
+    set_variables(CLOUD_TASKS_EMULATOR_HOST=variable or None)
+    found = resolve("p", "l", endpoint or None)
     assert (found.target, found.local) == (target, local)
 
 
@@ -211,27 +191,11 @@ def test_a_home_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         _settings.home()
 
 
-QUEUE_VERBS = ("delete", "delete_tasks", "map", "panel", "pause", "purge", "resume", "run", "tasks", "update")
-
-
-@cases(
-    ("cancel", QUEUE_VERBS, []),
-    ("results", QUEUE_VERBS, []),
-    ("delete_all", QUEUE_VERBS, []),
-    ("puase", QUEUE_VERBS, ["pause"]),
-    ("upadte", QUEUE_VERBS, ["update"]),
-    ("purge_queue", QUEUE_VERBS, ["purge"]),
-    ("every", ("retry", "at", "delay"), []),
-    ("wait", ("at", "name", "data"), []),
-    ("emial", ("mail", "email"), ["email"]),
-    ("min_backof", ("max_backoff", "min_backoff"), ["min_backoff"]),
-    ("retry", ("retry_failed", "resume"), ["retry_failed"]),
-    ("Zurich", ("Europe/Zurich", "Europe/Dublin"), ["Europe/Zurich"]),
-    ("", ("at", ""), []),
-)
-def test_only_a_misspelling_or_a_synonym_is_near(word: str, words: tuple[str, ...], near: list[str]) -> None:
+@cases(*map(tuple, TABLE["near"]))
+def test_only_a_misspelling_or_a_synonym_is_near(word: str, words: str, near: str) -> None:
     """A name that begins with another letter, or shares half of the letters, means something else."""
-    assert _settings.near_words(word, words) == near
+    assert _settings.near_words(word, words.split()) == near.split()
+    assert _settings.near_words("", ["at", ""]) == []
 
 
 TEXTS = {"10min": 600, "1h 30min": 5400, "1.5 h": 5400, " 2 days ": 172_800, "250ms": 0.25, "1D": 86_400}
