@@ -17,6 +17,12 @@ QUEUE = "projects/p/locations/l/queues/q"
 NOW = 1_767_225_600_000_000
 
 
+@cases((1_767_225_601, "scheduled"), (1_767_225_600, "ready"), (0, "ready"))
+def test_when_a_task_is_due(due: int, state: str) -> None:
+    """At its very time it is ready."""
+    assert convert.last_attempt(types.Task.pb()(schedule_time={"seconds": due}), 1_767_225_600_000_000)[0] == state
+
+
 @cases(
     (b"", None),
     (b'{"a": [1, null]}', {"a": [1, None]}),
