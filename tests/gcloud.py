@@ -8,26 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-#: Options of each command, without those of every command (https://cloud.google.com/sdk/gcloud/reference).
-NONE, POLICY = frozenset[str](), frozenset({"--member", "--role"})
-COMMANDS: dict[str, AbstractSet[str]] = {
-    **dict.fromkeys(("config get-value", "services enable"), NONE),
-    **dict.fromkeys(("iam service-accounts describe", "iam service-accounts create"), NONE),
-    "iam service-accounts add-iam-policy-binding": {*POLICY, "--condition"},
-    "storage buckets add-iam-policy-binding": {*POLICY, "--condition"},
-    "auth print-access-token": set(),
-    "run deploy": {
-        *("--source", "--region", "--service-account", "--add-custom-audiences", "--update-env-vars", "--base-image"),
-        *("--no-allow-unauthenticated", "--concurrency", "--timeout", "--memory", "--cpu", "--max-instances"),
-    },
-    "run services update-traffic": {"--to-latest", "--region"},
-    "run services add-iam-policy-binding": {*POLICY, "--region"},
-    **dict.fromkeys(("run services get-iam-policy", "run services describe"), frozenset({"--region"})),
+COMMANDS = {
+    command: frozenset(options)
+    for command, options in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
 }
 FLAGS = {"--no-allow-unauthenticated", "--quiet", "--to-latest"}
 #: The Pythons of the universal builder, and those that a base image chooses a builder for:

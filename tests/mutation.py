@@ -58,6 +58,7 @@ _PYTEST = ["-x", "-v", "--tb=no", "-p", "no:cacheprovider", "-m", "not nightly"]
 _PYTEST += ["-o", f"faulthandler_timeout={_LIMIT}", "-o", "faulthandler_exit_on_timeout=true"]
 
 _API = "unit/test_public_api.py"
+_MISTAKES = "integration/toolkit/test_mistakes.py"
 #: Part of the package -> where its tests are, the nearest first. The longest name that fits counts.
 TESTS: dict[str, tuple[str, ...]] = {
     "": ("unit", "integration/toolkit"),
@@ -66,11 +67,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "display": ("unit/display", "unit/panels", "integration/fanout"),
     "emulator": ("unit/emulator", "integration/emulator", "integration/strict"),
     "emulator/strict": ("unit/emulator/strict", "integration/strict"),
-    "fanout": ("unit/fanout", "unit/panels", _API, "integration/fanout"),
-    "handlers": ("unit/handlers", _API, "integration/fanout", "integration/strict"),
+    "fanout": ("unit/fanout", "unit/panels", _API, _MISTAKES, "integration/fanout"),
+    "handlers": ("unit/handlers", _API, _MISTAKES, "integration/fanout", "integration/strict"),
     "panels": ("unit/panels", "integration/toolkit/test_panels.py"),
     "service": ("unit/service", "unit/fanout/sender", "integration/toolkit", "integration/strict"),
-    "store": ("unit/store", "unit/handlers", "integration/fanout"),
+    "store": ("unit/store", "unit/handlers", _MISTAKES, "integration/fanout"),
     "testing": (_API, "integration/test_testing_plugin.py", "integration/strict"),
 }
 

@@ -8,11 +8,13 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 from tests.processes import run
 
@@ -28,53 +30,12 @@ WORD = re.compile(r"`([\w/]+?)/?`")
 #: The examples of a docstring, with their heading.
 EXAMPLES = re.compile(r'\n\n +Examples\n +-+\n.*?(?=""")', re.DOTALL)
 
-#: These say nothing about what a module is about.
-EMPTY_NAMES = {"common", "core", "helper", "helpers", "lib", "manager", "misc", "tools", "util", "utils"}
-
-#: The modules that translate between the API's messages and plain values.
-PROTOBUF = {
-    *("service.convert", "service.refusal", "service.rest", "service.rpcs", "service.transport", "service.oplog"),
-    *("fanout.plan.render", "fanout.sender.operation"),
-}
-#: Foreign library -> the only modules that may import it. `x.` stands for every module of the package x.
-ONLY_IN = {
-    "ipywidgets": {"panels."},
-    "anywidget": {"panels.", "display.browser_tab"},
-    "google.protobuf": {*PROTOBUF, "emulator."},
-    **dict.fromkeys(("google.cloud", "google.rpc", "google.iam", "google.longrunning"), PROTOBUF),
-    "google.api_core": {"service.refusal", "service.rest", "service.retries", "service.transport"},
-    "google.auth": {
-        *("service.auth", "service.auth_errors", "service.google_apis", "service.principal", "service.transport"),
-        *("handlers.", "emulator.strict.tokens"),
-    },
-    "google.oauth2": {"service.principal", "handlers."},
-    "grpc": {"service.transport", "emulator."},
-    "aiohttp": {"handlers.", "emulator."},
-    "cryptography": {"emulator."},
-    "obstore": {"store."},
-    "re2": {"emulator.api.filter"},
-    "yaml": {"emulator.model.config_file"},
-}
-#: Foreign library -> modules that stay free of it, because they work on plain values only.
-NEVER_IN = {
-    "pandas": {
-        *("_loop", "service.transport", "store.", "fanout.outbox.", "fanout.sender.", "fanout.batch.progress"),
-        "emulator.",
-    }
-}
-#: The emulator is a program of its own: of the toolkit it knows these, and the toolkit starts it as a child process.
-EMULATOR_KNOWS = {"errors", "_names"}
-
-#: What `import cloudtasks_nb` leaves to the first use.
-LOADED_LATER = (
-    *("ipywidgets", "anywidget", "google.cloud", "google.auth", "grpc", "aiohttp", "obstore", "tqdm", "cryptography"),
-)
-
-#: What a deployed handler does without.
-NOT_DEPLOYED = (
-    *("pandas", "numpy", "grpc", "google.cloud", "google.api_core", "google.protobuf", "aiohttp", "ipywidgets"),
-    *("anywidget", "cloudpickle", "filelock", "platformdirs", "re2", "tqdm"),
-)
+RULES: dict[str, Any] = tomllib.loads((ROOT / "tests" / "architecture.toml").read_text(encoding="utf-8"))
+ONLY_IN: dict[str, set[str]] = {library: {*modules} for library, modules in RULES["only_in"].items()}
+ONLY_IN["google.protobuf"] |= {*RULES["translating"]}
+ONLY_IN |= {library: {*RULES["translating"]} for library in RULES["of_the_api"]}
+NEVER_IN = {library: {*modules} for library, modules in RULES["never_in"].items()}
+EMPTY_NAMES = {*RULES["empty_names"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +184,7 @@ def test_emulator_and_toolkit_do_not_know_each_other() -> None:
 
     def is_apart(module: Module, found: Import) -> bool:
         if belongs(module.name, {"emulator."}):
-            return not found.ours or belongs(found.module, {"emulator.", *EMULATOR_KNOWS})
+            return not found.ours or belongs(found.module, {"emulator.", *RULES["emulator_knows"]})
         return not found.ours or not belongs(found.module, {"emulator."})
 
     check_imports("between emulator and toolkit:", is_apart)
@@ -272,7 +233,10 @@ def test_functions_are_short() -> None:
 
 def test_names_say_what_a_module_is_about() -> None:
     """No module has a name under which anything could stand."""
-    check("says nothing:", (name for name in files() if {part.strip("_") for part in name.split(".")} & EMPTY_NAMES))
+    check(
+        "says nothing:",
+        (name for name in files() if {part.strip("_") for part in name.split(".")} & EMPTY_NAMES),
+    )
 
 
 def public_definitions(tree: ast.Module) -> set[str]:
@@ -305,7 +269,7 @@ def test_all_is_true() -> None:
 def test_a_deployed_handler_loads_little() -> None:
     """`app` works without the libraries of frames, of the API and of servers: a deployed service has none of them."""
     shown = (name for name in files() if name.startswith("display.") and name != "display.secrets")
-    blocked = (*NOT_DEPLOYED, f"{PACKAGE}.service", *(f"{PACKAGE}.{name}" for name in shown))
+    blocked = (*RULES["not_deployed"], f"{PACKAGE}.service", *(f"{PACKAGE}.{name}" for name in shown))
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
         "from cloudtasks_nb.handlers import app\n"
@@ -323,4 +287,4 @@ def test_importing_the_package_loads_little() -> None:
     done = run(sys.executable, "-c", code, cwd=ROOT)
     loaded = done.stderr.split()
     assert (done.returncode, done.stdout, PACKAGE in loaded) == (0, "", True)
-    assert [name for name in LOADED_LATER if name in loaded] == []
+    assert [name for name in RULES["loaded_later"] if name in loaded] == []

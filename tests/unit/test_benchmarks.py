@@ -1,8 +1,6 @@
 """How benchmark values are written and judged, and the table that is made of them."""
 
-import pytest
-
-from tests.benchmarks.figures import Bench, Case, Figure, Result, compare, number, spread
+from tests.benchmarks.figures import Bench, Case, Figure, Result, compare
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
 from tests.cases import cases
 
@@ -20,15 +18,6 @@ def nothing(_: Bench) -> None:
 CASE = Case(name="c", title="Sending", how="As it is.", figures=(RATE, LAG, BOTH, FREE, LONG), run=nothing)
 
 
-NUMBERS = {336_776.4: "336,776", 100.0: "100", 99.95: "100.0", 12.34: "12.3", 5: "5", 0.1234: "0.12", -3.5: "-3.50"}
-
-
-@pytest.mark.parametrize(("value", "text"), NUMBERS.items())
-def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: str) -> None:
-    """Numbers have about three figures; whole ones have no decimals."""
-    assert number(value) == text
-
-
 @cases(
     *((RATE, [10, 50, 70], "met"), (RATE, [40, 45, 70], "**not met**: 10 % below")),
     *((LAG, [5, 5, 90], "met"), (LAG, [6, 6, 6], "**not met**: 20 % above")),
@@ -38,12 +27,6 @@ def test_large_numbers_have_no_decimals_and_small_ones_two(value: float, text: s
 def test_the_median_is_judged(figure: Figure, values: list[float], judged: str) -> None:
     """A goal is met, or missed by a share of it; a figure without a goal is not judged."""
     assert compare(figure, values) == judged
-
-
-def test_a_spread_names_median_smallest_and_largest() -> None:
-    """One value stands alone."""
-    assert spread([3, 1, 2], "s") == "2 s (1 to 3)"
-    assert spread([2.5], "s") == "2.50 s"
 
 
 def test_a_failure_is_shown_in_its_cell() -> None:

@@ -221,19 +221,6 @@ def test_a_reader_that_ends_early_is_no_error(sent: list[str]) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@cases(
-    (KeyboardInterrupt(), 130, ""),
-    (CredentialsError("there are no credentials", hint="gcloud auth login"), 2, "→ gcloud auth login"),
-)
-def test_how_it_ends_when_it_cannot_go_on(
-    sent: list[str], monkeypatch: pytest.MonkeyPatch, printed: Run, raised: BaseException, code: int, message: str
-) -> None:
-    """An interrupt is 130, as in every shell; an error is 2 and says what to do, without a traceback."""
-    monkeypatch.setattr(Client, "batch", Mock(side_effect=raised))
-    error = printed("watch", sent[1], code=code)
-    assert (message in error, "Traceback" in error) == (True, False)
-
-
 def test_an_interrupt_that_python_drops_is_sent_again(sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Python ignores what a callback of a weak reference raises, and imports have such callbacks; the command ends."""
 

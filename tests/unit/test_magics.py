@@ -1,6 +1,7 @@
 """The magics, in a real IPython shell."""
 
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from tests.cases import cases
 
 PATIENCE = 240.0  # seconds after which something that should happen counts as not happening
 URL = "http://127.0.0.1:9/run"
+TABLE = tomllib.loads(Path(__file__).with_name("magics.toml").read_text(encoding="utf-8"))
 
 Run = Callable[[str], Any]
 Complete = Callable[[str], list[str]]
@@ -156,23 +158,7 @@ def test_without_tasks_the_newest_connection_is_used(run: Run, shell: Interactiv
     assert run("%ct queues").index.tolist() == ["reports"]
 
 
-@cases(
-    ("%ct", ["needs a command", "%ct queues | tasks QUEUE | batches | panel"]),
-    ("%ct quues", ['no "quues"', 'did you mean "queues"']),
-    ("%ct xyz", ['%ct has no "xyz"', "%ct queues"]),
-    ("%%ct enqeue reports u\n1", ['%%ct has no "enqeue"', 'did you mean "enqueue"']),
-    ("%ct enqueue reports u", ["%%ct enqueue is the first line of a cell"]),
-    ("%%ct tasks reports\n1", ["%ct tasks is a line without a cell"]),
-    ("%ct tasks", ["the usage is %ct tasks QUEUE", "queues: reports, mails"]),
-    ("%ct tasks reports mails", ["the usage is %ct tasks QUEUE"]),
-    ("%ct queues reports", ["%ct queues has no arguments", '"reports"', "→ %ct tasks reports lists"]),
-    ("%ct batches m1", ["%ct batches has no arguments", '→ tasks.batch("m1") is one batch']),
-    ("%ct panel m1", ["%ct panel has no arguments", '→ tasks.queue("m1").panel()']),
-    ("%%ct enqueue reports\n1", ["the usage is %%ct enqueue QUEUE URL", "queues: reports, mails"]),
-    ("%ct tasks reprots", ["queues/reprots", 'did you mean "reports"?', "make it"]),
-    ("%%ct enqueue mals u\n1", ["queues/mals", 'did you mean "mails"?', "make it"]),
-    ("%ct tasks xyz", ["queues/xyz", "make it"]),
-)
+@cases(*map(tuple, TABLE["errors"]))
 def test_errors_are_short(shell: InteractiveShell, tasks: Connection, capsys: Any, cell: str, words: list[str]) -> None:
     """An error is a line or two: no traceback, but near names and the next step, and the cell counts as failed."""
     done = shell.run_cell(cell)
@@ -195,11 +181,7 @@ def test_another_error_keeps_its_traceback(shell: InteractiveShell, tasks: Conne
     assert "Traceback" in capsys.readouterr().out
 
 
-@cases(
-    *(("%ct ", ["queues", "tasks", "batches", "panel"]), ("%ct b", ["batches"]), ("%%ct ", ["enqueue"])),
-    *((line, ["reports", "mails"]) for line in ("%ct tasks ", "%%ct enqueue ")),
-    *(("%ct tasks re", ["reports"]), ("frame = %ct tasks m", ["mails"])),
-)
+@cases(*map(tuple, TABLE["completions"]))
 def test_verbs_and_queues_are_completed(complete: Complete, tasks: Connection, line: str, found: list[str]) -> None:
     """Tab gives the verbs, then the names of the queues, and nothing else."""
     assert complete(line) == found

@@ -1,14 +1,11 @@
 """Resource names and status codes."""
 
 import grpc
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudtasks_nb._names import CODES, QueueName, TaskName, account_project, code_name, log_name
-from cloudtasks_nb.errors import InvalidInputError
 from tests.cases import cases
-from tests.raising import raises
 
 QUEUE = "projects/example.com:p-1/locations/us-central1/queues/Reports-2"
 
@@ -30,24 +27,6 @@ def test_names_survive_a_round_trip(project: str, location: str, queue: str, tas
     """Every valid name is parsed into the parts that it was made of."""
     whole = TaskName(queue=QueueName(project=project, location=location, queue=queue), task=task)
     assert TaskName.parse(str(whole)) == whole
-
-
-@cases(
-    *("", "reports", f"{QUEUE}/", f"{QUEUE}\n", f"{QUEUE}/tasks/t", QUEUE.replace("us-central1", "us central1")),
-    *(QUEUE.replace("Reports-2", name) for name in ("a_b", "q" * 101)),
-)
-def test_what_is_no_queue_name_is_refused(name: str) -> None:
-    """The error names the text and says how a queue name is built."""
-    hint = "projects/PROJECT/locations/LOCATION/queues/QUEUE"
-    with raises(InvalidInputError, "is not a queue name", hint=hint, resource=name):
-        QueueName.parse(name)
-
-
-@pytest.mark.parametrize("task", ["", "a b", "a.b", "t" * 501, "a/b"])
-def test_what_is_no_task_name_is_refused(task: str) -> None:
-    """A task id has letters, digits, hyphens and underscores only."""
-    with pytest.raises(InvalidInputError, match="is not a task name"):
-        TaskName.parse(f"{QUEUE}/tasks/{task}")
 
 
 @cases(

@@ -6,7 +6,9 @@ import importlib.metadata
 import inspect
 import re
 import sys
+import tomllib
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,73 +17,8 @@ import cloudtasks_nb as ct
 import cloudtasks_nb.handlers
 from tests.processes import run
 
-CONNECTED = "quota_project=None, store=None, transport=None"
-DEPLOYED = "requirements=None, store=None, run=False, gcloud=(), give_up_on=(), public=()"
-SERVED = "workers=None, processes=None, give_up_on=()"
-TASK = "at=None, delay=None, tz=None, headers=None, method=None, service_account=None, audience=None, "
-TASK += "dispatch_deadline=None, retry=None"
-PERIODS = TASK.replace("tz=None", "tz='UTC'")
-BATCH = "name=None, errors='raise', send_rate=None, canary=None, pause_at=None, progress=True"
-RUN = f"{BATCH}, dry_run=False"
-#: Every public function and method with its parameters: a change here is a change for every user.
-SIGNATURES = {
-    "connect": f"project=None, location=None, *, endpoint=None, credentials=None, impersonate=None, {CONNECTED}",
-    "local": "folder=None, *, project='local', location='us-central1', store=None",
-    "serve": "fn, *, name=None, workers=8, processes=None, give_up_on=(), service_account=None, audience=None, "
-    "tasks=None, store=None",
-    "handlers.app": "fn, *, audience=None, service_account=None, name=None, store=None, private=False, give_up_on=()",
-    "deploy": f"fn, *, service=None, project=None, region=None, service_account=None, caller=None, {DEPLOYED}",
-    "url": "fn",
-    "GiveUp": "message",
-    "TryLater": "delay, message=None",
-    **dict.fromkeys(("Client.queues", "Client.batches", "Client.close", "Plan.submit"), ""),
-    **dict.fromkeys(("Queue.pause", "Queue.resume", "Queue.purge", "Queue.delete", "Handler.calls"), ""),
-    **dict.fromkeys(
-        ("Batch.progress", "Batch.tasks", "Batch.failed", "Batch.errors", "Batch.stale", "Handler.close"), ""
-    ),
-    "Batch.cancel": "",
-    "Batch.resume": "",
-    "Batch.delete": "*, others=False",
-    **dict.fromkeys(("Queue.run", "Queue.delete_tasks"), "df"),
-    "Batch.resend": "df",
-    **dict.fromkeys(("Client.panel", "Queue.panel", "Batch.panel"), "*, read_only=False, tz=None"),
-    "Client.queue": "name, *, create=False, **settings",
-    "Client.batch": "id=None",
-    "Client.delete_batches": "older_than, *, dry_run=False",
-    "Client.doctor": "url=None, service_account=None, *, audience=None",
-    **dict.fromkeys(("Queue.enqueue", "Queue.schedule"), f"url, body=None, *, {TASK}, task_id=None"),
-    "Queue.tasks": "limit=1000, *, body=False, secrets=False",
-    "Queue.attempts": "since=None, limit=1000, *, batch=None, task=None, status=None, secrets=False",
-    "Queue.update": "**settings",
-    "Queue.route": "url=None, *, service_account=None, audience=None",
-    "Queue.fan_out": f"data, url, *, body=None, key=None, {TASK}, {RUN}",
-    "Queue.backfill": f"start, end, freq, url, *, across=None, newest_first=False, body=None, {PERIODS}, {RUN}",
-    "Queue.map": f"fn, data, *, {SERVED}, stale='resend', body=None, key=None, {TASK}, {BATCH}, failed='keep'",
-    "Queue.wait": "tasks, timeout=None",
-    "Batch.take_over": "",
-    "Batch.wait": "timeout=None",
-    "Batch.attempts": "limit=10000, *, status=None, secrets=False",
-    "Batch.retry_failed": "where=None",
-    "Batch.on_complete": "url, *, service_account=None, audience=None, queue=None",
-    "Plan.try_one": "row=0",
-    "Plan.simulate": "duration='2s', failures=0.05",
-    **dict.fromkeys(("Batch.status", "Plan.facts", "Progress.counts"), ""),
-    "Batch.results": "*, page=None",
-    **dict.fromkeys(("Deployment.mismatch", "Handler.mismatch"), "body"),
-    "Handler.answer_to": "body, since",
-    "Handler.replace": "function, workers",
-}
-
-#: Public attributes of each class that are no methods.
-ATTRIBUTES = {
-    "Client": {"endpoint", "client", "clock"},
-    "Queue": {"id", "name"},
-    "Batch": {"id", "name", "queue"},
-    "Plan": {"frame"},
-    "Deployment": {"audience", "commands", "folder", "function", "name", "service_account", "store", "url", "version"},
-    "Handler": {"function", "uncovered", "url", "version"},
-}
-
+PUBLIC = tomllib.loads(Path(__file__).with_name("public_api.toml").read_text(encoding="utf-8"))
+SIGNATURES, ATTRIBUTES = PUBLIC["signatures"], PUBLIC["attributes"]
 #: The states of a row, in the order in which they are shown.
 STATES = ["unsent", "rejected", "scheduled", "ready", "running", "retrying", "succeeded", "failed", "cancelled", "gone"]
 
@@ -165,7 +102,7 @@ def test_attributes(kind: str) -> None:
     """The attributes that are promised are there, with a line of help each: their own, or one in that of the class."""
     made = getattr(ct, kind)
     described = re.findall(r"^(\w+) : .+\n    \S", inspect.getdoc(made) or "", re.MULTILINE)
-    assert ATTRIBUTES[kind] <= {*dir(made), *described}
+    assert {*ATTRIBUTES[kind]} <= {*dir(made), *described}
     properties = [name for name in ATTRIBUTES[kind] if isinstance(inspect.getattr_static(made, name, None), property)]
     assert [name for name in properties if not inspect.getdoc(getattr(made, name))] == []
 

@@ -18,7 +18,8 @@ from cloudtasks_nb._frames import QUEUES
 from cloudtasks_nb._frames import frame as declared
 from cloudtasks_nb.service import open_clients
 from tests.cases import cases
-from tests.integration.conftest import LOCATION, Emulator, Intercept, dtypes
+from tests.integration.conftest import LOCATION, Emulator, Intercept, dtypes, impatient
+from tests.interrupts import interrupt, interruptible
 from tests.processes import run
 from tests.raising import raises
 
@@ -210,6 +211,47 @@ def test_how_a_connection_shows_itself(tasks: ct.Client, queue: ct.Queue) -> Non
 def test_a_connection_without_queues_says_the_next_step(tasks: ct.Client) -> None:
     """The line to type is shown."""
     assert 'tasks.queue("reports", create=True)' in tasks._repr_mimebundle_()["text/plain"]
+
+
+def test_an_id_that_is_taken(paused: ct.Queue) -> None:
+    """The error names the id and the time when it is free again."""
+    paused.enqueue("https://svc.example.com/run", {"n": 1}, task_id="t")
+    with raises(errors.AlreadyExistsError, 'a task "t" in queue', hint="another task_id"):
+        paused.enqueue("https://svc.example.com/run", {"n": 2}, task_id="t")
+    assert paused.tasks(body=True).body.to_list() == [{"n": 1}]
+
+
+def test_a_queue_for_a_name(tasks: ct.Client, queue: ct.Queue) -> None:
+    """A Queue is as good as its full name, also to change its settings."""
+    assert tasks.queue(queue, create=True, rate=5).name == queue.name
+    assert tasks.queues().rate[queue.id] == 5
+
+
+def test_an_emulator_of_the_environment_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    """The error says that a variable leads there."""
+    monkeypatch.setenv("CLOUD_TASKS_EMULATOR_HOST", f"127.0.0.1:{free_port}")
+    with impatient() as tasks, pytest.raises(errors.EndpointError, match="which CLOUD_TASKS_EMULATOR_HOST names"):
+        tasks.queues()
+
+
+def test_an_interrupted_verb_leaves_the_connection_usable(queue: ct.Queue, intercept: Intercept) -> None:
+    """After an interrupt the next cell works."""
+    calls: list[str] = []
+
+    async def interrupt_first(call: Callable[[], Awaitable[Any]], rpc: str, _: dict[str, Any]) -> Any:
+        calls.append(rpc)
+        if len(calls) == 1:
+            interrupt()
+        return await call()
+
+    def cell() -> None:
+        for _ in range(1000):
+            queue.tasks()
+
+    intercept(interrupt_first)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        cell()
+    assert len(queue.tasks()) == 0
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -20,97 +21,16 @@ ROOT = Path(__file__).parents[3]
 
 
 class Cell(NamedTuple):
-    """A cell of the notebook."""
+    """A cell of the notebook, as the head of `first_hour.toml` describes it."""
 
     source: str
-    shows: str = ""  #: a pattern that its output has
-    interrupted: bool = False  #: when half of the rows have succeeded, and the others run
-    again: bool = False  #: it is run until it shows that
+    shows: str = ""
+    interrupted: bool = False
+    again: bool = False
 
 
-IMPORTS = """
-import json, os
-from urllib.request import urlopen
-import pandas as pd
-import cloudtasks_nb as ct
-API, FACTORS = os.environ["SHOP_API"], {"a": 4, "c": 9}
-tasks = ct.local()
-queue = tasks.queue("shop", create=True, max_attempts=1)
-"""
-FETCH = """
-def fetch(path):
-    with urlopen(f"{API}/{path}") as answer:
-        return json.load(answer)
-"""
-STOCK = """
-def stock(item, shelf):
-    return fetch(f"stock/{item}") * FACTORS[shelf]
-"""
-RETRY = """
-batch = tasks.batch(levels.attrs["batch"])
-fetch("mend/404")
-print(batch.retry_failed(404).wait())
-fetch("calls/stock")
-"""
-MENDED = """
-def stock(item, shelf):
-    return fetch(f"stock/{item}") * FACTORS.get(shelf, 3)
-fetch("mend/500")
-levels = queue.map(stock, items, body=["item", "shelf"], stale="keep", failed="resend")
-fetch("calls/stock"), levels["result"].tolist()
-"""
-ORDERS = """
-def order(result):
-    return 100 - result
-queue.map(order, batch.results()[["result"]])["result_result"].tolist()
-"""
-REPORT = """
-def report(batch, **summary):
-    raise LookupError("no such month")
-batch.on_complete(ct.serve(report))
-"""
-HEARD = """
-heard = []
-def report(batch, **summary):
-    heard.append(batch)
-batch.on_complete(ct.serve(report))
-"""
-SAVE = """
-def save(item):
-    with open(f"{item}.txt", "w") as file:
-        file.write("sold")
-ct.deploy(save, project="my-project", region="us-central1", store="gs://my-project-tasks/shop")
-"""
-
-CELLS = (
-    Cell(IMPORTS, "^made queue shop with "),
-    Cell('items = pd.DataFrame({"item": range(6), "shelf": list("aabccc"), "sold": 1})'),
-    Cell(FETCH),
-    Cell('def price(item): return fetch(f"usd/{item}")'),
-    Cell("prices = queue.map(price, items)", r'→ body=\["item"\]'),
-    Cell(
-        'prices = queue.map(price, items, body=["item"])',
-        r'batch = (tasks\.batch\("\w{8}"\)) finds it, \1\.cancel\(\) cancels it\n+KeyboardInterrupt\n',
-        interrupted=True,
-    ),
-    Cell('def price(item): return fetch(f"eur/{item}")'),
-    Cell('prices = queue.map(price, items, body=["item"])', "^computing 3 rows again: an earlier version ended them"),
-    Cell('int(prices["result"].sum()), fetch("calls/eur")', r"^\(135, \[1, 1, 1, 1, 1, 1\]\)$"),
-    Cell(STOCK),
-    Cell('levels = queue.map(stock, items, body=["item", "shelf"])', r"^4 did not succeed: batch = tasks\.batch\("),
-    Cell(
-        'tasks.batch(levels.attrs["batch"]).failed()[["item", "last_status", "last_http_status"]]',
-        r" 2 +ERROR +<NA>\n.* 3 +INTERNAL +404\n.* 4 +INTERNAL +404\n.* 5 +INTERNAL +500\n",
-    ),
-    Cell(RETRY, r"^6 rows: 4 succeeded, 2 failed\n\[1, 1, 1, 2, 2, 1\]$"),
-    Cell(MENDED, r"^\(\[1, 1, 2, 2, 2, 2\], \[0, 4, 6, 27, 36, 45\]\)$"),
-    Cell(ORDERS, r"^fields of .*: result is result_result\n\[100, 96, 94, 73, 64, 55\]$"),
-    Cell(REPORT),
-    Cell("batch.status()", "all rows succeeded; the notification failed: LookupError: no such month", again=True),
-    Cell(HEARD),
-    Cell("heard == [batch.id], batch.status().reason", r"^\(True, None\)$", again=True),
-    Cell(SAVE, "^service save: wrote "),
-)
+TABLE = tomllib.loads(Path(__file__).with_name("first_hour.toml").read_text(encoding="utf-8"))
+CELLS = [Cell(**row) for row in TABLE["cell"]]
 
 
 class Shop:

@@ -15,7 +15,6 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.errors import CloudTasksError
-from tests.cases import cases
 from tests.hint_source import CODE, HintSource
 
 #: Runs lines as one cell of a notebook, and returns the value of the last one.
@@ -42,6 +41,8 @@ COPIED = re.compile("«(.*?)»")
 PACKAGE = Path(ct.__file__).parent
 #: Hints that cannot be followed at all.
 MOST_UNFOLLOWED = 6
+#: Hints with code that are found at least: the package has all forms that `HintSource` knows.
+LEAST_FOUND = 160
 
 
 def pattern(text: str) -> str:
@@ -98,6 +99,7 @@ def test_a_hint_that_is_followed(hint: Hint, run: Run, capsys: pytest.CaptureFix
 def test_every_hint_with_code_is_in_the_table() -> None:
     """A hint of the package that has a line of Python is in the table; very few are not followed."""
     source = HintSource(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
+    assert len(source.hints()) >= LEAST_FOUND
     missing = [text for text in source.hints() if not any(re.search(pattern(text), one.hint) for one in HINTS)]
     assert missing == []
     assert sum(bool(one.unfollowed) for one in HINTS) <= MOST_UNFOLLOWED
@@ -109,19 +111,3 @@ def test_every_line_of_a_hint_is_followed() -> None:
     for one in HINTS:
         followed[one.hint] += one.hint if one.unfollowed else " ".join(COPIED.findall(one.follow))
     assert [code[0] for hint in followed for code in CODE.finditer(hint) if code[0] not in followed[hint]] == []
-
-
-@cases(
-    'raise Error("no", hint="queue.resume() goes on")',
-    'raise Error("no", hint=f"{name} waits; queue.resume() goes on")',
-    '_NEXT = "queue.resume() goes on"\nraise Error("no", hint=_NEXT)',
-    'def run():\n    what, hint = "no", "wait, or " + "queue.resume() goes on"\n    raise Error(what, hint=hint)',
-    'def next_step():\n    return "queue.resume() goes on"\nprint(Status(action=next_step()))',
-    'def error(text, hint): ...\nraise error("no", "queue.resume() goes on")',
-    'print(f"{text} → queue.resume() goes on")',
-)
-def test_a_hint_is_found_in_the_source(source: str) -> None:
-    """However it comes into the error; a text that is no hint is not found."""
-    assert any("queue.resume() goes on" in one for one in HintSource([source]).hints())
-    assert HintSource([source.replace("queue.resume()", "this")]).hints() == set()
-    assert HintSource(["print('queue.resume() goes on')"]).hints() == set()

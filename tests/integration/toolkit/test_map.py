@@ -240,20 +240,6 @@ def test_values_of_an_iterator(queue: ct.Queue, data: Any, results: list[int]) -
     assert queue.map(lambda n: 2 * n, data)["result"].tolist() == results
 
 
-@cases(np.zeros((2, 2)), np.array(1), np.int64(1))
-def test_an_array_of_other_dimensions_is_no_list_of_values(data: Any) -> None:
-    """The error says so, and not one of pandas."""
-    with pytest.raises(errors.InvalidInputError, match=f"an array of {data.ndim} dimensions"):
-        rows_for(half, data)
-
-
-@cases(lambda *values: values, lambda: 1, lambda **row: row)
-def test_a_function_without_a_parameter_takes_no_values(fn: Callable[..., Any]) -> None:
-    """The error says what would do."""
-    with pytest.raises(errors.InvalidInputError, match="has no parameter that values could be for"):
-        rows_for(fn, [1])
-
-
 def test_the_same_cell_attaches(queue: ct.Queue, capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda does so by the name of its batch; `workers` is an option of serve, `name` of both."""
     for data in ([1], [1, 2]):

@@ -346,16 +346,3 @@ def test_an_answer_that_was_lost(paused: ct.Queue, emulator: Emulator, intercept
     assert made.state.tolist() == ["gone" if left else "ready"]
     assert made.url.tolist() == [NOWHERE]
     assert paused.tasks().index.tolist() == ([] if left else made.index.tolist())
-
-
-def test_integers_of_more_than_64_bits(queue: ct.Queue, target: Target) -> None:
-    """No digit is lost on the way to the target, in the body of a task or of a row, in a URL, or when it is shown."""
-    queue.pause().enqueue(NOWHERE, {"n": 2**70 + 1})
-    assert queue.tasks(body=True)["body"].tolist() == [{"n": 2**70 + 1}]
-    queue.purge().resume()
-    rows = pd.DataFrame({"n": [2**80 + 1]})
-    batch = queue.fan_out(rows, url=f"{target.url}/{{n}}", body={"is": "{n}"}, progress=False)
-    (received,) = target.wait()
-    assert (received.path, received.body) == (f"/job/{2**80 + 1}", b'{"is":%d}' % (2**80 + 1))
-    batch.wait()
-    assert batch.tasks()["n"].tolist() == [2**80 + 1]

@@ -55,17 +55,6 @@ def test_tasks_of_another_queue(tasks: Any) -> None:
         task_ids(tasks, QUEUE)
 
 
-@cases(
-    (5, "int does not name tasks"),
-    (pd.DataFrame({"a": [1]}), "no column or index `task`"),
-    (["a b"], "not a task name"),
-)
-def test_what_names_none(tasks: Any, words: str) -> None:
-    """The error says what is accepted."""
-    with pytest.raises(InvalidInputError, match=words):
-        task_ids(tasks, QUEUE)
-
-
 def connect(answer: Any, *, local: bool = True) -> Any:
     """Give a connection whose calls a function answers."""
 

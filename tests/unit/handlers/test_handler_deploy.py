@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from cloudtasks_nb import __version__
-from cloudtasks_nb.errors import CloudTasksError, ConfigurationError, HandlerError
+from cloudtasks_nb.errors import ConfigurationError, HandlerError
 from cloudtasks_nb.handlers import gcloud as commands
 from cloudtasks_nb.handlers.admission import wait_until_admitted
 from cloudtasks_nb.handlers.deploy import Deployment, deploy
@@ -47,12 +46,6 @@ FACTS: dict[str, Any] = {
     "python": "3.12",
 }
 Stub = Callable[..., dict[str, Any]]
-FRAME = pd.DataFrame({"a": [1]})
-
-
-def with_a_frame() -> int:
-    """Use a frame of this module."""
-    return len(FRAME)
 
 
 def with_a_secret() -> str:
@@ -256,51 +249,6 @@ def test_nobody_is_logged_in(stub: Stub) -> None:
     with pytest.raises(ConfigurationError, match="nobody is logged in"):
         deploy(report, run=True)
     assert [call[0] for call in state["calls"]] == ["config get-value"]
-
-
-REFUSALS: list[tuple[Any, dict[str, Any], str]] = [
-    (with_a_frame, {}, "with_a_frame uses FRAME, a DataFrame"),
-    (lambda day: day, {"service": "x"}, "a lambda has no source"),
-    *((report, {"service": name}, f"{name!r} is not a name for a service") for name in ("Report_1", "x" * 50)),
-    *((report, {"store": place}, f"{place!r} is on this machine") for place in ("results", "memory://x", "3")),
-    (report, {"store": 3}, "store='3' is on this machine"),
-    *((report, {"caller": caller}, f"caller={caller!r}") for caller in (5, "")),
-    (report, {"caller": "ann@example.com"}, "caller='ann@example.com' is not the e-mail address of a service"),
-    (report, {"service_account": f"serviceAccount:{CALLER}"}, "service_account='serviceAccount:"),
-    (report, {"requirements": "pandas"}, "requirements='pandas' is not a list"),
-    *((report, {"requirements": lines}, "is not a list of lines") for lines in ([5], 5)),
-    (report, {"store": "gs://"}, "store='gs://' has no bucket"),
-    (report, {"gcloud": "--memory=2Gi"}, "gcloud='--memory=2Gi' is not a list of options"),
-    (report, {"gcloud": ["--memory 2Gi"]}, "gcloud='--memory 2Gi' is not a list of options"),
-    (report, {"gcloud": None}, "gcloud=None is not a list of options"),
-    *(
-        (report, {"gcloud": [option]}, f"{option} in gcloud= cannot be given")
-        for option in (
-            "--allow-unauthenticated",
-            "--set-env-vars=A=1",
-            "--region=r",
-            "--allow-unauthentic",
-            "--flags-file=f",
-        )
-    ),
-    (report, {"gcloud": ["--set-env-vars=DB_PASS=hunter2"]}, "--set-env-vars=DB_PASS=••• in gcloud= cannot be given"),
-    (
-        report,
-        {"requirements": ["a @ git+https://ann:hunter2@github.com/a"]},
-        "requirements= has what looks like a secret",
-    ),
-    (report, {"public": "MODEL_ID"}, "public='MODEL_ID' is not a list of names"),
-    *((report, {"public": names}, "is not a list of names") for names in ([5], 5, [""], ["a=b"], ["https://a"])),
-    (with_a_secret, {}, "with_a_secret has what looks like a secret .password, "),
-]
-
-
-@pytest.mark.parametrize(("fn", "words", "message"), REFUSALS)
-def test_refused_deployments(fn: Any, words: dict[str, Any], message: str, place: Path) -> None:
-    """Nothing is written."""
-    with raises(CloudTasksError, rf"{message}.*\n  → ."):
-        deploy(fn, **words)
-    assert not (place / "deploy").exists()
 
 
 def test_files_of_others_are_kept(place: Path) -> None:

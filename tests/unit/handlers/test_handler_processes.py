@@ -135,7 +135,7 @@ def test_a_process_that_is_just_started_is_killed_too(monkeypatch: pytest.Monkey
 
 
 def test_what_cannot_be_copied_is_said_when_serving() -> None:
-    """A function that holds a lock cannot be copied; async functions and odd numbers are refused, too."""
+    """A function that holds a lock cannot be copied; an async function is refused, too."""
     lock = threading.Lock()
 
     def run() -> bool:
@@ -148,8 +148,6 @@ def test_what_cannot_be_copied_is_said_when_serving() -> None:
         serve(run, processes=1)
     with pytest.raises(HandlerError, match="wait is an async function"):
         serve(wait, processes=1)
-    with pytest.raises(HandlerError, match="processes=0 is not a number"):
-        serve(len, processes=0)
 
 
 def test_replacing_ends_the_processes() -> None:

@@ -2,11 +2,9 @@
 
 import datetime as dt
 import gc
-import re
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +21,6 @@ from cloudtasks_nb.handlers.call import ReceivedRequest
 from cloudtasks_nb.handlers.serving import name_at
 from cloudtasks_nb.service import open_clients
 from tests.processes import run
-from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, Gate, post, report
 
 
@@ -124,39 +121,6 @@ def test_a_name_gives_a_lasting_url(capsys: pytest.CaptureFixture[str]) -> None:
     """A lambda with name= has a lasting URL, whatever characters the name has."""
     handler = serve(lambda: 1, name="größe & co?")
     assert (handler.lasting, post(handler.url, b"").body, capsys.readouterr().out) == (True, b"1", "")
-
-
-def generated() -> Iterator[int]:
-    """Yield."""
-    yield 1
-
-
-async def generated_async() -> AsyncIterator[int]:
-    """Yield."""
-    yield 1
-
-
-BAD_ARGUMENTS: list[tuple[Any, dict[str, Any], str]] = [
-    (report("1"), {}, "is not a function"),
-    (None, {}, "None is not a function"),
-    (generated, {}, "generated yields"),
-    (generated_async, {}, "generated_async yields"),
-    *((report, {"workers": workers}, f"workers={workers!r}") for workers in (0, True, "8")),
-    *((report, {"name": name}, f"name={name!r}") for name in ("", "a/b", "..", 3)),
-    *((report, {"name": name}, "cannot be a handler's name") for name in ("a\n", "x" * 101)),
-    (report, {"audience": "https://x"}, "audience= alone"),
-    (report, {"service_account": ""}, "service_account=''"),
-    (report, {"service_account": ACCOUNT}, "there is no connection"),
-    (report, {"service_account": ACCOUNT, "tasks": object()}, "tasks=object is not a connection"),
-]
-
-
-@pytest.mark.parametrize(("fn", "settings", "words"), BAD_ARGUMENTS)
-def test_bad_arguments_are_refused(fn: Any, settings: dict[str, Any], words: str, home: Path) -> None:
-    """An error names the argument and the next step, and no port stays open."""
-    with raises(HandlerError, rf"{re.escape(words)}[\s\S]*\n  → ."):
-        handlers.serve(fn, **settings)
-    assert list(home.iterdir()) == []
 
 
 def test_a_server_that_cannot_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import linecache
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.processes import run
 from tests.raising import raises
 from tests.unit.handlers.conftest import Notebook
 
-JOB = "class Job:\n    def report(self): return 1"
+TABLE = tomllib.loads(Path(__file__).with_name("cells.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -28,46 +29,10 @@ def deployed(notebook: Notebook) -> Callable[[Any], Any]:
     return lambda fn: getattr(notebook(module_source(fn).text), fn.__name__)
 
 
-DATES = "import datetime as dt\nFROM, AT = dt.date(2013, 1, 1), dt.datetime(2013, 1, 1, tzinfo=dt.UTC)"
-WRAPPED = "    @functools.wraps(fn)\n    def call(): return 2 * fn()\n    return call"
-TWICE = f"import functools\ndef twice(fn):\n{WRAPPED}"
-KIND = "import dataclasses, enum\nclass Kind(enum.Enum):\n    A = 1"
-CLASSES = f"{KIND}\n@dataclasses.dataclass\nclass Item:\n    kind: Kind"
-COMPILED = "import decimal, logging, re\nLOG, WORD = logging.getLogger('a.b'), re.compile('a+', re.I)"
-RATE = f"{COMPILED}\nRATE = {{'x': decimal.Decimal('1.50')}}"
-TUPLE = {"a": (1, [None, 2.5])}
-
-
-@cases(
-    ("def report(): return 1", 1),
-    ("import math\nimport os.path as p\ndef report(): return p.join('a', str(math.floor(2.5)))", "a/2"),
-    ("from math import sqrt as root\ndef report(): return root(4)", 2.0),
-    ("import xml.etree.ElementTree\ndef report(): return xml.etree.ElementTree.fromstring('<a/>').tag", "a"),
-    ("def one(): return 1\ndef two(): return one() + one()\ndef report(): return two() + one()", 3),
-    ("def odd(n): return n and even(n - 1)\ndef even(n): return n < 1 or odd(n-1)\ndef report(): return odd(3)", 1),
-    ("LIMIT = 5\nA = {'a': (1, [None, 2.5]), 'b': {True}}\ndef report(): return A, LIMIT", ({**TUPLE, "b": {True}}, 5)),
-    ("EMPTY, BEST = (), float('-inf')\ndef report(): return EMPTY, BEST", ((), float("-inf"))),
-    (f"{DATES}\ndef report(): return f'{{FROM}} {{AT}}'", "2013-01-01 2013-01-01 00:00:00+00:00"),
-    (f"{TWICE}\n@twice\ndef other(): return 3\nDAYS = 2\ndef report(days=DAYS): return days * other()", 12),
-    ("import functools\n@functools.lru_cache\ndef slow(n): return n\ndef report(): return slow(3)", 3),
-    (f"{CLASSES}\ndef report(item: Item = None): return Item(Kind.A).kind.name", "A"),
-    ("class Base:\n    x = 1\nclass Sub(Base):\n    def y(self): return self.x\ndef report(): return Sub().y()", 1),
-    ("def load(): return 1\nfetch = load\ndef report(): return fetch()", 1),
-    ("if True:\n    def report():\n        return '''\nselect'''", "\nselect"),
-    ("def report(day: 'a day of 2013' = 1): return day", 1),
-    (f"{RATE}\ndef report(): return LOG.name, WORD.findall('A'), str(RATE['x'])", ("a.b", ["A"], "1.50")),
-    ("def display(x): return x\ndef report(): return display(2)", 2),
-    ("tokenizer, URLS = 'bpe', ['a://b/c:d@e']\ndef report(): return tokenizer, URLS", ("bpe", ["a://b/c:d@e"])),
-    ("df = 'a global of the same name'\ndef report():\n    df = [1]\n    return [df for df in df]", [1]),
-    (
-        "def report():\n    import json\n    def inner(x): return json.dumps([x, N])\n    return inner(1)\nN = 2",
-        "[1, 2]",
-    ),
-)
-def test_what_a_function_uses_is_written_along(notebook: Notebook, deployed: Any, code: str, result: Any) -> None:
+@cases(*map(tuple, TABLE["written"]))
+def test_what_a_function_uses_is_written_along(notebook: Notebook, deployed: Any, code: str, result: str) -> None:
     """Imports, functions, classes and small constants; the written module gives what the notebook gives."""
-    report = notebook(code).report
-    assert deployed(report)() == result
+    assert repr(deployed(notebook(code).report)()) == result
 
 
 def test_an_async_function(notebook: Notebook) -> None:
@@ -83,41 +48,7 @@ def test_a_function_of_an_installed_package_is_imported() -> None:
     assert set(source.modules) == {"textwrap"}
 
 
-FRAME = "import pandas as pd\ndf = pd.DataFrame({'a': [1]})\ndef report(): return len(df)"
-LOCK = "import threading\nlock = threading.Lock()\ndef inner():\n    with lock: pass\ndef report(): inner()"
-INNER = "def outer():\n    rows = []\n    def report(): return rows\n    return report\nreport = outer()"
-WRAP = "def wrap(fn):\n    def call(): return fn()\n    return call"
-LOAD = "import functools\ndef load(): return 1"
-
-
-@cases(
-    (FRAME, "report uses df, a DataFrame of this kernel", "load it inside the function"),
-    (LOCK, "inner uses lock, a lock of this kernel", "make it inside the function"),
-    ("f = open(__file__)\nf.close()\ndef report(): f.read()", "report uses f, a TextIOWrapper", "inside the function"),
-    ("big = list(range(9999))\ndef report(): return big", "10,000 are deployed at most", "load it inside"),
-    ("report = lambda day: day", "a lambda has no source", "def report"),
-    (INNER, "report uses rows of the function around it", "or make it a parameter; a decorator needs functools.wraps"),
-    (f"{JOB}\nreport = Job().report", "report is a method", "makes the object"),
-    (f"{JOB}\nreport = Job.report", "report is a method", "makes the object"),
-    ("class Job:\n    def __call__(self): return 1\nreport = Job()", "Job is a Job, not a function", "def run"),
-    ("import functools\nreport = functools.partial(print, 1)", "partial is a partial, not a function", "def run"),
-    ("exec('def report(): return 1')", "the source of report is not known", "not with exec"),
-    ("twice = lambda x: 2 * x\ndef report(): return twice(1)", "report uses twice, a lambda", "def twice(…)"),
-    (f"{WRAP}\n@wrap\ndef other(): return 3\ndef report(): return other()", "call uses fn of the", "functools.wraps"),
-    ("def report(): return missing + 1", "report uses missing, which is not defined", "define missing first"),
-    ("def report():\n    yield 1", "report yields", ""),
-    ("report = 'report'", "'report' is not a function", ""),
-    (f"{LOAD}\nreport = functools.lru_cache(load)", "load is decorated by an assignment", "above the function"),
-    (
-        f"{LOAD}\nf = functools.cache(load)\ndef report(): f()",
-        "load is decorated by an assignment",
-        "above the function",
-    ),
-    ("def report():\n    from .local import clean", "has a relative import, from .local import clean", "the top"),
-    ("def report(): get_ipython().system('ls')", "get_ipython, which only a notebook has", "subprocess.run"),
-    ("def report(): display(1)", "display, which only a notebook has", "take it out"),
-    ("def application(): return 1\ndef report(): return application()", "for something else", "rename"),
-)
+@cases(*map(tuple, TABLE["refused"]))
 def test_what_cannot_be_deployed_is_refused(notebook: Notebook, code: str, words: str, hint: str) -> None:
     """The error names what the function uses, and the way out."""
     with raises(HandlerError, re.escape(words), hint=hint):
@@ -240,31 +171,14 @@ def requirements(code: str, notebook: Notebook, *extra: str) -> dict[str, str]:
 
 
 ALWAYS = {"./ours.whl", "cryptography", "google-auth", "gunicorn", "obstore", "orjson", "requests"}
-GIVING_UP = [
-    "import cloudtasks_nb as ct\ndef report(): raise ct.GiveUp(str(ct.TryLater))",
-    "from cloudtasks_nb import GiveUp\ndef report(): raise GiveUp('no')",
-    "def report():\n    from cloudtasks_nb import TryLater\n    raise TryLater('1s')",
-]
 
 
-@cases(
-    ("import os\ndef report(): return os.name", set()),
-    ("import pandas as pd\ndef report(): return pd.NA", {"pandas"}),
-    ("from pandas import Timestamp\ndef report(): return Timestamp(0)", {"pandas"}),
-    ("def report():\n    import numpy.linalg\n    from pandas.api import types", {"numpy", "pandas"}),
-    ("from google.cloud import logging\ndef report(): return logging.Client", {"google-cloud-logging"}),
-    ("def report():\n    from google.cloud import tasks_v2", {"google-cloud-tasks"}),
-    ("def report():\n    import google.cloud.logging_v2", {"google-cloud-logging"}),
-    ("def report():\n    from google.protobuf.message import Message", {"protobuf"}),
-    *((code, set()) for code in GIVING_UP),
-    ("import cloudtasks_nb as ct\ndef report(): return ct, ct.GiveUp", {"pandas", "google-cloud-tasks", "tqdm"}),
-    ("import cloudtasks_nb as ct\ndef report(): return ct.connect", {"pandas", "google-cloud-tasks", "tqdm"}),
-)
-def test_requirements(notebook: Notebook, code: str, names: set[str]) -> None:
+@cases(*map(tuple, TABLE["required"]))
+def test_requirements(notebook: Notebook, code: str, names: list[str]) -> None:
     """Each imported distribution is required in the version that is installed here, beside those of every handler."""
     found = requirements(code, notebook)
-    assert names | ALWAYS <= set(found)
-    assert "tqdm" in names or names | ALWAYS == set(found)
+    assert {*names} | ALWAYS <= set(found)
+    assert "tqdm" in names or {*names} | ALWAYS == set(found)
     assert all(found[name] == f"{name}=={metadata.version(name)}" for name in names)
 
 

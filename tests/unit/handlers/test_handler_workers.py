@@ -44,38 +44,9 @@ def test_a_cancelled_job_does_not_run() -> None:
     workers.close(20)
 
 
-def test_closing_counts_jobs_that_still_run(workers: Workers) -> None:
-    """A thread that does not end is not waited for longer than allowed."""
-    go, began = threading.Event(), threading.Event()
-
-    def stuck() -> None:
-        began.set()
-        go.wait(240)
-
-    future = workers.submit(stuck)
-    assert began.wait(240)
-    assert workers.close(0.01) == 1
-    go.set()
-    future.result(240)
-
-
 def test_a_job_may_close_its_own_threads(workers: Workers) -> None:
     """A thread does not wait for itself."""
     assert workers.submit(lambda: workers.close(20)).result(240) == 0
-
-
-def test_coroutines_share_one_loop_in_a_daemon_thread() -> None:
-    """An object that is bound to a loop can be used by the next coroutine, too."""
-    coroutines = CoroutineRunner("test")
-
-    async def where() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
-        return asyncio.get_running_loop(), threading.current_thread()
-
-    (loop, thread), again = coroutines.run(where()), coroutines.run(where())
-    assert (loop, thread) == again
-    assert (thread.daemon, thread is threading.current_thread()) == (True, False)
-    coroutines.close(20)
-    assert (thread.is_alive(), loop.is_closed()) == (False, True)
 
 
 def test_closing_cancels_coroutines_that_run() -> None:

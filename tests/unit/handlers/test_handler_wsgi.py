@@ -14,10 +14,8 @@ from wsgiref.validate import validator
 
 import pytest
 
-from cloudtasks_nb.errors import HandlerError
 from cloudtasks_nb.handlers import app
 from tests.cases import cases
-from tests.raising import raises
 from tests.unit.handlers.conftest import ACCOUNT, AUDIENCE
 
 pytestmark = pytest.mark.usefixtures("google_certs")
@@ -139,22 +137,6 @@ def test_one_function_has_all_paths(application: WSGIApplication, issuer: Any) -
         for path in ("", "/", "/JFK"):
             answer = request(one, b'{"day": "mon"}', PATH_INFO=path, HTTP_AUTHORIZATION=issuer.bearer())
             assert (answer[0], answer[2]) == (200, b'"MON"')
-
-
-@cases(
-    ({}, BOTH, "has no function"),
-    ({"run": report}, BOTH, "'run' is not a path"),
-    ({"/run": "report"}, BOTH, "'report' is not a function"),
-    ({"/run": report, "/done": print}, {"audience": AUDIENCE}, "call report and print"),
-    (report, {}, "audience=None"),
-    (report, {"audience": AUDIENCE}, "service_account=None"),
-    (report, {**BOTH, "audience": ""}, "audience=''"),
-    ("report", BOTH, "'report' is not a function"),
-)
-def test_an_application_that_anybody_could_call_is_refused(fn: Any, settings: dict[str, Any], words: str) -> None:
-    """Audience and account are both required, and the error gives the reason."""
-    with raises(HandlerError, rf"{words}.*\n  → ."):
-        app(fn, **settings)
 
 
 class Quiet(WSGIRequestHandler):

@@ -1,17 +1,12 @@
 """Credentials of an argument; `test_default_credentials.py` has those that are found."""
 
-from pathlib import Path
-from typing import Any
-
 import google.auth.credentials
 import google.oauth2.credentials
 import pytest
 from google.oauth2.service_account import Credentials
 
-from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service.auth import SCOPE, Auth
 from tests.google_sign_in import ACCOUNT
-from tests.raising import raises
 from tests.unit.service.conftest import KEY
 
 
@@ -45,21 +40,3 @@ def test_an_account_that_is_not_known(account: str | None) -> None:
     """The metadata server's `default` is no name."""
     given = google.oauth2.credentials.Credentials("token", account=account or "")
     assert Auth(given).principal() is None
-
-
-@pytest.mark.parametrize("given", ["/key.json", Path("/key.json"), {"type": "a"}, '{"private_key": 1}', (None, "p"), 5])
-def test_what_are_no_credentials(given: Any) -> None:
-    """A key, or where it lies, is refused at once, with the calls that make credentials of it; no key is shown."""
-    hint = 'from_service_account_file("key.json") reads a key, '
-    with raises(
-        InvalidInputError, hint=hint, message=f"credentials= has a {type(given).__name__}, and no credentials"
-    ) as caught:
-        Auth(given)
-    assert "private_key" not in str(caught.value)
-
-
-@pytest.mark.parametrize("given", ["", " ", "robot", "a@p.iam.gserviceaccount.com,", "serviceAccount:a@p.example.com"])
-def test_what_is_no_service_account(given: str) -> None:
-    """A wrong address is refused at once: Google's refusal would come with the first call, and name nobody."""
-    with pytest.raises(InvalidInputError, match="is not the e-mail address of a service account"):
-        Auth(impersonate=given)

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,31 +14,15 @@ import pytest
 
 from cloudtasks_nb import errors
 from cloudtasks_nb.service.auth import Auth
-from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, USER, Answer, Asked, GoogleSignIn
+from tests.google_sign_in import ACCOUNT, IAM, METADATA, TARGET, Answer, Asked, GoogleSignIn
 from tests.raising import raises
-from tests.unit.service.conftest import KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc
+from tests.unit.service.conftest import KEY, MakeAuth, WriteAdc
 
 pytestmark = pytest.mark.usefixtures("sign_in")
 Patch = pytest.MonkeyPatch
 LOGIN = "run: gcloud auth application-default login"
-NEW_KEY = f"--iam-account={ACCOUNT}"
-CREATOR = "--role=roles/iam.serviceAccountTokenCreator --condition=None"
-
-
-def denied(message: str, reason: str, **facts: Any) -> Answer:
-    """Return an answer that refuses what is asked for."""
-    error = {"code": 403, "status": "PERMISSION_DENIED", "message": message, "details": [{"reason": reason, **facts}]}
-    return 403, {"error": error}
-
-
-FORBIDDEN = denied("Permission 'iam.serviceAccounts.getAccessToken' denied on resource.", "IAM_PERMISSION_DENIED")
-DISABLED = denied("it is disabled.", "SERVICE_DISABLED", metadata={"consumer": "projects/123"})
-ABSENT = {"code": 404, "status": "NOT_FOUND", "message": f"Not found; Gaia id not found for email {TARGET}"}
-
-
-def grant(description: str, error: str = "invalid_grant", **more: str) -> Answer:
-    """Return an answer that refuses a token."""
-    return 400, {"error": error, "error_description": description, **more}
+TABLE = tomllib.loads(Path(__file__).with_name("sign_in.toml").read_text(encoding="utf-8"))
+ANSWERS: dict[str, Any] = {name: tuple(answer) for name, answer in TABLE["answers"].items()}
 
 
 def without_account(asked: Asked) -> Answer:
@@ -46,63 +30,30 @@ def without_account(asked: Asked) -> Answer:
     return (200, "") if asked.path == "/" else (404, "Not Found")
 
 
-def denied_to(account: str) -> Callable[[Asked], Answer]:
-    """Return an answer that refuses the tokens of one account, and gives those of others."""
-
-    def answer(asked: Asked) -> Answer:
-        token = {"accessToken": "token", "expireTime": "2999-01-01T00:00:00Z"}
-        return FORBIDDEN if account in asked.path else (200, token)
-
-    return answer
+def forbidden_to_target(asked: Asked) -> Answer:
+    """Refuse the tokens of one account, and give those of others."""
+    token = {"accessToken": "token", "expireTime": "2999-01-01T00:00:00Z"}
+    return ANSWERS["forbidden"] if TARGET in asked.path else (200, token)
 
 
-#: Form of the credentials, the host that refuses, its answer, what the error says, and the end of its hint.
-REFUSED: list[tuple[str, str, Any, str, str]] = [
-    ("user", OAUTH, grant("Token has been expired or revoked."), "the login has expired, or was revoked: inv", LOGIN),
-    ("user", OAUTH, grant("reauth related error", error_subtype="invalid_rapt"), "requires a new login", LOGIN),
-    ("user", OAUTH, grant("The OAuth client was deleted.", "deleted_client"), "deleted_client: The OAuth", LOGIN),
-    ("key", OAUTH, grant("Invalid JWT Signature."), f"the key of {ACCOUNT} was refused: invalid_grant: Inv", NEW_KEY),
-    ("key", OAUTH, grant("Invalid grant: account not found"), "account not found", "iam service-accounts list"),
-    ("key", OAUTH, grant("Invalid JWT: Token must be a short-lived token (60 minutes)"), "was refused", "clock"),
-    ("federation", STS, grant("The given credential is rejected."), "gave no token to this machine", POOL),
-    ("federation", STS, grant("The audience is invalid.", "invalid_target"), "invalid_target", "providers/github"),
-    ("workforce", STS, grant("The refresh token has expired."), "the login has expired, or was revoked", LOGIN),
-    ("federated workforce", STS, grant("Rejected."), "gave no token", WORKFORCE_POOL),
-    ("federated account", IAM, FORBIDDEN, f"impersonate {TARGET}", f"iam.googleapis.com/{POOL}/subject/SUBJECT'"),
-    ("argument", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", f"--member=user:{USER} {CREATOR}"),
-    ("file", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", CREATOR),
-    ("nested", IAM, FORBIDDEN, f"{USER} cannot impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
-    ("both", IAM, FORBIDDEN, f"cannot impersonate {TARGET}", f"iam.googleapis.com/{POOL}/subject/SUBJECT' {CREATOR}"),
-    ("both", IAM, denied_to(TARGET), f"cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
-    ("delegated", IAM, FORBIDDEN, f"impersonate {TARGET}", f"{ACCOUNT} --member=user:{USER} {CREATOR};"),
-    ("delegated", IAM, FORBIDDEN, f"impersonate {TARGET}", f"{TARGET} --member=serviceAccount:{ACCOUNT}"),
-    ("argument", IAM, DISABLED, "disabled", "enable iamcredentials.googleapis.com --project=123"),
-    ("argument", IAM, (404, {"error": ABSENT}), "Gaia id not found", "gcloud iam service-accounts list"),
-    ("argument", OAUTH, grant("Token has been expired or revoked."), "the login has expired", LOGIN),
-    ("metadata", METADATA, without_account, "this machine's metadata server has no token", "set-service-account"),
+ANSWERS |= {"forbidden to the target": forbidden_to_target, "no account here": without_account}
+REFUSED = [
+    *TABLE["refused"],
+    ("both", IAM, "forbidden to the target", f"cannot impersonate {TARGET}", f"--member=serviceAccount:{ACCOUNT}"),
+    ("metadata", METADATA, "no account here", "this machine's metadata server has no token", "set-service-account"),
 ]
-
-
-HOTEL = "<html>Welcome to our hotel</html>"
-#: The same of what is no refusal of the credentials.
-FAULTS: list[tuple[str, str, Any, str, str]] = [
-    *(
-        (form, STS if form == "federation" else OAUTH, (status, HOTEL), "unexpected answer", "page of this network")
-        for form in ("user", "key", "federation", "argument")
-        for status in (200, 502)
-    ),
-    ("user", OAUTH, (503, {"error": "server_error"}), "does not work for the moment", "try again"),
+OUTCOMES = [(errors.CredentialsError, *row) for row in REFUSED] + [
+    (errors.EndpointError, *row) for row in TABLE["faults"]
 ]
-OUTCOMES = [(errors.CredentialsError, *row) for row in REFUSED] + [(errors.EndpointError, *row) for row in FAULTS]
 
 
 @pytest.mark.parametrize(("kind", "form", "host", "answer", "message", "hint"), OUTCOMES)
 def test_a_renewal_without_a_token(
-    sign_in: GoogleSignIn, make_auth: MakeAuth, kind: Any, form: str, host: str, answer: Any, message: str, hint: str
+    sign_in: GoogleSignIn, make_auth: MakeAuth, kind: Any, form: str, host: str, answer: str, message: str, hint: str
 ) -> None:
     """The error says what was refused, in Google's words, and the command that mends it, with the real names."""
     auth = make_auth(form)
-    sign_in.answers[host] = answer
+    sign_in.answers[host] = ANSWERS[answer]
     with raises(kind, re.escape(message), hint=hint) as caught:
         auth.renew()
     assert kind is errors.EndpointError or isinstance(caught.value.__cause__, google.auth.exceptions.GoogleAuthError)

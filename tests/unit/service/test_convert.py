@@ -4,41 +4,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 from google.cloud import tasks_v2beta3
 from google.cloud.tasks_v2 import types
 from google.longrunning import operations_pb2
-from google.protobuf import text_format
 from google.rpc import status_pb2
 
-from cloudtasks_nb.errors import InvalidInputError
 from cloudtasks_nb.service import convert
 from cloudtasks_nb.service.convert import decode_body, default_audience, http_target, queue_message, queue_values
 from tests.cases import cases
-from tests.raising import raises
 
 QUEUE = "projects/p/locations/l/queues/q"
 NOW = 1_767_225_600_000_000
-ATTEMPT = "last_attempt { dispatch_time { seconds: 1767225590 } "
 
 
-def task(text: str = "", **fields: Any) -> Any:
-    """Make a raw v2 Task from text format and fields."""
-    made = types.Task.pb()(name=f"{QUEUE}/tasks/t", **fields)
-    return text_format.Parse(text, made)
-
-
-@cases(
-    ("schedule_time { seconds: 1767225601 }", "scheduled"),
-    ("schedule_time { seconds: 1767225600 }", "ready"),
-    ("", "ready"),
-    (f"dispatch_count: 1 {ATTEMPT} }}", "running"),
-    (f"dispatch_count: 2 {ATTEMPT} response_time {{ seconds: 1 }} response_status {{ code: 13 }} }}", "retrying"),
-    (f"dispatch_count: 1 {ATTEMPT} response_status {{ code: 4 }} }}", "retrying"),
-)
-def test_states(text: str, state: str) -> None:
-    """Due later, due, in flight, and waiting for another attempt, also after one without an answer."""
-    assert convert.last_attempt(task(text), NOW)[0] == state
+@cases((1_767_225_601, "scheduled"), (1_767_225_600, "ready"), (0, "ready"))
+def test_when_a_task_is_due(due: int, state: str) -> None:
+    """At its very time it is ready."""
+    assert convert.last_attempt(types.Task.pb()(schedule_time={"seconds": due}), 1_767_225_600_000_000)[0] == state
 
 
 @cases(
@@ -95,27 +77,6 @@ def test_a_queue_as_rest_writes_it() -> None:
     }
 
 
-@cases(
-    *(({"max_attempts": value}, f"max_attempts={value!r} is not a number") for value in ("5", float("nan"))),
-    *(({"rate": value}, f"rate={value} is not a number") for value in (None, float("inf"))),
-    ({"max_attempts": 2.5}, "max_attempts=2.5 is not a whole number"),
-    ({"max_doublings": 2**31}, "max_doublings=2147483648 is not a whole number"),
-    ({"max_concurrent": True}, "max_concurrent=True is not a number"),
-    ({"log_sampling_ratio": "all"}, "log_sampling_ratio='all' is not a number"),
-    ({"min_backoff": "soon"}, "min_backoff='soon' is not a duration"),
-)
-def test_bad_settings_are_named(words: dict[str, Any], text: str) -> None:
-    """The error has word and value, before anything is sent."""
-    with raises(InvalidInputError, message=text, resource=next(iter(words))):
-        queue_message(QUEUE, words)
-
-
-def test_an_unknown_retry_word() -> None:
-    """`retry=` takes the words of a queue's retry settings and no others."""
-    with pytest.raises(InvalidInputError, match='"rate" is not a retry setting'):
-        convert.retry_message({"rate": 5})
-
-
 def test_statistics_where_there_are_some() -> None:
     """Only v2beta3 has statistics, and only when it was asked for them."""
     beta = tasks_v2beta3.Queue.pb()(name=QUEUE, state=2)
@@ -156,13 +117,6 @@ def test_a_route_that_only_signs() -> None:
     """Without a URL every task keeps its own."""
     target = http_target(None, "sa@p", "aud")
     assert (target.HasField("uri_override"), target.oidc_token.audience) == (False, "aud")
-
-
-@pytest.mark.parametrize("url", ["", "svc/run", "ftp://svc", "http://", "http://svc:99999", "http://[::1"])
-def test_a_route_must_be_a_url(url: str) -> None:
-    """A slip is refused before the queue is changed."""
-    with pytest.raises(InvalidInputError, match=r"is not an http\(s\) URL"):
-        http_target(url, None, None)
 
 
 def test_failures_of_a_batch_delete() -> None:

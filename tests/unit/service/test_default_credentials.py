@@ -4,9 +4,7 @@ import base64
 import json
 import os
 import shlex
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from cloudtasks_nb.errors import CredentialsError
 from cloudtasks_nb.service.auth import SCOPE, Auth
 from tests.cases import cases
 from tests.google_sign_in import ACCOUNT, IAM, METADATA, OAUTH, STS, TARGET, UNIVERSE, USER, VM_ACCOUNT, GoogleSignIn
+from tests.threads import at_once
 from tests.unit.service.conftest import FEDERATION, KEY, POOL, WORKFORCE_POOL, MakeAuth, WriteAdc, user_info
 
 pytestmark = pytest.mark.usefixtures("sign_in")
@@ -243,14 +242,7 @@ def test_threads_renew_once(sign_in: GoogleSignIn, make_auth: MakeAuth) -> None:
     """Threads of gRPC that find an expired token at the same time make one request."""
     auth = make_auth("user")
     auth.credentials()
-    start = threading.Barrier(8)
-
-    def work(_: int) -> str:
-        start.wait(240)
-        return owner(auth)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert [*pool.map(work, range(8))] == [USER] * 8
+    assert at_once(lambda: owner(auth), 8) == [USER] * 8
     assert len(sign_in.asked) == 1
 
 

@@ -1,8 +1,10 @@
 """A refusal of the service: its reason decides which error it becomes, and the next step."""
 
 import shlex
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,9 +22,10 @@ from tests.cases import cases
 from tests.certificates import Authority
 from tests.unit.service.conftest import QUEUE, Fakes, call, login, use
 
+TABLE = tomllib.loads(Path(__file__).with_name("refusals.toml").read_text(encoding="utf-8"))
 CONSUMER = {"consumer": "projects/123", "service": "cloudtasks.googleapis.com"}
-ROBOT, DEFAULT = "robot@other.iam.gserviceaccount.com", "12-compute@developer.gserviceaccount.com"
-DENIED, EXHAUSTED, ANONYMOUS = "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED"
+DENIED = "PERMISSION_DENIED"
+ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
 
 
 def refusal(code: str, message: str, *details: Any) -> status_pb2.Status:
@@ -47,78 +50,28 @@ def raised(fake: Fakes, trusted: Authority, status: Any, *, rpc: str = "GetQueue
     return caught.value
 
 
-IAM = "IAM_PERMISSION_DENIED"
-CREATE = {"permission": "cloudtasks.tasks.create", "resource": "projects/other/locations/l/queues/q"}
-ACT_AS = {"permission": "iam.serviceAccounts.actAs", "resource": f"projects/-/serviceAccounts/{ROBOT}"}
-LIMIT = {**CONSUMER, "quota_limit": "ListCallsPerMinutePerRegion"}
-BINDING, ANN = "add-iam-policy-binding", "--member=user:ann@example.com"
-ALWAYS = "--condition=None"  # else gcloud asks, if a policy has conditions; a queue's has none
-#: By error and code: reason, facts, and what the hint has.
-REASONS: dict[tuple[type[errors.CloudTasksError], str], list[tuple[str, dict[str, str], str]]] = {
-    (errors.PreconditionError, DENIED): [
-        ("SERVICE_DISABLED", CONSUMER, "gcloud services enable cloudtasks.googleapis.com --project=123"),
-        ("SERVICE_DISABLED", {"consumer": "projects/764086051850"}, "set-quota-project p; or ct.connect(…, quota"),
-        ("BILLING_DISABLED", CONSUMER, "gcloud billing projects link 123"),
-    ],
-    (errors.PermissionDeniedError, DENIED): [
-        ("USER_PROJECT_DENIED", CONSUMER, f"123 {ANN} --role=roles/serviceusage.serviceUsageConsumer {ALWAYS}"),
-        ("SECURITY_POLICY_VIOLATED", {"uid": "x7Qd"}, "with the number x7Qd"),
-        (IAM, CREATE, f"{BINDING} q --location=l --project=other {ANN} --role=roles/cloudtasks.enqueuer"),
-        (IAM, ACT_AS, f"{ROBOT} --project=other {ANN} --role=roles/iam.serviceAccountUser {ALWAYS}"),
-        (IAM, {"permission": "spanner.databases.get"}, "permission spanner.databases.get is needed"),
-        (IAM, {}, f"queues {BINDING} q --location=l --project=p {ANN} --role=roles/cloudtasks.viewer"),
-        ("LOCATION_ORG_POLICY_VIOLATED", {}, "what LOCATION_ORG_POLICY_VIOLATED means: https://github.com/"),
-    ],
-    (errors.ConfigurationError, DENIED): [
-        ("CONSUMER_INVALID", CONSUMER, "does project 123 exist"),
-        ("RESOURCE_PROJECT_INVALID", {}, "does project p exist"),
-    ],
-    (errors.CredentialsError, DENIED): [
-        ("ACCESS_TOKEN_SCOPE_INSUFFICIENT", {}, "lack the scope https://www.googleapis.com/auth/cloud-platform")
-    ],
-    (errors.CredentialsError, ANONYMOUS): [("ACCESS_TOKEN_EXPIRED", {}, "run: gcloud auth")],
-    (errors.QuotaError, EXHAUSTED): [
-        ("RATE_LIMIT_EXCEEDED", LIMIT, f"quota {LIMIT['quota_limit']} of project 123 is used up: https://")
-    ],
-    (errors.InvalidInputError, "INVALID_ARGUMENT"): [("NEW_REASON", {}, "limits of the service")],
-}
-
-
-@pytest.mark.parametrize(("what", "row"), [(what, row) for what, rows in REASONS.items() for row in rows])
-def test_a_reason_decides_the_error_and_the_next_step(fake: Fakes, trusted: Authority, what: Any, row: Any) -> None:
+@cases(*map(tuple, TABLE["reasons"]))
+def test_a_reason_decides_the_error_and_the_next_step(
+    fake: Fakes, trusted: Authority, kind: str, code: str, reason: str, facts: dict[str, str], hint: str
+) -> None:
     """The cure names the project, the permission and the account that are concerned; the service's text is kept."""
-    (kind, code), (reason, facts, hint) = what, row
     error = raised(fake, trusted, refusal(code, "what Google said", info(reason, facts)))
-    assert (type(error), error.code, error.reason) == (kind, code, reason)
+    assert (type(error).__name__, error.code, error.reason) == (kind, code, reason)
     assert error.message == f"{QUEUE}: what Google said"
     assert (hint in error.hint, "{" in error.hint) == (True, False), error.hint
 
 
-@cases(
-    ("cloudtasks.tasks.create", QUEUE, f"q --location=l --project=p {ANN} --role=roles/cloudtasks.enqueuer"),
-    ("cloudtasks.queues.list", "projects/p/locations/l", f"projects {BINDING} p {ANN}"),
-    ("iam.serviceAccounts.actAs", "projects/p", f"service-accounts {BINDING} ACCOUNT@p.iam"),
-    ("iam.serviceAccounts.actAs", ROBOT, f"service-accounts add-iam-policy-binding {ROBOT} --project=other"),
-    ("iam.serviceAccounts.actAs", DEFAULT, f"service-accounts {BINDING} {DEFAULT} --project=p {ANN}"),
-    ("iam.serviceAccounts.getAccessToken", ROBOT, "--role=roles/iam.serviceAccountTokenCreator"),
-)
+@cases(*map(tuple, TABLE["permissions"]))
 def test_a_permission_in_a_text(fake: Fakes, trusted: Authority, permission: str, resource: str, hint: str) -> None:
     """Cloud Tasks names the permission that is lacking in its text, without a reason."""
     text = f'The principal (user or service account) lacks IAM permission "{permission}" for the resource "{resource}" '
     text += "(or the resource may not exist)."
     error = raised(fake, trusted, refusal(DENIED, text), rpc="CreateTask", parent=QUEUE)
     assert (type(error), error.reason) == (errors.PermissionDeniedError, "IAM_PERMISSION_DENIED")
-    assert (hint in error.hint, ALWAYS in error.hint) == (True, "tasks queues" not in error.hint)
+    assert (hint in error.hint, "--condition=None" in error.hint) == (True, "tasks queues" not in error.hint)
 
 
-POOLS, DEFAULT_SUBJECT = "principal://iam.googleapis.com/", "by default the sub of the token"
-
-
-@cases(
-    (f"{POOLS}locations/global/workforcePools/team/subject/SUBJECT", "   (SUBJECT: gcloud config get-value account"),
-    (f"{POOLS}projects/1/locations/global/workloadIdentityPools/p/subject/SUBJECT", f"   (SUBJECT: {DEFAULT_SUBJECT}"),
-    (f"{POOLS}projects/1/locations/global/workloadIdentityPools/p/subject/it's 7", f"   # {DEFAULT_SUBJECT}"),
-)
+@cases(*map(tuple, TABLE["identities"]))
 def test_a_grant_to_a_federated_identity(principal: str, note: str) -> None:
     """Its member is one person, quoted once for a shell, and behind the command stands where the subject is found."""
     member = str(iam_member(principal))
@@ -139,10 +92,7 @@ def test_a_page_that_helps(fake: Fakes, trusted: Authority) -> None:
     assert isinstance(raised(fake, trusted, refusal(DENIED, "no", *details)), errors.PreconditionError)
 
 
-ENDPOINT = Endpoint(project="p", location="l", target="t", local=True)
 NAMES = {"GetQueue": QUEUE, "GetTask": f"{QUEUE}/tasks/t", "GetOperation": "projects/p/locations/l/operations/o"}
-FORBIDDEN = errors.PermissionDeniedError
-FAULT, INVALID = errors.ServiceError, errors.InvalidInputError
 
 
 @pytest.mark.parametrize("details", [b"\xff", refusal(DENIED, "another text").SerializeToString()])
@@ -161,33 +111,15 @@ def error_of(code: str, rpc: str, name: str) -> errors.CloudTasksError:
     return service_error(of_code(code, "some details"), method=METHODS[rpc], resource=name, endpoint=GOOGLE)
 
 
-@cases(
-    ("NOT_FOUND", "GetQueue", errors.QueueNotFoundError, 'tasks.queue("q", create=True)'),
-    ("NOT_FOUND", "GetTask", errors.TaskNotFoundError, "queue.attempts()"),
-    ("NOT_FOUND", "GetOperation", errors.ServiceError, None),
-    *(("ALREADY_EXISTS", "GetQueue", errors.AlreadyExistsError, None), ("ABORTED", "GetQueue", FAULT, None)),
-    *(("INVALID_ARGUMENT", "GetQueue", INVALID, "quotas"), ("OUT_OF_RANGE", "GetQueue", INVALID, None)),
-    ("FAILED_PRECONDITION", "GetQueue", errors.PreconditionError, None),
-    (
-        "PERMISSION_DENIED",
-        "GetQueue",
-        FORBIDDEN,
-        "--location=l --project=p --member=user:YOU --role=roles/cloudtasks.v",
-    ),
-    ("PERMISSION_DENIED", "GetTask", FORBIDDEN, "cloudtasks.tasks.get"),
-    ("RESOURCE_EXHAUSTED", "GetQueue", errors.QuotaError, "quotas"),
-    ("UNAUTHENTICATED", "GetQueue", errors.CredentialsError, "gcloud auth application-default login"),
-    *((code, "GetQueue", errors.UnavailableError, "try again") for code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")),
-    ("UNIMPLEMENTED", "GetQueue", FAULT, "does not support the call"),
-    *((code, "GetQueue", FAULT, None) for code in ("CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS")),
-)
-def test_an_error_for_each_code(code: str, rpc: str, kind: type[errors.CloudTasksError], hint: str | None) -> None:
+@pytest.mark.parametrize("row", TABLE["codes"], ids=str)
+def test_an_error_for_each_code(row: list[str]) -> None:
     """The class fits the code; the resource, the code and the next step are attributes."""
+    code, rpc, kind, *hint = row
     error = error_of(code, rpc, NAMES[rpc])
-    assert (type(error), error.code, error.resource) == (kind, code, NAMES[rpc])
+    assert (type(error).__name__, error.code, error.resource) == (kind, code, NAMES[rpc])
     assert NAMES[rpc].rpartition("/")[2] in error.message
-    assert (hint or "") in (error.hint or "")
-    assert (error.hint is None) == (hint is None)
+    assert "".join(hint) in (error.hint or "")
+    assert (error.hint is None) == (not hint)
 
 
 def test_a_queue_of_another_project_is_named_in_full() -> None:

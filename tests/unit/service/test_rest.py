@@ -1,6 +1,5 @@
 """Calls over REST, against a small HTTP server in this process that records requests and answers from a script."""
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -205,14 +204,3 @@ def test_tls_and_a_token(web: Webs, authority: Authority, monkeypatch: Any, trus
     monkeypatch.setenv(trusted_by, str(authority.ca))
     assert use(server.port, GET, place=place, auth=login()).name == QUEUE
     assert server.calls[0][4]["authorization"] == "Bearer a-token"
-
-
-def test_googles_client_over_rest(web: Webs) -> None:
-    """`tasks.client` has the protocol of the connection."""
-    server = web(reply({"name": QUEUE}))
-
-    async def story(transport: Transport) -> str:
-        return str((await asyncio.to_thread(transport.client().get_queue, name=QUEUE)).name)
-
-    assert use(server.port, story, place=REST) == QUEUE
-    assert server.calls[0][:2] == ("GET", f"/v2/{QUEUE}")

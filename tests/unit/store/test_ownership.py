@@ -1,11 +1,13 @@
 """One home owns a batch, however homes freeze, die and are copied, and whatever the store answers late, or never."""
 
 import random
+import tomllib
 import types
-from collections.abc import Callable, Collection, Coroutine, Generator
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -292,7 +294,7 @@ async def _despite_errors(method: Callable[[], Coroutine[Any, Any, None]]) -> No
         await method()
 
 
-def play(commands: list[tuple[Any, ...]]) -> World:
+def play(commands: Iterable[Sequence[Any]]) -> World:
     """Carry commands out one after the other, and check after every step."""
     world = World()
     world.homes = [Home(world, Identity(f"home{n}", f"person{n}", ()), ahead=1000.0 * n) for n in range(3)]
@@ -335,7 +337,7 @@ def _turn(world: World, number: int, verb: str, seconds: float, seed: int) -> No
     _run(world, seconds, {*range(len(world.homes))} - {number % len(world.homes)}, seed)
 
 
-def _run(world: World, seconds: float, frozen: set[int], seed: int) -> None:
+def _run(world: World, seconds: float, frozen: Collection[int], seed: int) -> None:
     """Let the homes that are not frozen work, in an order that differs each time."""
     order, end = random.Random(seed), world.now + seconds
     while world.now < end:
@@ -430,68 +432,11 @@ def test_no_two_homes_send_at_the_same_time(commands: list[tuple[Any, ...]]) -> 
 
 
 A, B, C = range(3)
-#: Each is what one rule of the protocol is for: without it two homes send at the same time.
-_HISTORIES: dict[str, list[tuple[Any, ...]]] = {
-    "an owner ends while it waits for the one before, who is frozen": [
-        ("turn", A, "hold", 3, 0), ("turn", B, "over", 3, 0), ("close", B), ("steps", B, 4), ("turn", C, "send", 6, 0),
-    ],
-    "a home is killed while it waits for an owner that is frozen, and starts again": [
-        ("turn", A, "hold", 3, 0), ("turn", B, "over", 3, 0), ("kill", B), ("turn", B, "send", 6, 0),
-    ],
-    "an owner wakes after 15 minutes, between the look of another and what that creates": [
-        ("turn", A, "hold", 3, 0), ("jump", 950.0), ("start", B, "over"), ("to", B, "create"),
-        ("to", A, "write"), ("steps", A, 6), ("run", 6, {A, C}, 0),
-    ],
-    "an owner gets no answer about who has come after": [
-        ("turn", A, "hold", 3, 0), ("blind", A), ("start", B, "over"), ("run", 130, {C}, 0),
-    ],
-    "an owner is frozen as long as another waits": [("turn", A, "hold", 14, 0), ("turn", B, "over", 130, 0)],
-    "an owner is frozen, and another comes that does not take over": [
-        ("turn", A, "hold", 3, 0), ("turn", B, "send", 30, 0),
-    ],
-    "an owner was frozen for less than its lease": [
-        ("turn", A, "hold", 14, 0), ("jump", 40.0), ("turn", B, "send", 4, 0),
-    ],
-    "an owner is frozen in its creation": [
-        ("start", A, "hold"), ("to", A, "create"), ("steps", A, 1), ("jump", 125.0), ("turn", B, "send", 6, 0),
-        ("steps", A, 6),
-    ],
-    "two homes create the same number": [
-        ("start", A, "hold"), ("start", B, "hold"), ("to", A, "create"), ("to", B, "create"), ("steps", A, 6),
-        ("steps", B, 6), ("run", 6, {C}, 0),
-    ],
-    "a home creates the first number by an old look, and the batch was sent and deleted meanwhile": [
-        ("start", A, "hold"), ("to", A, "create"), ("turn", B, "hold", 3, 0), ("close", B), ("steps", B, 4),
-        ("turn", B, "hold", 3, 0), ("close", B), ("steps", B, 4), ("turn", B, "delete", 6, 0), ("run", 3, {B, C}, 0),
-        ("start", C, "hold"), ("run", 130, {B}, 0),
-    ],
-    "a home creates its number by a look of long ago": [
-        ("start", A, "hold"), ("to", A, "list"), ("steps", A, 1), ("turn", B, "hold", 3, 0), ("turn", B, "over", 3, 0),
-        ("jump", 950.0), ("turn", B, "delete", 6, 0), ("run", 3, {B, C}, 0), ("start", C, "hold"), ("run", 130, {B}, 0),
-    ],
-    "a home has an old list of the objects, and sleeps before it creates its own": [
-        ("turn", A, "hold", 14, 0), ("run", 60, {B, C}, 0), ("start", B, "over"), ("to", B, "list"),
-        ("fault", "stale", 1), ("steps", B, 1), ("run", 57, {B, C}, 0), ("run", 6, {A, C}, 0),
-    ],
-    "the store does not answer while a home waits for the one before": [
-        ("turn", A, "hold", 14, 0), ("start", B, "over"), ("to", B, "read"), ("steps", B, 4), ("to", B, "create"),
-        ("steps", B, 4), ("fault", "refused", 4), ("run", 9, {A, C}, 0),
-    ],
-    "an older backup is put in place on another machine": [
-        ("turn", A, "hold", 3, 0), ("copy", A), ("run", 20, {B, C}, 0), ("turn", 3, "hold", 6, 0),
-    ],
-    "a backup that is put in place on another machine takes over": [
-        ("turn", A, "hold", 3, 0), ("copy", A), ("run", 20, {B, C}, 0), ("turn", 3, "over", 6, 0),
-    ],
-    "a copy that has begun within a beat is followed by a cancel": [
-        ("turn", A, "send", 3, 0), ("to", A, "send"), ("copy", A), ("turn", 3, "hold", 3, 0),
-        ("turn", 3, "cancel", 6, 0), ("steps", A, 2), ("run", 9, {B, C, 3}, 0),
-    ],
-}  # fmt: skip
+_HISTORIES = tomllib.loads(Path(__file__).with_name("histories.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("history", _HISTORIES.values(), ids=_HISTORIES)
-def test_histories(history: list[tuple[Any, ...]]) -> None:
+def test_histories(history: list[list[Any]]) -> None:
     """What once let two homes send at the same time."""
     play(history)
 
