@@ -15,7 +15,7 @@ from tests.integration.conftest import LOCATION, Emulator, Target
 from tests.packages.environments import EMULATOR, ROOT, Environment, contents
 from tests.packages.test_wheel import OF_THE_EMULATORS_BUILD
 from tests.processes import run
-from tests.test_architecture import EMULATOR_KNOWS, belongs, modules
+from tests.test_architecture import RULES, belongs, modules
 from tests.test_environment import PROJECT, bounds
 
 ALONE: dict[str, Any] = tomllib.loads((EMULATOR / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -50,7 +50,7 @@ def wheel(place: Environment) -> Path:
 
 def test_it_depends_on_what_the_emulator_imports(place: Environment) -> None:
     """Each module that it imports is installed with it, and each dependency is imported, with the toolkit's bound."""
-    ours = [module for module in modules() if belongs(module.name, {*EMULATOR_KNOWS, "emulator."})]
+    ours = [module for module in modules() if belongs(module.name, {*RULES["emulator_knows"], "emulator."})]
     foreign = {found.module for module in ours for found in module.imports if not found.ours}
     imported = sorted(name for name in foreign if name.partition(".")[0] not in sys.stdlib_module_names)
     code = "import pkgutil, sys; print(*[pkgutil.resolve_name(name) and name for name in sys.argv[1:]])"
