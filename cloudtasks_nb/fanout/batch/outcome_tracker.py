@@ -23,7 +23,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.times import from_micros
 from cloudtasks_nb.errors import CloudTasksError, OutboxError, PermissionDeniedError, StoreError
-from cloudtasks_nb.fanout.batch.progress import Pace
+from cloudtasks_nb.fanout.batch.progress import Pace, Progress
 from cloudtasks_nb.fanout.batch.search import CLOCK_MARGIN, Search
 from cloudtasks_nb.fanout.batch.stored_results import StoredResults
 from cloudtasks_nb.fanout.batch.witnesses import Limit, Results, Witnesses
@@ -409,44 +409,60 @@ class Subscribed:
     def __post_init__(self) -> None:
         self._subscription: Subscription | None = None
         self._ended_at: float | None = None  # when the batch was seen to be finished, while it is watched
+        self._lingered = False  # it was watched for long enough after that
 
     def __bool__(self) -> bool:
         return self._subscription is not None
 
     def begin_anew(self) -> None:
         """Count the time after the end from the next end on."""
-        self._ended_at = None
+        self._ended_at, self._lingered = None, False
 
-    def follow(self, record: BatchRecord, rate: float | None, *, finished: bool) -> float | None:
+    def follow(self, record: BatchRecord, progress: Progress, *, finished: bool) -> float | None:
         """Watch the queue as long as a batch needs that; return after how many seconds to call this again.
 
         Parameters
         ----------
         record : BatchRecord
-        rate : float, optional
-            Rows that end in a second.
+        progress : Progress
+            How it was when that was computed last.
         finished : bool
             Nothing in this process is about to change a row.
         """
         if not record.done:
-            self._ended_at = None
-            if self._subscription is None:
-                read = self.outcomes.sources.get("log") or self.read_until
-                since = unread_since(record.created, read, self.connection.clock.micros())
-                watcher = self.connection.watcher
-                self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
-            elif self._subscription.every != (every := self._pace(record, rate)):
-                self._subscription.every = every
+            self.begin_anew()
+            subscription = self._subscribed(record)
+            if subscription.every != (every := self._pace(record, progress.rate)):
+                subscription.every = every
                 self.connection.watcher.refresh(self.outcomes.queue)
-        elif self._subscription is not None and finished:
+        elif finished and self._is_correctable(record, progress.since):
             now = asyncio.get_running_loop().time()
             self._ended_at = now if self._ended_at is None else self._ended_at
-            correctable = any(record.counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED))
-            if correctable and now < self._ended_at + _LINGER:
-                self._subscription.every = _EVERY
+            if now < self._ended_at + _LINGER:
+                self._subscribed(record).every = _EVERY
                 return self._ended_at + _LINGER - now
+            self._lingered = True
+            self.end()
+        elif finished:
             self.end()
         return None
+
+    def _is_correctable(self, record: BatchRecord, ended: dt.datetime | None) -> bool:
+        """Return whether a late log entry may correct an outcome: nobody has read the log long enough after the end."""
+        if self._lingered or not any(record.counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED)):
+            return False
+        read = self.outcomes.sources.get("log") or self.read_until
+        watched = self._subscription is not None
+        return watched or read is None or ended is None or read < ended + dt.timedelta(seconds=_LINGER)
+
+    def _subscribed(self, record: BatchRecord) -> Subscription:
+        """Return the subscription, a new one if there is none."""
+        if self._subscription is None:
+            read = self.outcomes.sources.get("log") or self.read_until
+            since = unread_since(record.created, read, self.connection.clock.micros())
+            watcher = self.connection.watcher
+            self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
+        return self._subscription
 
     def end(self) -> None:
         """Stop watching."""

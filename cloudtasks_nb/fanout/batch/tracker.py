@@ -445,7 +445,7 @@ class Tracker:
         return self.record.counts[State.UNSENT] + self.record.doubtful > 0
 
     def _watch(self) -> None:
-        again = self._subscribed.follow(self.record, self.progress.rate, finished=self.finished_here)
+        again = self._subscribed.follow(self.record, self.progress, finished=self.finished_here)
         if again is not None:
             self._call_later("linger", again, self._changed)
         if not self.record.done and self._cancels.shared:

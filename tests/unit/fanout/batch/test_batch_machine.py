@@ -340,8 +340,7 @@ class Batches(RuleBasedStateMachine):
         if self.verb("oracle", lambda tasks: getattr(tasks.queue(QUEUE), verb)()) and verb in {"purge", "delete"}:
             self.emptied = True
 
-    # Not after a cancel: one more of it in the copy leaves rows cancelled whose success the log tells late.
-    @precondition(lambda self: bool(self.tries) and not self.cancelled)
+    @precondition(lambda self: bool(self.tries))
     @rule(home=HOMES, to=HOMES)
     def copy(self, home: str, to: str) -> None:
         """Copy a home into another one, which begins with that."""
@@ -555,6 +554,23 @@ def test_an_attempt_that_runs_when_its_task_is_deleted_is_not_recalled(state: Ba
     batch = state.open("ada")
     assert batch.progress().cancelled == len(ROWS_OF_ALL)
     state.wait(20.0)
+    assert batch.progress().succeeded == len(ROWS_OF_ALL)
+
+
+@pytest.mark.parametrize("home", ["ada", "bob"])
+def test_a_kernel_that_comes_after_a_cancel_reads_what_the_log_tells_late(state: Batches, home: str) -> None:
+    """The kernel that has cancelled ended before, or its home was copied."""
+    state.begin(late=20_000_000)
+    state.cell("ada")
+    state.wait(0.3)
+    state.cancel("bob")
+    state.wait(1.0)
+    state.kill("bob")
+    state.copy("bob", home)
+    batch = state.open(home)
+    assert batch.progress().cancelled == len(ROWS_OF_ALL)
+    state.cancel(home)
+    state.wait(70.0)
     assert batch.progress().succeeded == len(ROWS_OF_ALL)
 
 
