@@ -298,8 +298,8 @@ class World:
             patch.setattr(os, "urandom", self._random.randbytes)
             patch.setattr(random, "_urandom", self._random.randbytes)
             for name, value in {
-                "loop": lambda: process().loop,
-                "check_blocking": lambda: None,
+                "loop": lambda *_: process().loop,
+                "check_blocking": lambda *_: None,
                 "run": run,
                 "in_thread": self.begin,
                 "in_time": self.in_time,
