@@ -126,12 +126,20 @@ class Adoption:
         read = facts.log_read is not None and not facts.log_error
         if whole and read and since * _SECOND > self.watcher.now() - RETENTION:
             return
-        with contextlib.suppress(CloudTasksError):
-            await self._read(self.outcomes.witnesses.queue, "tasks of the queue", 0)
-        self.reading = None
+        await self.read_queue()
         at = dt.datetime.fromtimestamp(since, dt.UTC)
         who = f"{owner}, who owned the batch until {at:%Y-%m-%d %H:%M} UTC"
         await self._change(lambda facts: facts if facts.held_for is not None else replace(facts, held_for=who))
+
+    async def read_queue(self) -> CloudTasksError | None:
+        """Record as sent the rows whose tasks are in the queue; return why it could not be read."""
+        try:
+            await self._read(self.outcomes.witnesses.queue, "tasks of the queue", 0)
+        except CloudTasksError as error:
+            return error
+        finally:
+            self.reading = None
+        return None
 
     def _last_read(self) -> float | None:
         """Return when the log was read last, 0 for never; None if it need not be read now."""

@@ -151,8 +151,9 @@ class Cancellation:
         if owner is not None and owned and (error := await self._own(owner, rows)):
             return error
         facts = await self.outbox.run(self.outbox.batches.facts, self.batch)
-        if silent := await self.reading.adopt(others=name is None or facts.owned_before is not None):
-            return silent  # nobody can tell which rows were sent
+        before = facts.owned_before is not None
+        if error := await self._learn(others=name is None or before, lists=name is not None and before):
+            return error
         if name is None:
             await self.outbox.run(pages.leave)
         steps = self.outbox.requests.cancel(rows)
@@ -188,8 +189,19 @@ class Cancellation:
 
     async def _delete_known(self, rows: Scope) -> CloudTasksError | None:
         """Delete the tasks at once that others have sent by now; later ones are deleted after the wait."""
-        await self.reading.adopt(others=True)
+        unknown = await self._learn(others=True, lists=True)
         error = await self._delete_tasks(self.outbox.deletions(rows), rows)
+        return unknown if error is None or isinstance(error, QueueNotFoundError) else error
+
+    async def _learn(self, *, others: bool, lists: bool) -> CloudTasksError | None:
+        """Read which rows were sent, also by others; return the error because of which nobody can tell.
+
+        Log and results tell nothing of tasks that wait: only a list of the queue's tasks does.
+        """
+        error = await self.reading.adopt(others=others)
+        if error is None and lists:
+            error = await self.reading.adoption.read_queue()
+            self.trouble = None if error is None else f"tasks of other homes may be left: {error.message}"
         return None if isinstance(error, QueueNotFoundError) else error
 
     async def _join(self, rows: Scope) -> CloudTasksError | None:
