@@ -251,13 +251,13 @@ class Watcher:
             slowdown = min(slowdown * 2, _LONGEST_PAUSE) if overloaded else 1.0
             every = min((one.every for one in watched.subscriptions), default=0.0)
             pause = min(every * slowdown, max(_LONGEST_PAUSE, every))
-            took = asyncio.get_running_loop().time() - began
+            took = 0.0 if overloaded else asyncio.get_running_loop().time() - began
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(pause - took, pause / 4)):  # on a busy machine reads take long
                     await watched.wake.wait()
             # Each subscriber has work with each snapshot: many that come or ask one after another share the next one.
-            pause = min(every, _PAUSE_EACH * len(watched.subscriptions))
-            await asyncio.sleep(began + pause - asyncio.get_running_loop().time())
+            shortest = min(every, _PAUSE_EACH * len(watched.subscriptions))
+            await asyncio.sleep(began + shortest - asyncio.get_running_loop().time())
         del self._queues[queue]
         self.log_budget.leave(queue)
 

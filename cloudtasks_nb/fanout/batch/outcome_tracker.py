@@ -251,6 +251,7 @@ class OutcomeTracker:
         return sent > 0 and self.search.wanted(snapshot, sent, fresh)
 
     def _open_rows(self, at: int) -> tuple[Mapping[State, int], Retrying]:
+        """Return how many rows are in each state, and those that wait for another attempt."""
         return self.outbox.batches.counts(self.record.whole), self.outbox.rows.retrying(self.batch, at)
 
     async def read_failed(self) -> None:
@@ -431,7 +432,7 @@ class Subscribed:
         """
         if not record.done:
             self.begin_anew()
-            subscription = self._subscribed(record)
+            subscription = self._subscribe(record)
             if subscription.every != (every := self._pace(record, progress.rate)):
                 subscription.every = every
                 self.connection.watcher.refresh(self.outcomes.queue)
@@ -439,7 +440,7 @@ class Subscribed:
             now = asyncio.get_running_loop().time()
             self._ended_at = now if self._ended_at is None else self._ended_at
             if now < self._ended_at + _LINGER:
-                self._subscribed(record).every = _EVERY
+                self._subscribe(record).every = _EVERY
                 return self._ended_at + _LINGER - now
             self._lingered = True
             self.end()
@@ -451,15 +452,18 @@ class Subscribed:
         """Return whether a late log entry may correct an outcome: nobody has read the log long enough after the end."""
         if self._lingered or not any(record.counts[state] for state in (State.FAILED, State.GONE, State.CANCELLED)):
             return False
-        read = self.outcomes.sources.get("log") or self.read_until
-        watched = self._subscription is not None
+        read, watched = self._log_read, self._subscription is not None
         return watched or read is None or ended is None or read < ended + dt.timedelta(seconds=_LINGER)
 
-    def _subscribed(self, record: BatchRecord) -> Subscription:
+    @property
+    def _log_read(self) -> dt.datetime | None:
+        """Until when the log has been read."""
+        return self.outcomes.sources.get("log") or self.read_until
+
+    def _subscribe(self, record: BatchRecord) -> Subscription:
         """Return the subscription, a new one if there is none."""
         if self._subscription is None:
-            read = self.outcomes.sources.get("log") or self.read_until
-            since = unread_since(record.created, read, self.connection.clock.micros())
+            since = unread_since(record.created, self._log_read, self.connection.clock.micros())
             watcher = self.connection.watcher
             self._subscription = watcher.subscribe(self.outcomes.queue, self.arrived, since=since, every=_EVERY)
         return self._subscription

@@ -1,7 +1,9 @@
 """Times as text and as HTML."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
+from cloudtasks_nb.display import times
 from cloudtasks_nb.display.times import from_micros, time_html, time_text
 from tests.cases import cases
 
@@ -21,3 +23,9 @@ def test_an_element_has_the_exact_time() -> None:
     exact = '<time datetime="2026-01-02T00:00:00.250Z">2026-01-02 00:00:00 UTC</time>'
     assert time_html(from_micros(1_767_312_000_250_000)) == exact
     assert time_html(from_micros(None)) == ""
+
+
+def test_the_browser_finds_the_times_that_python_finds() -> None:
+    """A sentence has its times in the zone of the panel."""
+    script = Path(times.__file__).parents[1] / "panels/widgets/browser.js"
+    assert f"const MOMENT = /{times._MOMENT.pattern}/g;" in script.read_text(encoding="utf-8")

@@ -445,7 +445,7 @@ class Batches(RuleBasedStateMachine):
             self.go(home)
         for home in ("ada", "bob"):
             self.open(home)
-        self.world.go_on(60)
+        self.world.go_on(120)  # results come 40 s late, and are searched for each half minute
         self.created_as_wished()
         for home in ("ada", "bob"):
             if (batch := self.open(home)) is not None:
