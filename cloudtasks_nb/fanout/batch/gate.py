@@ -46,7 +46,7 @@ _LEAST_ENDED = 20  # rows; of fewer, a single failure would be more than most sh
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What holds rows of a batch back."""
+    """What holds rows of a batch back, or slows them down."""
 
     held_for: str = ""  #: who may have sent the unsent rows in another home, of which nothing tells; empty: nobody
     last: int = 0  #: ref of the last row of the canary; 0: there is none, or the other rows may be sent too
@@ -59,6 +59,7 @@ class Gate:
     failed: int = 0  #: rows that had failed before failures began to count
     ended: int = 0  #: rows that had succeeded or failed before that
     paused: tuple[int, int] | None = None  #: how many rows had failed, and ended, when the sending paused
+    send_rate: float | None = None  #: rows that may be sent in a second; None: as many as the service takes
 
     @property
     def until(self) -> int | None:
@@ -200,8 +201,8 @@ def _limited(record: BatchRecord) -> bool:
 
 def _open(outbox: Outbox, record: BatchRecord) -> Gate:
     held_for, elsewhere = record.facts.held_for or "", _elsewhere(outbox, record)
-    unsent, doubtful = record.counts[State.UNSENT], record.doubtful
-    return Gate(held_for=held_for, unsent=unsent, elsewhere=elsewhere, doubtful=doubtful)
+    unsent, doubtful, rate = record.counts[State.UNSENT], record.doubtful, record.facts.options.get("send_rate")
+    return Gate(held_for=held_for, unsent=unsent, elsewhere=elsewhere, doubtful=doubtful, send_rate=rate)
 
 
 def _elsewhere(outbox: Outbox, record: BatchRecord) -> int:
@@ -248,6 +249,7 @@ def _decide(outbox: Outbox, record: BatchRecord) -> tuple[StoredGate, Gate]:
         paused=None if pause_at is None else stored.paused,
         failed=stored.failed,
         ended=stored.ended,
+        send_rate=record.facts.options.get("send_rate"),
     ).after(record.counts)
     return replace(stored, last=gate.last if last else stored.last, paused=gate.paused or stored.paused), gate
 

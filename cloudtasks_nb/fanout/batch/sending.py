@@ -294,22 +294,27 @@ class Sending:
             await self._claim()
             record, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
             self.apply_gate(gate)
+
+            def changed() -> bool:
+                return self.gate.send_rate != gate.send_rate
+
             sender = Sender(
                 outbox=self.outbox,
                 record=self.record,
                 key=await self.outbox.run(own_key, self.outbox, self.record.id),
                 transport=self.connection.transport,
                 report=self._note,
-                until=lambda: 0 if self._only_doubtful or self._stopping else self.gate.until,
+                until=lambda: 0 if self._only_doubtful or self._stopping or changed() else self.gate.until,
                 were_created=self.adoption.seen,
-                send_rate=record.facts.options.get("send_rate"),
+                send_rate=gate.send_rate,
                 owner={"pid": os.getpid(), "target": self.connection.endpoint.target},
                 lease=self.owner,
                 prepare=self._prepare,
                 clock=self.clock,
             )
             already = await sender.run()
-            self._requested |= sender.gap  # the next sending first reads what was sent from elsewhere meanwhile
+            # The next sending first reads what was sent from elsewhere meanwhile, or has the other rate.
+            self._requested |= sender.gap or changed()
             if already:
                 change = self.outbox.batches.change
                 await self.outbox.run(change, self.record.id, lambda facts: replace(facts, existing=already))

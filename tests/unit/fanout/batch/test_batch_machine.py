@@ -651,6 +651,16 @@ def test_a_pause_holds_rows_until_they_are_wished(state: Batches) -> None:
     assert len(state.cloud.creations) == len(ROWS_OF_ALL)
 
 
+def test_a_running_sending_takes_the_rate_of_a_later_cell(state: Batches) -> None:
+    """Here a lower one; the model compares rates with creations."""
+    state.begin()
+    state.cell("ada", rate=4)
+    state.cell("ada", rate=0.5)
+    state.wait(5.0)
+    state.created_as_wished()
+    assert 1 < len(state.cloud.creations) < len(ROWS_OF_ALL)
+
+
 def test_a_home_asks_where_nothing_tells_what_another_one_has_sent(state: Batches) -> None:
     """It sends rows that may have been sent only when that is wished."""
     state.begin(ratio=0.0)
