@@ -477,6 +477,10 @@ class FakeWatcher(EmptyLog):
         self.asked += tasks
         return {task: self.there.get(task) for task in tasks}
 
+    async def pages(self, _queue: QueueName) -> AsyncIterator[dict[str, Pending]]:
+        """Yield what the test put into `there`."""
+        yield {task: pending for task, pending in self.there.items() if pending is not None}
+
     async def read_queue(self, _queue: QueueName) -> dict[str, Any]:
         """Return settings of a queue."""
         return {"state": "RUNNING", "max_attempts": 1, "log_sampling_ratio": 1.0}
