@@ -198,7 +198,7 @@ class Cancellation:
 
         Log and results tell nothing of tasks that wait: only a list of the queue's tasks does.
         """
-        error = await self.reading.adopt(others=others)
+        error: CloudTasksError | None = await self.reading.adopt(others=others)
         if error is None and lists:
             error = await self.reading.adoption.read_queue()
             self.trouble = None if error is None else f"tasks of other homes may be left: {error.message}"

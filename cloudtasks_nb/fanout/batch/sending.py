@@ -292,7 +292,7 @@ class Sending:
         self.error, self.prepared = None, False
         try:
             await self._claim()
-            record, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
+            _, gate = await self.outbox.run(read_batch, self.outbox, self.record.id)
             self.apply_gate(gate)
 
             def changed() -> bool:

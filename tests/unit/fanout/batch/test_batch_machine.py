@@ -599,7 +599,7 @@ def test_who_owns_a_batch_after_a_cancel_finishes_that(state: Batches) -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_a_cancel_deletes_at_once_what_another_home_has_sent(state: Batches, ratio: float) -> None:
-    """It does not wait until that home can send no more, and finds tasks that no log has; what comes later it deletes."""
+    """It does not wait until that home can send no more, and finds tasks that no log has."""
     state.begin(ratio=ratio)
     state.queue("pause")
     state.cell("ada", rate=0.5)
