@@ -24,7 +24,7 @@ FIRST_TESTS = tests/unit tests/integration tests/notebooks tests/test_*.py tests
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo lab notebooks screenshots test test-all test-unit test-browser test-clients test-packages test-lowest \
-	coverage check docs docs-serve docs-test bench soak chaos mutation constraints descriptors emulator-wheel dist clean
+	coverage check docs docs-serve docs-test bench soak chaos mutation constraints wheels descriptors emulator-wheel dist clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ constraints: ## write constraints.txt anew, from the newest releases that fit py
 	$(PYTHON) -m venv "$$fresh" && "$$fresh/bin/python" -m pip install --quiet uv && \
 	"$$fresh/bin/python" -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --extra release \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file constraints.txt
+
+wheels: $(VENV)/.installed-test ## resolve both distributions to wheels for each Linux, processor and Python, and store the answer
+	$(BIN)/python -m tests.wheels
 
 descriptors: $(VENV)/.installed-test ## write the emulator's messages anew, from Google's packages
 	$(BIN)/python -m tests.descriptors

@@ -17,7 +17,6 @@ __all__ = [
     "LOG_IMMEDIATE_METADATA",
     "OPERATIONS_LOG",
     "OPTION_VARIABLES",
-    "PLAIN_VARIABLES",
     "ROW_TASK",
     "TAG_HEADER",
     "TASK_ID",
@@ -68,10 +67,7 @@ LOG_IMMEDIATE_METADATA = "x-cloudtasks-log-immediate"
 TOKEN_METADATA = "x-cloudtasks-emulator-token"  # noqa: S105 - the name of a header
 
 #: Environment variables that begin like this are options of an emulator that is started by hand.
-OPTION_VARIABLES = "CLOUDTASKS_EMULATOR_"
-
-#: Variables that set `--host`, `--port` and `--queue` of such an emulator, as they do in the images of other emulators.
-PLAIN_VARIABLES = ("HOST", "PORT", "INITIAL_QUEUE")
+OPTION_VARIABLES = "CLOUD_TASKS_EMULATOR_"
 
 #: The log of attempts and deletions of tasks (https://cloud.google.com/tasks/docs/logging).
 OPERATIONS_LOG = "cloudtasks.googleapis.com%2Ftask_operations_log"

@@ -241,4 +241,5 @@ def _cell(text: str) -> str:
 
 
 def _variables(option: settings.Option) -> str:
-    return ", ".join(f"`{name}`" for name in option.variables)
+    in_image = f", in the container also `{option.in_image}`" if option.in_image else ""
+    return f"`{option.variable}`{in_image}"

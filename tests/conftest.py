@@ -13,7 +13,7 @@ from hypothesis import settings
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import _loop
-from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES
+from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.display import notify
 from cloudtasks_nb.fanout import disk
 from cloudtasks_nb.handlers import serving
@@ -41,7 +41,7 @@ settings.load_profile("suite")
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fixtures of a wider scope than a test see no personal settings and no personal home either."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in (*PERSONAL, *PLAIN_VARIABLES, *(name for name in os.environ if name.startswith(OPTION_VARIABLES))):
+        for name in (*PERSONAL, *(name for name in os.environ if name.startswith(OPTION_VARIABLES))):
             patch.delenv(name, raising=False)
         patch.setenv("CLOUDSDK_CONFIG", str(tmp_path_factory.mktemp("gcloud")))
         patch.setenv("CLOUDTASKS_NB_HOME", str(tmp_path_factory.mktemp("home")))

@@ -170,7 +170,7 @@ def test_every_block_of_a_page_is_checked(page: str, tmp_path: Path, monkeypatch
             assert all((ROOT / path / "pyproject.toml").exists() for path in paths), words
         if program == "cloudtasks-nb":
             assert words[0] == "emulator"
-            read_options(words[1:], {})
+            read_options(words[2 : words.index("--")] if words[1] == "run" else words[1:], {})
 
 
 def test_the_terraform_page_grants_what_deploy_grants(

@@ -1,5 +1,6 @@
 """The lists of dependencies agree: pyproject.toml, environment.yml, constraints.txt and the page of reasons."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.wheels import PLATFORMS, PROJECTS, STORED
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -71,6 +74,17 @@ def test_constraints_pin_what_the_project_asks_for(extra: str, python: str) -> N
             assert len(versions) == 1, f"{requirement.name} needs one pin, it has {versions}: run `make constraints`"
             (version,) = (each.version for each in versions[0])
             assert version in requirement.specifier, f"{requirement.name}=={version} is too old: run `make constraints`"
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+def test_the_locked_versions_have_wheels_everywhere(name: str) -> None:
+    """What `make wheels` found on each Linux, processor and Python is what is locked, for every dependency."""
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
+    assert stored["platforms"] == PLATFORMS
+    locked = {f"{pin.name}{pin.specifier}": pin for pin in pins()}
+    assert stored[name].keys() <= locked.keys(), "run `make wheels`"
+    project = tomllib.loads((ROOT / PROJECTS[name]).read_text(encoding="utf-8"))["project"]
+    assert bounds(project["dependencies"]).keys() <= {canonicalize_name(locked[one].name) for one in stored[name]}
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -17,7 +17,7 @@ from http.client import OK, HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
-from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, TOKEN_METADATA
+from cloudtasks_nb._names import OPTION_VARIABLES, TOKEN_METADATA
 from cloudtasks_nb._settings import emulators, home, make_folder
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import EmulatorError, FolderInUseError, InvalidInputError
@@ -106,11 +106,7 @@ def start(arguments: Sequence[str], timeout: float = _START_TIMEOUT) -> tuple[Ch
         The child and ""; or None and its output, if it did not get ready.
     """
     command = [sys.executable, "-m", "cloudtasks_nb.emulator", "--port", "0", "--lease", "--quiet", *arguments]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(OPTION_VARIABLES) and name not in PLAIN_VARIABLES
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(OPTION_VARIABLES)}
     with tempfile.TemporaryFile("w+") as output:
         # Its own session (process group on Windows): Jupyter's interrupt signals the whole group of the kernel.
         process = subprocess.Popen(  # noqa: S603 - our own command

@@ -29,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from cloudtasks_nb.emulator import options  # noqa: PLC0415 - an import is quicker without the collector
 
+        words = sys.argv[1:] if arguments is None else arguments
+        if words[:1] == ["run"]:
+            from cloudtasks_nb.emulator.program import run_program  # noqa: PLC0415 - only for this verb
+
+            return run_program(words[1:], os.environ, before)
         settings = options.read_options(arguments, os.environ)
         _allow_many_files()
         asyncio.run(_run(settings))

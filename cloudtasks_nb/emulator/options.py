@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
 from cloudtasks_nb.emulator.model.settings import OPTIONS, Option, Settings, read_boolean, read_microseconds
@@ -21,9 +22,14 @@ __all__ = ["PROGRAM", "read_options"]
 PROGRAM: Final = "cloudtasks-nb emulator"
 
 _ONE_DASH = re.compile(r"-[a-z][a-z-]+(=.*)?", re.DOTALL)
-# Kubernetes gives the address of a service named cloudtasks-emulator to every container: CLOUDTASKS_EMULATOR_PORT has
+# Kubernetes gives the address of a service named cloud-tasks-emulator to every container: CLOUD_TASKS_EMULATOR_PORT has
 # the value tcp://10.0.0.1:8123. It is not meant as an option.
 _OF_KUBERNETES = "tcp://"
+# The Dockerfile sets it. Elsewhere HOST and PORT belong to other programs.
+_IN_IMAGE = f"{OPTION_VARIABLES}IMAGE"
+# Clients read it too, as the address of the emulator; then it has a port, and is no option.
+_OF_CLIENTS = f"{OPTION_VARIABLES}HOST"
+_WITH_PORT = re.compile(r"(\[.*\]|[^:]*):\d+")
 
 
 def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]) -> Settings:
@@ -35,7 +41,8 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
     parser = _parser()
     line = parser.parse_args([_two_dashes(word) for word in (sys.argv[1:] if arguments is None else arguments)])
     values: dict[str, Any] = {}
-    for option, place, texts in (*_of_environment(environment), *_of_line(line)):
+    given = {option: (place, texts) for option, place, texts in (*_of_environment(environment), *_of_line(line))}
+    for option, (place, texts) in given.items():
         try:
             values[option.dest] = option.value(texts)
         except InvalidInputError as error:
@@ -46,15 +53,16 @@ def read_options(arguments: Sequence[str] | None, environment: Mapping[str, str]
         except InvalidInputError as error:
             parser.error(f"{error.message}{f' → {error.hint}' if error.hint else ''}")
         values = {_BY_NAME[name].dest: value for name, value in config.options.items()} | values
-    if not values.get("strict") and {"metadata_port", "proxy_port"} & values.keys():
-        parser.error("--metadata-port and --proxy-port need --strict")
+    if not values.get("strict") and "metadata_port" in values:
+        parser.error("--metadata-port needs --strict")
     if values.get("single_port") and "http_port" in values:
         parser.error("--http-port has no effect with --single-port: leave one of them out")
     if values.get("strict") and values.get("token"):
         parser.error("--token cannot be used with --strict, whose callers need tokens of principals")
     if values.get("strict") and values.get("console_writes"):
         parser.error("--console-writes cannot be used with --strict, which has no console")
-    settings = Settings(**values)
+    named_by = {option.dest: place for option, (place, _) in given.items() if place.startswith("variable ")}
+    settings = Settings(**values, named_by=named_by)
     own = settings.own_issuer
     if own and own.port == settings.port and settings.http_port is None and not settings.single_port:
         parser.error(
@@ -67,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     """Return a parser for the texts of options; those without one are not in its result."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        usage="%(prog)s [OPTION ...]",
-        description="A complete local emulator of Cloud Tasks with gRPC and REST.",
+        usage="%(prog)s [OPTION ...]\n       %(prog)s run [OPTION ...] -- COMMAND [ARGUMENT ...]",
+        description="A complete local emulator of Cloud Tasks with gRPC and REST. With run, a program with Google's "
+        "client in its code uses it, and it ends with the program.",
         epilog="A flag may have one dash or two. In brackets: the environment variable that sets the same. "
         "The command line counts before the environment, and the environment before the file of --config.",
         argument_default=argparse.SUPPRESS,
@@ -81,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
             kind = {"nargs": "?", "const": "true", "metavar": "true|false"}
         elif option.many:
             kind |= {"action": "extend", "nargs": "+"}
-        text = f"{option.help}{_default(option)} [{', '.join(option.variables)}]"
+        text = f"{option.help}{_default(option)} [{option.variable}]"
         parser.add_argument(*_flags(option), dest=option.dest, help=text, **kind)
     return parser
 
@@ -106,8 +115,11 @@ def _default(option: Option) -> str:
 def _of_environment(environment: Mapping[str, str]) -> Iterator[tuple[Option, str, list[str]]]:
     """Yield the options that variables set, where they are set, and their texts."""
     for option in OPTIONS:
-        name = next((name for name in option.variables if environment.get(name)), None)
+        names = [option.variable, *filter(None, [option.in_image if environment.get(_IN_IMAGE) else None])]
+        name = next((name for name in names if environment.get(name)), None)
         if name is not None and not (text := environment[name]).startswith(_OF_KUBERNETES):
+            if name == _OF_CLIENTS and _WITH_PORT.fullmatch(text):
+                continue
             parts = [part.strip() for part in text.split(",") if part.strip()]
             yield option, f"variable {name}", parts if option.many else [text]
 

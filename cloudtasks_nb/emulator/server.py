@@ -24,7 +24,7 @@ from cloudtasks_nb.emulator.options import PROGRAM
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 from cloudtasks_nb.emulator.store.store import Store
 from cloudtasks_nb.emulator.store.sweep import sweep
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import EmulatorError, InvalidInputError
 
 __all__ = ["run"]
 
@@ -91,11 +91,11 @@ async def run(
 
 
 def _kind_of_parts(settings: Settings) -> type[Parts]:
-    if not settings.strict:
+    if not settings.tls:
         return Parts
-    from cloudtasks_nb.emulator.strict.parts import StrictParts  # noqa: PLC0415 - only with the option
+    from cloudtasks_nb.emulator.strict.parts import GoogleParts, StrictParts  # noqa: PLC0415 - only with these options
 
-    return StrictParts
+    return StrictParts if settings.strict else GoogleParts
 
 
 def _print_line(line: str) -> None:
@@ -112,7 +112,15 @@ async def _listen(folder: Folder, engine: Parts, stop: asyncio.Event, stack: Asy
     web = HttpServer(engine, calls, leases, instance)
     stack.push_async_callback(web.runner.cleanup)
     bind = _bind_one_port if settings.single_port else _bind_two_ports
-    server, port, http_port = await bind(engine, web, stack)
+    try:
+        server, port, http_port = await bind(engine, web, stack)
+    except EmulatorError as error:
+        values = {field: str(getattr(settings, field)) for field in settings.named_by}
+        variables = [settings.named_by[field] for field, value in values.items() if value in error.message]
+        if not variables:
+            raise
+        message = f"{error.message} (from {' and '.join(variables)})"
+        raise type(error)(message, resource=error.resource, hint=error.hint) from error
     metadata = {
         INSTANCE_METADATA: instance,
         HTTP_PORT_METADATA: str(http_port),

@@ -42,6 +42,9 @@ class Image:
         self.root = root
         path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
         self.variables = {"PATH": path, "HOME": str(root), "REPOSITORY": str(ROOT)}
+        for keyword, value in instructions():
+            if keyword == "ENV":
+                self.variables |= dict(pair.split("=") for pair in value.split())
 
     def build(self) -> None:
         """Run the steps that copy files and run commands, as one script."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +32,6 @@ __all__ = [
 #: The path of `log_id()`; no field can have this name.
 LOG_ID = ("log_id()",)
 
-_SAMPLE = "sample()"  # the internal operator of sample(); the text of a filter cannot contain it
 # Colons are operators, but for those of a time. A quoted text that follows the dot of a word belongs to the same path.
 _TOKEN = re.compile(
     r"""\s*(?:(?P<open>\()|(?P<close>\))|(?P<op><=|>=|!=|=~|!~|=|<|>|:)|(?P<minus>-(?=[\w("]))"""
@@ -230,8 +228,6 @@ class _Parser:
         match name, [word.strip() for word in " ".join(words).split(",")]:
             case "log_id", [log]:
                 return Compare(LOG_ID, "=", unquote(log))
-            case "sample", [field, fraction]:
-                return Compare(_path(field), _SAMPLE, fraction)
         raise invalid_argument(f"Unparseable filter: {name}() is not supported here.")
 
     def comparison(self) -> Node:
@@ -239,6 +235,8 @@ class _Parser:
         op = self.take("op")
         if op is None:
             return Compare((), ":", _unquote(text))
+        if op in {"=~", "!~"}:
+            raise invalid_argument(f'Unparseable filter: the operator "{op}" is not supported here.')
         if self.take("open"):
             return _distribute(self.group(), _path(text), op)
         sign = self.take("minus") or ""
@@ -283,10 +281,6 @@ def _comparison(node: Compare, get: _Getter) -> Callable[[Any], bool]:
     value, op = node.value, node.op
     if op == ":" and value == "*":
         return lambda record: get(record) is not None
-    if op == _SAMPLE:
-        return _sampling(value, get)
-    if op in {"=~", "!~"}:
-        return _matching(value, get, wanted=op == "=~")
     test, field = _TESTS[op], node.path[-1] if node.path else ""
     if field in _TIMES:
         instant = parse_time(value)
@@ -307,30 +301,6 @@ def _comparison(node: Compare, get: _Getter) -> Callable[[Any], bool]:
         return test(str(actual).casefold(), text)
 
     return compare
-
-
-def _matching(pattern: str, get: _Getter, *, wanted: bool) -> Callable[[Any], bool]:
-    # Cloud Logging uses RE2 too. Its time is linear; a pattern of Python's `re` could take longer than a process lives.
-    import re2  # noqa: PLC0415 - few filters have regular expressions, and the emulator starts sooner without it
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        regex = re2.compile(pattern, options)
-    except re2.error as error:
-        (reason,) = error.args
-        text = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
-        raise invalid_argument(f"Unparseable filter: {text} in a regular expression.") from error
-    return lambda record: (actual := get(record)) is not None and (regex.search(str(actual)) is not None) == wanted
-
-
-def _sampling(fraction: str, get: _Getter) -> Callable[[Any], bool]:
-    share = _number(fraction)
-    if share is None or not 0.0 <= share <= 1.0:
-        raise invalid_argument("Unparseable filter: sample() takes a fraction between 0 and 1.")
-    # The value alone decides, so that all pages of a query belong to the same sample.
-    limit = int(share * (1 << 32))
-    return lambda record: (actual := get(record)) is not None and zlib.crc32(str(actual).encode()) < limit
 
 
 def _number(value: Any) -> float | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from cloudtasks_nb._names import OPTION_VARIABLES, PLAIN_VARIABLES, QueueName
+from cloudtasks_nb._names import OPTION_VARIABLES, QueueName
 from cloudtasks_nb.emulator.model.clock import DAY, HOUR, SECOND
 from cloudtasks_nb.emulator.model.config_file import ConfigFile
 from cloudtasks_nb.errors import InvalidInputError
@@ -111,7 +111,7 @@ class Option:
     metavar: str | None = None  #: of the value in the help; None is the name in capital letters
     _: KW_ONLY
     aliases: tuple[str, ...] = ()  #: its names in other emulators
-    also: tuple[str, ...] = ()  #: further variables
+    in_image: str | None = None  #: its variable in images of emulators, which counts only in the container
     dest: str = ""  #: the field of `Settings`
     default: Any = None
 
@@ -126,9 +126,9 @@ class Option:
         return (self.dest[:-1] if self.many else self.dest).replace("_", "-")
 
     @property
-    def variables(self) -> tuple[str, ...]:
-        """The variables of the environment, the first one that is set counts."""
-        return (OPTION_VARIABLES + self.name.replace("-", "_").upper(), *self.also)
+    def variable(self) -> str:
+        """The variable of the environment."""
+        return OPTION_VARIABLES + self.name.replace("-", "_").upper()
 
     def value(self, texts: list[str]) -> Any:
         """Return the value that texts stand for.
@@ -152,8 +152,8 @@ def _option(default: Any, text: str, read: Any = None, metavar: str | None = Non
 class Settings:
     """The options of an emulator, with their defaults."""
 
-    host: str = _option("127.0.0.1", "address to listen on", _address, also=PLAIN_VARIABLES[:1])
-    port: int = _option(8123, "gRPC port, 0 for a free one", _port, also=PLAIN_VARIABLES[1:2])
+    host: str = _option("127.0.0.1", "address to listen on", _address, in_image="HOST")
+    port: int = _option(8123, "gRPC port, 0 for a free one", _port, in_image="PORT")
     http_port: int | None = _option(
         None,
         "port for REST and /admin (that of --openid-issuer, or the one after --port; with --port 0 a free one)",
@@ -166,7 +166,7 @@ class Settings:
     )
     data_dir: Path | None = _option(None, "the data folder (by default a temporary one)", Path, "FOLDER")
     queues: tuple[str, ...] = _option(
-        (), "create a queue; may be repeated", _queue, "NAME", aliases=("initial-queue",), also=PLAIN_VARIABLES[2:]
+        (), "create a queue; may be repeated", _queue, "NAME", aliases=("initial-queue",), in_image="INITIAL_QUEUE"
     )
     config: ConfigFile | None = _option(
         None,
@@ -176,7 +176,9 @@ class Settings:
     )
     strict: bool = _option(False, "like Google: TLS, bearer tokens and the permissions of IAM roles")
     metadata_port: int | None = _option(None, "with --strict, port of a metadata server", _port, "PORT")
-    proxy_port: int | None = _option(None, "with --strict, port of an HTTPS proxy to *.googleapis.com", _port, "PORT")
+    proxy_port: int | None = _option(
+        None, "port of an HTTPS proxy to *.googleapis.com, which is the emulator with TLS", _port, "PORT"
+    )
     token: bool = _option(
         False, "answer only calls with a random token, which endpoint.json of the data folder and the first line have"
     )
@@ -208,7 +210,7 @@ class Settings:
         _url,
         "URL",
         aliases=("app-engine-emulator-host",),
-        also=("APP_ENGINE_EMULATOR_HOST",),
+        in_image="APP_ENGINE_EMULATOR_HOST",
     )
     functions_host: str | None = _option(
         None,
@@ -241,10 +243,18 @@ class Settings:
         "SHARE:SECONDS",
     )
 
+    #: The variables of the environment that have set options, by the names of the fields; errors name them.
+    named_by: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def tls(self) -> bool:
+        """Whether it has the names of Google's hosts, and so speaks TLS."""
+        return self.strict or self.proxy_port is not None
+
     @property
     def own_issuer(self) -> SplitResult | None:
         """The issuer of OIDC tokens, if it is ``http://HOST:PORT``, which is an address of the emulator itself."""
-        url, scheme = urlsplit(self.openid_issuer), "https" if self.strict else "http"
+        url, scheme = urlsplit(self.openid_issuer), "https" if self.tls else "http"
         try:
             return url if url.scheme == scheme and url.hostname and url.port and url.path in {"", "/"} else None
         except ValueError:  # not a port
@@ -253,5 +263,7 @@ class Settings:
 
 #: All options, in the order of the help.
 OPTIONS: Final[tuple[Option, ...]] = tuple(
-    replace(field.metadata["option"], dest=field.name, default=field.default) for field in fields(Settings)
+    replace(field.metadata["option"], dest=field.name, default=field.default)
+    for field in fields(Settings)
+    if field.metadata
 )

@@ -12,7 +12,7 @@ import trustme
 
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["ServerCertificate", "server_certificate"]
+__all__ = ["ServerCertificate", "server_certificate", "write_key"]
 
 _NAMES = ("localhost", "127.0.0.1", "::1")
 
@@ -57,7 +57,7 @@ def server_certificate(folder: Path, hosts: Iterable[str]) -> ServerCertificate:
         authority = trustme.CA.from_pem(files.ca.read_bytes(), ca_key.read_bytes())
     else:
         authority = trustme.CA(organization_name="cloudtasks-nb emulator CA")
-        _write_key(ca_key, authority.private_key_pem)
+        write_key(ca_key, authority.private_key_pem.bytes())
         files.ca.write_bytes(authority.cert_pem.bytes())
     # The certificates of trustme are valid for centuries: the clock of the machine may be moved.
     names = list(dict.fromkeys((*_NAMES, *hosts)))
@@ -65,11 +65,13 @@ def server_certificate(folder: Path, hosts: Iterable[str]) -> ServerCertificate:
         server = authority.issue_cert(*names, organization_name="cloudtasks-nb emulator")
     except UnicodeError as error:
         raise InvalidInputError(f"a certificate cannot be for {', '.join(names)}: {error}") from error
-    _write_key(files.key, server.private_key_pem)
+    write_key(files.key, server.private_key_pem.bytes())
     files.certificate.write_bytes(b"".join(part.bytes() for part in server.cert_chain_pems))
     return files
 
 
-def _write_key(file: Path, key: trustme.Blob) -> None:
+def write_key(file: Path, key: bytes) -> Path:
+    """Write a file that only its owner can read, and return it."""
     file.touch(mode=0o600)
-    file.write_bytes(key.bytes())
+    file.write_bytes(key)
+    return file

@@ -17,7 +17,7 @@ from cloudtasks_nb.emulator.strict.state import CLOUD_PLATFORM, member_of
 from cloudtasks_nb.emulator.strict.tokens import InvalidTokenError
 from cloudtasks_nb.errors import InvalidInputError
 
-__all__ = ["Google"]
+__all__ = ["Google", "key_file"]
 
 _JWT_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -41,11 +41,14 @@ class Google:
         self._state = access.state
         self._signer = signer
 
+    def token_routes(self) -> list[web.RouteDef]:
+        """Return the routes that make tokens."""
+        return [web.post("/token", self._token), web.post("/v1/token", self._exchange)]
+
     def routes(self) -> list[web.RouteDef]:
         """Return the routes to serve."""
         return [
-            web.post("/token", self._token),
-            web.post("/v1/token", self._exchange),
+            *self.token_routes(),
             web.get("/admin/google", answer_json(self._show)),
             web.put("/admin/google", answer_json(self._configure)),
             web.post("/admin/google/grant", answer_json(self._grant)),
@@ -93,7 +96,7 @@ class Google:
             if given.get("credentials") == "workload":
                 return {"token": self._state.log_in(email)}
             if given.get("credentials") == "key":
-                return _key_file(email, *self._state.new_key(email), token_url)
+                return key_file(email, *self._state.new_key(email), token_url)
             return {}
 
         return await answer_json(create)(request)
@@ -185,7 +188,7 @@ def _gcloud_file(login: str, quota_project: str | None) -> dict[str, Any]:
     }
 
 
-def _key_file(email: str, key_id: str, private_key: str, token_url: str) -> dict[str, Any]:
+def key_file(email: str, key_id: str, private_key: str, token_url: str) -> dict[str, Any]:
     """Return the file of a service account's key."""
     return {
         "type": "service_account",

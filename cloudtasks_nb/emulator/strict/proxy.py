@@ -32,9 +32,12 @@ class Proxy:
         The emulator's address.
     grpc, http : int
         The emulator's ports.
+    only : bool
+        Refuse connections to all other hosts.
     """
 
-    def __init__(self, host: str, grpc: int, http: int) -> None:
+    def __init__(self, host: str, grpc: int, http: int, *, only: bool) -> None:
+        self._only = only
         self._host = host
         self._grpc = grpc
         self._http = http
@@ -72,13 +75,17 @@ class Proxy:
             async with asyncio.timeout(_WITHIN):
                 head = await reader.readuntil(b"\r\n\r\n")
                 method, _, rest = head.decode("latin-1").partition(" ")
-                host = rest.partition(" ")[0].rpartition(":")[0]
-                if method != "CONNECT" or (host not in GOOGLE_HOSTS and not host.endswith(_RUN)):
+                host, _, port = rest.partition(" ")[0].rpartition(":")
+                ours = host in GOOGLE_HOSTS or (self._only and host.endswith(_RUN))
+                if method != "CONNECT" or not (ours or (port.isdecimal() and not self._only)):
                     writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                     writer.close()
                     return
                 writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
                 first = await reader.read(_MOST)
             transport: Any = writer.transport
-            await relay(transport, first, self._host, self._grpc if _HTTP2 in first else self._http)
+            address = (
+                (self._host, self._grpc if _HTTP2 in first else self._http) if ours else (host.strip("[]"), int(port))
+            )
+            await relay(transport, first, *address)
         writer.close()

@@ -17,7 +17,7 @@ import pytest
 
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
-from cloudtasks_nb._names import PLAIN_VARIABLES
+from cloudtasks_nb._names import OPTION_VARIABLES
 from cloudtasks_nb.client import emulator_process
 from cloudtasks_nb.fanout import disk
 from tests.integration.conftest import PATIENCE, Emulator, StartEmulator, until
@@ -365,9 +365,8 @@ def test_an_interrupt_of_the_import_gives_the_lease_back(monkeypatch: pytest.Mon
 def test_options_of_other_emulators_do_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The variables of an emulator that is started by hand do not change the one that `ct.local()` starts."""
     for name, value in {"STRICT": "true", "DATA_DIR": str(tmp_path), "NO_BATCH": "true", "HTTP_PORT": "1"}.items():
-        monkeypatch.setenv(f"CLOUDTASKS_EMULATOR_{name}", value)
-    for name in PLAIN_VARIABLES:
-        monkeypatch.setenv(name, "none")
+        monkeypatch.setenv(OPTION_VARIABLES + name, value)
+    monkeypatch.setenv("PORT", "none")
     with ct.local() as tasks:
         assert tasks.queues().empty
     assert list(tmp_path.iterdir()) == []

@@ -83,7 +83,7 @@ def test_every_option_has_a_value_here() -> None:
 def test_every_option(tmp_path: Path, option: Option) -> None:
     """A flag with any of its names, its variables, and a key of the file all set the same, and nothing else."""
     text, value = TABLES["values"][option.name]
-    words, strict = text.split(), ["--strict"] if option.name in {"metadata-port", "proxy-port"} else []
+    words, strict = text.split(), ["--strict"] if option.name == "metadata-port" else []
     expected = read_options([*strict, f"--{option.name}", *words], {})
     found = getattr(expected, option.dest)
     assert json.loads(json.dumps(found, default=str)) == value
@@ -92,8 +92,7 @@ def test_every_option(tmp_path: Path, option: Option) -> None:
         assert read_options([*strict, f"--{name}", *words], {}) == expected
     if option.many:
         assert read_options([part for word in words for part in (f"--{option.name}", word)], {}) == expected
-    for variable in option.variables:
-        assert read_options(strict, {variable: ",".join(words)}) == expected
+    assert read_options(strict, {option.variable: ",".join(words)}) == expected
     if option.name != "queue":
         given = True if option.read is read_boolean else words if option.many else text
         (tmp_path / "c.yaml").write_text(json.dumps({option.name: given}))
@@ -106,7 +105,7 @@ def test_the_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         read_options(["--help"], {})
     shown = set(re.findall(r"[A-Z_]{4,}(?=[],])", capsys.readouterr().out))
-    assert shown == {variable for option in OPTIONS for variable in option.variables}
+    assert shown == {option.variable for option in OPTIONS}
 
 
 @pytest.mark.parametrize(("option", "value"), TABLES["invalid"])
@@ -126,13 +125,17 @@ def test_command_lines_of_other_emulators(line: str, expected: dict[str, Any], d
 
 
 def test_the_command_line_counts_before_the_environment() -> None:
-    """A flag replaces what its variable says; an empty variable and an address of Kubernetes say nothing."""
+    """A flag replaces its variable, even an invalid one; empty ones and addresses for others say nothing."""
     given = {"PORT": "1", "QUEUE": f"{FIRST}, {ANOTHER},", "STRICT": "on", "HTTP_PORT": "", "GRACE": "3"}
     variables = {OPTION_VARIABLES + name: text for name, text in given.items()}
     found = read_options(["--queue", FIRST, "--strict=false", "--port", "2"], variables)
     assert found == Settings(port=2, queues=(FIRST,), grace=3.0)
     variables[f"{OPTION_VARIABLES}PORT"] = "tcp://10.96.0.7:8123"
     assert read_options(["--strict=0"], variables) == Settings(queues=(FIRST, ANOTHER), grace=3.0)
+    assert read_options(["--port", "2"], {f"{OPTION_VARIABLES}PORT": "none"}) == Settings(port=2)
+    for address in ("localhost:8123", "[::1]:8123", ":8123"):
+        assert read_options([], {f"{OPTION_VARIABLES}HOST": address}) == Settings()
+    assert read_options([], {f"{OPTION_VARIABLES}HOST": "::1"}) == Settings(host="::1")
 
 
 def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
@@ -146,14 +149,17 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
     assert [queue.name for queue in settings.config.queues] == [FIRST]
 
 
-def test_its_own_variable_counts_before_that_of_others() -> None:
-    """A variable that the images of other emulators read counts if the option has no value of its own."""
-    variables = {"APP_ENGINE_EMULATOR_HOST": "http://app", f"{OPTION_VARIABLES}APP_ENGINE_HOST": "http://mine"}
-    assert read_options([], variables) == Settings(app_engine_host="http://mine")
-    plain = {"HOST": "::1", "PORT": "1", "INITIAL_QUEUE": FIRST}
-    assert read_options([], plain) == Settings(host="::1", port=1, queues=(FIRST,))
+def test_variables_of_other_programs_count_only_in_the_image() -> None:
+    """Variables without the emulator's name are options in the container, where its own counts before them."""
+    plain = {"HOST": "::1", "PORT": "1", "INITIAL_QUEUE": FIRST, "APP_ENGINE_EMULATOR_HOST": "http://app"}
+    assert read_options([], {**plain, "PORT": "none", "CLOUDTASKS_EMULATOR_HOST": "localhost:8123"}) == Settings()
+    plain[f"{OPTION_VARIABLES}IMAGE"] = "true"
+    expected = Settings(host="::1", port=1, queues=(FIRST,), app_engine_host="http://app")
+    assert read_options([], plain) == expected
     own = {OPTION_VARIABLES + name: text for name, text in (("HOST", "::"), ("PORT", "2"), ("QUEUE", ANOTHER))}
-    assert read_options([], {**plain, **own}) == Settings(host="::", port=2, queues=(ANOTHER,))
+    found = read_options(["--port", "3"], {**plain, **own})
+    assert found == replace(expected, host="::", port=3, queues=(ANOTHER,))
+    assert "port" not in found.named_by
 
 
 @pytest.mark.parametrize(("text", "text_of_error"), TABLES["in_a_file"])

@@ -160,6 +160,8 @@ async def test_a_first_lease_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ({"http_port": "taken"}, PortInUseError, "--http-port 0"),
     ({"port": "taken", "single_port": True}, PortInUseError, "--port 0"),
     ({"host": "203.0.113.1"}, EmulatorError, ""),
+    ({"host": "203.0.113.1", "named_by": {"host": "variable HOST"}}, EmulatorError, ""),
+    ({"port": "taken", "named_by": {"port": "variable PORT", "host": "variable HOST"}}, PortInUseError, "--port 0"),
     ({"strict": True, "allow_hosts": ("my_service",)}, InvalidInputError, ""),
     ({"data_dir": Path("/dev/null/x")}, EmulatorError, ""),
 )
@@ -172,6 +174,7 @@ async def test_errors_at_the_start(settings: dict[str, Any], error: type[Emulato
                 pass
     assert hint in (refused.value.hint or "")
     assert (f"port {port} is in use" in refused.value.message) is (error is PortInUseError)
+    assert ("(from variable " in refused.value.message) is ("named_by" in settings)
 
 
 @pytest.mark.parametrize(("port", "next_one"), [(0, 0), (8123, 8124), (65_535, 0)])
