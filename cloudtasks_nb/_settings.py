@@ -17,7 +17,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypedDict, TypeVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import orjson
@@ -37,6 +37,7 @@ __all__ = [
     "RETRY_SETTINGS",
     "STORE_VARIABLE",
     "UNLIMITED",
+    "QueueKeywords",
     "check_limit",
     "check_mapping",
     "check_names",
@@ -70,8 +71,22 @@ PRIVATE_VARIABLE = "CLOUDTASKS_NB_PRIVATE"
 #: Names of a task's own retry settings, the same as a queue's.
 RETRY_SETTINGS = ("max_attempts", "max_retry_duration", "min_backoff", "max_backoff", "max_doublings")
 
-#: Names of a queue's settings, the same in every method.
-QUEUE_SETTINGS = ("rate", "max_concurrent", *RETRY_SETTINGS, "log_sampling_ratio")
+
+class QueueKeywords(TypedDict, total=False):
+    """The settings of a queue, the same in every method. A duration is seconds, a text like "10min" or a timedelta."""
+
+    rate: float  #: dispatches a second
+    max_concurrent: int
+    max_attempts: int
+    max_retry_duration: float | str | dt.timedelta
+    min_backoff: float | str | dt.timedelta
+    max_backoff: float | str | dt.timedelta
+    max_doublings: int
+    log_sampling_ratio: float
+
+
+#: Their names.
+QUEUE_SETTINGS = (*QueueKeywords.__annotations__,)
 
 #: The values of settings that mean that there is no limit; the duration in seconds.
 UNLIMITED = {"max_attempts": -1, "max_retry_duration": 0}

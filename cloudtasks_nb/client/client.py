@@ -7,20 +7,20 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 import pandas as pd
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, check_names, named, near_names
+from cloudtasks_nb._settings import QUEUE_SETTINGS, QueueKeywords, check_names, named, near_names
 from cloudtasks_nb.client.checks.context import CheckContext, Target
 from cloudtasks_nb.client.clock import Clock
 from cloudtasks_nb.client.doctor import diagnose
 from cloudtasks_nb.client.emulator_process import Lease, attach, call_admin
 from cloudtasks_nb.client.queue import Queue
-from cloudtasks_nb.client.queue_settings import create_or_change, new_settings
+from cloudtasks_nb.client.queue_settings import create_or_change, new_settings, shows_settings
 from cloudtasks_nb.display.card import card
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
 from cloudtasks_nb.fanout.batch.batch import Batch
@@ -147,7 +147,8 @@ class Client:
         """
         return self._connection.store.url
 
-    def queue(self, name: str | Queue, *, create: bool = False, **settings: Any) -> Queue:
+    @shows_settings
+    def queue(self, name: str | Queue, *, create: bool = False, **settings: Unpack[QueueKeywords]) -> Queue:
         """Return a queue by its short (or full) name.
 
         Without `create` no call is made; using a queue that does not exist raises `QueueNotFoundError`.
@@ -160,9 +161,12 @@ class Client:
             Create the queue if it does not exist, with ``log_sampling_ratio=1.0`` and ``max_attempts=5`` as defaults;
             on Google with ``max_attempts=7, min_backoff="10s", max_backoff="600s", max_doublings=6``, so that a task is
             tried for ten minutes. Change the given settings if it exists. A printed line shows what was done.
+        rate, max_concurrent, log_sampling_ratio : number, optional
+            Dispatches a second, attempts at a time, and the share of attempts that the log has.
+        max_attempts, max_retry_duration, min_backoff, max_backoff, max_doublings : optional
+            How often and when a task that fails is tried again; durations as ``"10min"``, timedelta or seconds.
         **settings
-            `rate` (dispatches a second), `max_concurrent`, `max_attempts`, `max_retry_duration`, `min_backoff`,
-            `max_backoff`, `max_doublings`, `log_sampling_ratio`; only with `create`.
+            There are no others; these need `create`.
 
         Raises
         ------

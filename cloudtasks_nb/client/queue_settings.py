@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED, check_names, check_text, parse_duration
+from cloudtasks_nb._settings import QUEUE_SETTINGS, UNLIMITED, QueueKeywords, check_names, check_text, parse_duration
 from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.errors import AlreadyExistsError, InvalidInputError, PreconditionError, QueueNotFoundError
 from cloudtasks_nb.service.connection import Connection
@@ -20,7 +21,17 @@ from cloudtasks_nb.service.convert import http_target, queue_message, queue_valu
 from cloudtasks_nb.service.costs import LOG_PRICE
 from cloudtasks_nb.service.refusal import blocked_name
 
-__all__ = ["NEW_QUEUE", "change_route", "change_settings", "check_settings", "create_or_change", "new_settings"]
+__all__ = [
+    "NEW_QUEUE",
+    "change_route",
+    "change_settings",
+    "check_settings",
+    "create_or_change",
+    "new_settings",
+    "shows_settings",
+]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 #: Our defaults for a new queue: without a log no outcome is known, and 100 attempts may take days.
 NEW_QUEUE: Mapping[str, Any] = {"log_sampling_ratio": 1.0, "max_attempts": 5}
@@ -70,6 +81,18 @@ def create_or_change(connection: Connection, name: QueueName, settings: Mapping[
         change_settings(connection, name, changed)
         changes = (f"{key} {_text(key, before[key])} → {_text(key, value)}" for key, value in changed.items())
         notify(f"queue {name.queue}: " + ", ".join(changes))
+
+
+def shows_settings(method: _Method) -> _Method:
+    """Have a method that takes settings by ``**`` show each of them: `inspect` and completion by Tab read that."""
+    signature = inspect.signature(method)
+    *first, last = signature.parameters.values()
+    shown = [
+        last.replace(name=name, kind=inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind.__forward_arg__)
+        for name, kind in QueueKeywords.__annotations__.items()
+    ]
+    method.__signature__ = signature.replace(parameters=[*first, *shown, last])  # type: ignore[attr-defined]
+    return method
 
 
 def check_settings(name: QueueName, settings: Mapping[str, Any]) -> None:
