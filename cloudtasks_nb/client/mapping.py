@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, ValuesView
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, Preconditio
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.versions import advise
 from cloudtasks_nb.fanout.plan.identity import key_head
+from cloudtasks_nb.fanout.plan.inputs import has_columns
 from cloudtasks_nb.handlers.convert import display_name, parameters_of, signature
 from cloudtasks_nb.service.connection import Connection
 
@@ -69,8 +71,13 @@ def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served
 
 
 def read_values(data: Any) -> Any:
-    """Return the values of an iterator as a list, and one of frames as it is, as it may be larger than memory."""
-    if not isinstance(data, Iterator) or hasattr(data, "__arrow_c_stream__"):
+    """Return values of an iterator or a set as a list, and frames as they are, which may be larger than memory."""
+    if isinstance(data, (set, frozenset)):  # in the same order in every kernel, as far as its values have one
+        with suppress(TypeError):
+            return sorted(data)
+    if isinstance(data, (AbstractSet, ValuesView, deque)):
+        return [*data]
+    if not isinstance(data, Iterator) or has_columns(data):
         return data
     first = [*islice(data, 1)]
     return chain(first, data) if any(map(_is_part, first)) else [*first, *data]
@@ -202,7 +209,7 @@ def _resend_stale(batch: Batch, sent: Counter[bytes], why: str = "") -> bool:
 
 def _is_part(one: Any) -> bool:
     """Return whether an item of the data is a row, or a frame, and not the value of an argument."""
-    return isinstance(one, (Mapping, pd.DataFrame)) or hasattr(one, "__arrow_c_stream__") or hasattr(one, "compute")
+    return isinstance(one, Mapping) or has_columns(one) or hasattr(one, "compute")
 
 
 def _is_array(data: Any) -> bool:

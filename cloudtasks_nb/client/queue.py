@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, NoReturn, Self, Unpack, overload
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 import pandas as pd
 
 from cloudtasks_nb._names import QueueName
-from cloudtasks_nb._settings import near_names
+from cloudtasks_nb._settings import QueueKeywords, near_names
 from cloudtasks_nb.client.create_task import create_task
 from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, read_values, rows_for, short_interrupts
 from cloudtasks_nb.client.queue_card import queue_card
-from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings
+from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings, shows_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
 from cloudtasks_nb.client.task_verbs import delete_tasks, run_tasks
 from cloudtasks_nb.client.wait import wait_for_tasks
@@ -26,6 +26,10 @@ from cloudtasks_nb.fanout.periods.partitions import partition
 from cloudtasks_nb.fanout.plan.plan import Plan
 from cloudtasks_nb.fanout.plan.recipe import TaskKeywords, check_token
 from cloudtasks_nb.service.connection import Connection
+
+if TYPE_CHECKING:  # they load aiohttp, which only handlers need
+    from cloudtasks_nb.handlers.deploy import Deployment
+    from cloudtasks_nb.handlers.handler import Handler
 
 __all__ = ["Queue"]
 
@@ -185,11 +189,14 @@ class Queue:
 
         Parameters
         ----------
-        data : DataFrame, iterable of DataFrames, or anything with ``__arrow_c_stream__``
-            Also a Series, a list of dictionaries, a LazyFrame of Polars, or the path of a CSV or Parquet file, or of a
-            folder of Parquet files. Files and lazy frames may be larger than memory: they are read in parts, and only
-            the columns that are used. In all that is read in parts whole numbers are integers, as no part shows what
-            the rest of a column holds.
+        data : DataFrame, iterable of DataFrames, or the result of a query
+            Also a Series, a list of dictionaries, a LazyFrame of Polars, a dataset of pyarrow, or the path of a CSV or
+            Parquet file, or of a folder of Parquet files. Files, datasets and lazy frames may be larger than memory:
+            they are read in parts, and only the columns that are used. In all that is read in parts whole numbers are
+            integers, as no part shows what the rest of a column holds. A result is anything with
+            ``__arrow_c_stream__``, `to_arrow_iterable`, `to_arrow`, `to_dataframe_iterable` or `to_dataframe`, as
+            those of BigQuery and DuckDB. Of a groupby each group is a row: its key, and `rows`, a list of the group's
+            rows as dictionaries of the other columns.
         url : str, Handler or UrlFunction
             ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
             function that returns the URL of a row. A row whose path would have a part ``.`` or ``..`` cannot become a
@@ -275,7 +282,7 @@ class Queue:
     @takes(FanOutKeywords)
     def map(
         self,
-        fn: Any,
+        fn: Callable[..., Any] | Handler | Deployment,
         data: Any,
         *,
         workers: int | None = None,
@@ -298,7 +305,7 @@ class Queue:
             A function, which is served; or what `ct.serve` or `ct.deploy` returned. Google cannot call a function of
             this machine: there, it is what `ct.deploy` returned.
         data : DataFrame, Series, list, array, …
-            The columns are the arguments of the function, as for `fan_out`. A Series, a list, an array or an
+            The columns are the arguments of the function, as for `fan_out`. A Series, a list, a set, an array or an
             iterator of values becomes the column of the first parameter; a function whose parameters have no names,
             such as `len`, gets the value itself. What `map` and `Batch.results` return can be mapped again: their index
             `row` is an argument only of a function that has this parameter.
@@ -361,7 +368,7 @@ class Queue:
         check_choice("failed", failed)
         served: dict[str, Any] = {"workers": workers, "processes": processes, "give_up_on": give_up_on}
         target = callee(self._connection, fn, options, **served)
-        function = getattr(target, "function", fn)
+        function: Any = getattr(target, "function", fn)
         data = read_values(data)
         rows = rows_for(function, data)
         options["body"] = body_for(function, rows, data, options["body"])
@@ -634,14 +641,18 @@ class Queue:
         self._connection.transport.mark_deleted(self.name)
         return self
 
-    def update(self, **settings: Any) -> Self:
+    @shows_settings
+    def update(self, **settings: Unpack[QueueKeywords]) -> Self:
         """Change settings of the queue, also while it dispatches.
 
         Parameters
         ----------
+        rate, max_concurrent, log_sampling_ratio : number, optional
+            Dispatches a second, attempts at a time, and the share of attempts that the log has.
+        max_attempts, max_retry_duration, min_backoff, max_backoff, max_doublings : optional
+            How often and when a task that fails is tried again; durations as ``"10min"``, timedelta or seconds.
         **settings
-            Those of `tasks.queue(create=True)`: `rate`, `max_concurrent`, `max_attempts`, `max_retry_duration`,
-            `min_backoff`, `max_backoff`, `max_doublings`, `log_sampling_ratio`. The others stay as they are.
+            There are no others. Those that are not given stay as they are.
 
         Raises
         ------

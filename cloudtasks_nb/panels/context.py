@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
 import pandas as pd
 
 from cloudtasks_nb._frames import QUEUES, frame
 from cloudtasks_nb._names import QueueName
+from cloudtasks_nb._settings import QueueKeywords
 from cloudtasks_nb.fanout.batch.catalog import Catalog
 from cloudtasks_nb.panels.forms.code import ASK, quoted
 from cloudtasks_nb.service.connection import Connection
@@ -29,7 +30,7 @@ class QueueVerbs(Protocol):
     def purge(self) -> object:
         """Delete all tasks."""
 
-    def update(self, **settings: Any) -> object:
+    def update(self, **settings: Unpack[QueueKeywords]) -> object:
         """Change settings."""
 
     def run(self, df: Any) -> pd.DataFrame:

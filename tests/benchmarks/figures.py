@@ -71,6 +71,7 @@ class Size:
     waits: int = 20
     swept: int = 2_000  #: rows of a sweep
     results: tuple[int, ...] = (100_000,)  #: rows whose results are read
+    written: tuple[int, int] = (10_000, 1_000_000)  #: results that are written to Parquet files
     ended: int = 1_000_000  #: rows whose success the log tells
     soak: float = 600.0  #: seconds
     against: str = "HEAD"  #: the commit of a pair

@@ -21,6 +21,7 @@ from tests.benchmarks.fan_out import until_sent
 from tests.benchmarks.figures import Bench, case
 from tests.benchmarks.machine import peak_mb
 from tests.benchmarks.servers import Cost, Emulator, client
+from tests.benchmarks.sweep import store_results
 
 _CHUNK = 10_000  # rows of a DataFrame that the iterator gives
 _ADDED = 10  # rows that are added to a batch
@@ -47,6 +48,11 @@ def _measure(bench: Bench) -> None:
                 bench.report(f"{rows:,}" if rows > _MILLION else "many", peak)
                 bench.report(f"{rows:,} more" if rows > _MILLION else "more", peak - few)
     bench.note(f"Few are {small:,} rows, many {large[0]:,}.")
+    counts = bench.size.written
+    peaks = [_to_parquet(bench.folder / f"results-{count}", count) for count in counts]
+    bench.report("results", peaks[-1])
+    bench.report("more results", peaks[-1] - peaks[0])
+    bench.note(f"The Parquet files have {counts[-1]:,} results, compared with {counts[0]:,}.")
 
 
 def _measure_files(bench: Bench) -> None:
@@ -75,9 +81,20 @@ def _write(path: Path, rows: int) -> None:
 def _run(folder: Path, way: str, file: Path, rows: int) -> tuple[float, float]:
     """Fan out in a process of its own; return its peak of memory in MB, and what `_added` does."""
     with Emulator() as emulator:
-        command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, way, str(file), str(rows)]
-        environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(folder)}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return _child(emulator, folder, way, file, rows)
+
+
+def _to_parquet(folder: Path, rows: int) -> float:
+    """Store results in one process and write them to Parquet files in another; return the peak of that in MB."""
+    with Emulator() as emulator:
+        _child(emulator, folder, "store", folder, rows)
+        return _child(emulator, folder, "parquet", folder / "out", rows)[0]
+
+
+def _child(emulator: Emulator, folder: Path, way: str, file: Path, rows: int) -> tuple[float, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.memory", emulator.grpc, way, str(file), str(rows)]
+    environment = {**os.environ, "CLOUDTASKS_NB_HOME": str(folder)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     peak, added = json.loads(done.stdout.splitlines()[-1])
     return peak, added
 
@@ -88,7 +105,20 @@ def main() -> None:
     if way.endswith("limited"):
         resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, _LIMIT))
     with client(target) as tasks:
+        if way == "parquet":
+            tasks.batch("full").to_parquet(file)
+            if sum(parquet.read_metadata(part).num_rows for part in Path(file).iterdir()) != int(rows):
+                raise AssertionError("results are missing")
+            sys.stdout.write(json.dumps([peak_mb(), 0.0]) + "\n")
+            return
         queue = tasks.queue("stream", create=True).pause()
+        if way == "store":
+            frames = _frames(pd.DataFrame({"x": range(_CHUNK), "name": "a name"}), int(rows))
+            batch = queue.fan_out(frames, url=flights.URL, name="full", progress=False)
+            until_sent(batch)
+            store_results(batch, Path(file, "store"))
+            sys.stdout.write(json.dumps([peak_mb(), 0.0]) + "\n")
+            return
         body = None if way == "frames" else _NEEDED
         batch = queue.fan_out(
             _data(way.split()[0], file, int(rows)), url=flights.URL, body=body, name="full", progress=False
@@ -128,21 +158,24 @@ def _frames(chunk: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
 
 MEMORY = case(
     "memory",
-    "Memory of a fan-out from an iterator",
+    "Memory of a fan-out from an iterator, and of results that are written to files",
     _measure,
     f"`queue.fan_out(frames, url=…)` with an iterator of DataFrames of {_CHUNK:,} rows, in a process of its own, "
     "until the last acknowledgement of a temporary emulator; the peak of resident memory (`VmHWM`). "
-    f"Then {_ADDED} rows are added, also to a batch of one row.",
+    f"Then {_ADDED} rows are added, also to a batch of one row. Results of two fields are written by a process that "
+    "has not sent them.",
     """
     added           | CPU of adding rows to the batch with many rows         | x  | ≤ 2 | a batch of one row
     more            | peak with many rows less that with few                 | MB | ≤ 50
     few             | peak with few rows, interpreter and libraries included | MB
     many            | peak with many rows                                    | MB
+    more results    | `batch.to_parquet(…)` of a million results less that of 10,000 | MB | ≤ 60
+    results         | `batch.to_parquet(…)`, peak with a million results            | MB
     10,000,000 more | same with 10,000,000 rows                              | MB | ≤ 50 |  | --full
     10,000,000      | peak with 10,000,000 rows                              | MB |      |  | --full
     """,
-    seconds=300,
-    full_seconds=2400,
+    seconds=900,
+    full_seconds=3000,
 )
 
 FILES = case(

@@ -74,6 +74,7 @@ QUICK = Size(
     waits=2,
     swept=200,
     results=(3_000,),
+    written=(2_000, 6_000),
     ended=3_000,
     soak=20.0,
 )

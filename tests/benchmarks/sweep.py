@@ -23,6 +23,7 @@ from tests.benchmarks.machine import resident_mb
 from tests.benchmarks.servers import Cost, connected
 
 _WORKERS = 16
+_THREADS = 8  # for results as they come
 _RATE = 500  # dispatches a second
 _WORK = 0.045  # seconds of a task
 _PAGE = 20_000
@@ -55,6 +56,12 @@ def _sweep(bench: Bench) -> None:
                 bench.report("joblib", theirs)
                 bench.report("noop", 1000 * _ours(queue, rows, nothing, f"{folder.name}-noop")[0] / len(rows))
                 bench.report("noop joblib", 1000 * _joblib(_nothing, rows) / len(rows))
+        with ct.serve(_work, name="come", workers=_THREADS) as work:
+            for folder in bench.rounds():
+                ours, theirs = _come(queue, rows, work, f"{folder.name}-come"), _come_joblib(rows)
+                bench.report("come", ours)
+                bench.report("come joblib", theirs)
+                bench.report("come x", 100 * (ours / theirs - 1))
 
 
 def _ours(queue: ct.Queue, rows: pd.DataFrame, handler: ct.Handler, name: str) -> tuple[float, float]:
@@ -68,6 +75,24 @@ def _ours(queue: ct.Queue, rows: pd.DataFrame, handler: ct.Handler, name: str) -
     if found["y"].isna().any():
         raise AssertionError(f"{found['y'].isna().sum():,} results are missing")
     return end - start, end - waited
+
+
+def _come(queue: ct.Queue, rows: pd.DataFrame, handler: ct.Handler, name: str) -> float:
+    """Return the seconds from the call until every result has come."""
+    start = time.perf_counter()
+    batch = queue.fan_out(rows, url=handler, name=name, progress=False)
+    if sum(int(part["y"].notna().sum()) for part in batch.as_completed()) != len(rows):
+        raise AssertionError("results are missing")
+    return time.perf_counter() - start
+
+
+def _come_joblib(rows: pd.DataFrame) -> float:
+    start = time.perf_counter()
+    calls = (joblib.delayed(_work)(x) for x in rows["x"])
+    pool = joblib.Parallel(n_jobs=_THREADS, prefer="threads", return_as="generator_unordered")
+    if sum(1 for _ in pool(calls)) != len(rows):
+        raise AssertionError("results are missing")
+    return time.perf_counter() - start
 
 
 def _result_files(handler: ct.Handler) -> int:
@@ -99,6 +124,9 @@ SWEEP = case(
     joblib | joblib, 16 threads | s
     noop | a task that does nothing | ms a task | | joblib, 16 threads
     noop joblib | the same with joblib | ms a task
+    come x | results as they come, more time than joblib | % | ≤ 15 | joblib, a generator of 8 threads
+    come | `for part in batch.as_completed()`, 8 workers | s
+    come joblib | `joblib.Parallel(8, return_as="generator_unordered")` | s
     """,
 )
 
@@ -111,7 +139,7 @@ def _results(bench: Bench) -> None:
             batch = tasks.queue("results", create=True).pause().fan_out(rows, url=URL, progress=False)
             until_sent(batch)
             cost = Cost()
-            _store(batch, folder / "home" / "store")
+            store_results(batch, folder / "home" / "store")
             if size >= _MILLION:
                 bench.report("large paged", _paged(batch, size))
                 continue
@@ -134,7 +162,7 @@ def _results(bench: Bench) -> None:
                     raise AssertionError("results are missing")
 
 
-def _store(batch: ct.Batch, folder: os.PathLike[str]) -> None:
+def store_results(batch: ct.Batch, folder: os.PathLike[str]) -> None:
     """Store a result for each task as its handler does, and record that it has succeeded."""
     writer, key = ResultWriter(Store(folder)), bytes.fromhex(batch._outbox.batches.facts(batch.id).keys[0])
     about: dict[str, Any] = {"attempt": 1, "status": 200, "started": dt.datetime.now(dt.UTC), "duration": 0.1}

@@ -26,8 +26,9 @@ from cloudtasks_nb.fanout.batch.errors import (
     errors_frame,
     pending_tasks,
 )
-from cloudtasks_nb.fanout.batch.live import display_report, read_first, wait
+from cloudtasks_nb.fanout.batch.live import display_report, ended_rows, read_first, wait
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
+from cloudtasks_nb.fanout.batch.parquet import target_folder, write_parts
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
 from cloudtasks_nb.fanout.batch.row_query import join_results, result_notes
 from cloudtasks_nb.fanout.batch.table import RowFrames
@@ -42,6 +43,8 @@ from cloudtasks_nb.service.watch import Pending
 from cloudtasks_nb.store.ownership import Purpose
 
 __all__ = ["Batch", "batch_view"]
+
+_ROWS_A_FILE = 20_000
 
 
 @near_names
@@ -349,9 +352,79 @@ class Batch:
         problem = self._read_results()
         notify_versions(self._tracker, self._rows)
         if page is None:
-            (found,) = self._with_results([self._frames.frame(pending=self._pending(), brief=True)], problem)
+            rows = self._frames.frame(pending=self._pending(), brief=True)
+            (found,) = self._with_results([rows], lambda: problem)
             return found
-        return self._with_results(self._frames.pages(page), problem)
+        return self._with_results(self._frames.pages(page), lambda: problem)
+
+    def as_completed(self) -> Iterator[pd.DataFrame]:
+        """Yield the results of rows as they come: of those that have ended since the last frame, each row once.
+
+        The loop ends when every row is final. An interrupt or ``break`` ends the loop, not the batch; another loop
+        begins with all rows that have ended until then.
+
+        Yields
+        ------
+        pandas.DataFrame
+            As `results`, for some rows in the order of the input; never empty.
+
+        Raises
+        ------
+        PreconditionError, CloudTasksError
+            As by `wait`, after the rows that have ended.
+        StoreError
+            If the store does not answer.
+
+        Examples
+        --------
+        >>> batch = queue.fan_out(df, url=handler)
+        >>> sum(len(part) for part in batch.as_completed())
+        3
+        >>> pd.concat(batch.as_completed())["state"].tolist()
+        ['succeeded', 'succeeded', 'failed']
+        """
+        problem: str | None = None
+
+        def pages() -> Iterator[pd.DataFrame]:
+            nonlocal problem
+            for refs in ended_rows(self._tracker, self._rows):
+                problem = self._tracker.outcomes.stored.bring()
+                yield self._frames.frame(refs=refs, brief=True)
+
+        return self._with_results(pages(), lambda: problem)
+
+    def to_parquet(self, folder: Any) -> None:
+        """Write `results` to a folder of Parquet files, part by part, so that a batch of any size fits into memory.
+
+        Parameters
+        ----------
+        folder : path
+            On this machine. It is made if there is none. Its files are ``part-00000.parquet`` and so on, with 20,000
+            rows each. They replace those of an earlier call.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder cannot be made, or pyarrow is not installed.
+        StoreError
+            If the store does not answer.
+
+        Notes
+        -----
+        All files have the same columns. The index becomes columns, periods become text, and values that have no type in
+        common JSON text.
+
+        Examples
+        --------
+        >>> batch.to_parquet("done")
+        >>> pd.read_parquet("done")[["row", "day", "state"]]
+           row         day      state
+        0    0  2013-01-01  succeeded
+        1    1  2013-01-02  succeeded
+        2    2  2013-02-30     failed
+        """
+        path = target_folder(folder)
+        write_parts(self.results(page=_ROWS_A_FILE), path)
 
     def stale(self) -> pd.DataFrame:
         """Return the rows that were computed by an earlier version of the function: ``batch.resend(batch.stale())``.
@@ -684,22 +757,22 @@ class Batch:
 
     def _read_results(self) -> str | None:
         """Bring new results into the home, and record what they tell; return why some may be missing."""
-        stored = self._tracker.outcomes.stored
         with Bar(f"new results of batch {self.id}", unit="results") as bar:
-            unreadable = stored.sync(progress=bar.to)
+            problem = self._tracker.outcomes.stored.bring(bar.to)
         with suppress(OutboxError):  # after `close`: what is stored is shown
             read_first(self._tracker, results=False)
             _loop.run(self._tracker.find_out(self._tracker.outcomes.record_results))
-        return stored.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
+        return problem
 
-    def _with_results(self, pages: Iterable[pd.DataFrame], problem: str | None) -> Iterator[pd.DataFrame]:
+    def _with_results(self, pages: Iterable[pd.DataFrame], problem: Callable[[], str | None]) -> Iterator[pd.DataFrame]:
         outcomes, notified = self._tracker.outcomes, set[str]()
         handler = names_handler(self._tracker.record.description) or outcomes.has_results
         with Bar(f"results of batch {self.id}", sum(self._outbox.batches.counts(self._rows).values())) as bar:
             for rows in pages:
-                joined = join_results(rows, outcomes.stored.answers, problem)
+                why = problem()
+                joined = join_results(rows, outcomes.stored.answers, why)
                 bar.add(len(rows))
-                for subject, note in result_notes(joined, self._connection.store.url, problem, handler=handler).items():
+                for subject, note in result_notes(joined, self._connection.store.url, why, handler=handler).items():
                     if subject not in notified:
                         notified.add(subject)
                         notify(note)

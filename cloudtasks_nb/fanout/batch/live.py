@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cloudtasks_nb import _loop
@@ -16,12 +17,14 @@ from cloudtasks_nb.display.notify import current_output, in_notebook, notify
 from cloudtasks_nb.display.progress_bar import Bar, Live
 from cloudtasks_nb.fanout.batch.progress import Progress
 from cloudtasks_nb.fanout.batch.tracker import PATIENCE, Tracker
-from cloudtasks_nb.fanout.outbox.records import Scope
+from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
+from cloudtasks_nb.fanout.states import FINAL
 
-__all__ = ["display_report", "read_first", "show_in_tab", "show_progress", "wait"]
+__all__ = ["display_report", "ended_rows", "read_first", "show_in_tab", "show_progress", "wait"]
 
 _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
+_LOOKING = 9  # a look for rows that have ended is followed by a pause of so many times its length
 _OUTPUTS = 50  # of one batch that are kept up to date; most of the older ones were replaced, as their cells ran again
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 _BLOCKED = {"stopped", "held", "paused"}  # states of a batch that does not go on by itself
@@ -186,6 +189,40 @@ def wait(
         print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
     _notify_unread(tracker)
     return ended
+
+
+def ended_rows(tracker: Tracker, rows: Scope) -> Iterator[list[int]]:
+    """Yield the refs of the rows that have become final, each ref once, until all rows are final.
+
+    Raises
+    ------
+    CloudTasksError
+        As `Tracker.finished`, after the rows that have ended.
+    RuntimeError
+        If called on the background loop.
+    """
+    _loop.check_blocking()
+    seen, changed = set[int](), threading.Event()
+    stop_listening = tracker.listen(changed.set)
+    finished = _loop.submit(tracker.finished(rows))
+    finished.add_done_callback(lambda _: changed.set())
+    try:
+        last = False
+        while not last:
+            last = finished.done()
+            changed.clear()
+            began = time.monotonic()
+            final = tracker.outbox.rows.matching(rows, RowFilter(states=frozenset(FINAL)))
+            if refs := [ref for ref in final if ref not in seen]:
+                seen.update(refs)
+                yield refs
+            if not last:
+                concurrent.futures.wait([finished], max(_TICK, _LOOKING * (time.monotonic() - began)))
+                changed.wait()
+        finished.result()
+    finally:
+        stop_listening()
+        finished.cancel()
 
 
 def read_first(tracker: Tracker, *, whole: bool = False, results: bool = True) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 from pandas.api.types import infer_dtype
 
-from cloudtasks_nb._frames import BATCH_TASKS, SUCCESSES, TASK_STATES, column, is_missing, spellings
+from cloudtasks_nb._frames import BATCH_TASKS, SUCCESSES, TASK_STATES, column, spellings
 from cloudtasks_nb._frames import STATES as TRAITS
 from cloudtasks_nb.display.plural import percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_text
+from cloudtasks_nb.fanout.batch.parquet import untyped, with_json
 from cloudtasks_nb.fanout.batch.report import isolated
 from cloudtasks_nb.fanout.batch.stored_results import Answers, StoredResults
 from cloudtasks_nb.fanout.batch.table import InputOrder, ReadRows, places, rows_frame
@@ -27,7 +28,6 @@ from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.outbox.sql import paged
 from cloudtasks_nb.fanout.plan.columns import EXACT
 from cloudtasks_nb.fanout.states import FINAL, RETRYING, WORDS, State
-from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import StoredResult
 
 __all__ = ["STATES", "Joined", "Keep", "RowQuery", "RowReader", "StoredRow", "alike", "join_results", "result_notes"]
@@ -347,12 +347,7 @@ class _ResultFrame(pd.DataFrame):
 
     def to_parquet(self, path: Any = None, **options: Any) -> Any:
         """Write a Parquet file, with the options of pandas; a column that has no type there becomes JSON text."""
-        written = self.copy(deep=False)
-        for name, cells in self.items():
-            if cells.dtype == object and not _has_type(cells):
-                texts = [None if is_missing(cell) else to_json(cell).decode() for cell in cells]
-                written[name] = pd.array(texts, dtype=pd.StringDtype())
-        return super(_ResultFrame, written).to_parquet(path, **options)
+        return super(_ResultFrame, with_json(self, untyped(self))).to_parquet(path, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -445,16 +440,3 @@ def _column(values: Sequence[Any]) -> Any:
     most = _INTEGERS.get(found)
     fits = most is None or all(-most <= value < most for value in values if type(value) is int)
     return column(values, _KINDS.get(found, "any") if fits else "any")
-
-
-def _has_type(cells: pd.Series[Any]) -> bool:
-    """Return whether a type of Parquet has all these values."""
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - optional
-
-        found = str(pa.array(cells, from_pandas=True).type)
-    except ImportError:
-        return True  # pandas says what is missing, or writes the file without it
-    except (ValueError, TypeError, OverflowError, NotImplementedError):  # of which Arrow's errors are subclasses
-        return False
-    return "struct<>" not in found  # an empty dict, which Arrow has and Parquet has not

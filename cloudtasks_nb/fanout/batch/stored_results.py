@@ -216,6 +216,11 @@ class StoredResults:
                 return one.unreadable or one.missing
         return None
 
+    def bring(self, progress: Callable[[int], None] = lambda _: None) -> str | None:
+        """Bring new results into the home, as `sync`; return why some may be missing."""
+        unreadable = self.sync(progress=progress)
+        return self.problem() if unreadable is None else f"objects could not be read: {unreadable.message}"
+
     def read(self, tasks: Sequence[str], after: int = 0) -> list[StoredResult | None]:
         """Return the results of tasks that the home has, in the order of the tasks; None for a task without one.
 

@@ -1,4 +1,4 @@
-"""The inputs of a fan-out (frames, files, Arrow streams, lazy frames) as DataFrames of a few rows at a time."""
+"""The inputs of a fan-out (frames, files, results of queries, …) as DataFrames of a few rows at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import operator
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +19,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
+from pandas.api.typing import DataFrameGroupBy, SeriesGroupBy
 
 from cloudtasks_nb import _loop
-from cloudtasks_nb.errors import InvalidInputError
+from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.fanout.plan.columns import EXACT, LACKING
+from cloudtasks_nb.store.encode import plain
 
-__all__ = ["PART", "Stream", "frames", "length", "read_input"]
+__all__ = ["PART", "Stream", "frames", "has_columns", "length", "read_input"]
 
 #: Rows that are read together: enough to make the cost per DataFrame small, few enough for wide rows.
 PART = 4_000
@@ -37,6 +40,10 @@ _UNNAMED = re.compile(r"__index_level_\d+__$")  # how pyarrow stores an index le
 _WITH_MISSING = {"int64": pd.Int64Dtype(), "uint64": pd.UInt64Dtype()}
 _UNNAMED_SERIES = "value"
 _IN_A_THREAD = partial(_loop.in_time, math.inf)
+#: Methods by which libraries hand out their rows, those first that do it in parts.
+_IN_ARROW = ("to_arrow_iterable", "to_arrow_reader", "to_reader", "to_arrow")
+_IN_FRAMES = ("to_dataframe_iterable", "to_dataframe")
+_ROWS = "rows"  # the column with the rows of a group
 _PATIENCE = 30  # seconds for which a library may wait for a network
 
 
@@ -56,19 +63,26 @@ def length(data: Any) -> int | None:
     return data.rows if isinstance(data, Stream) else len(data) if isinstance(data, pd.DataFrame) else None
 
 
+def has_columns(data: Any) -> bool:
+    """Return whether an object of a library hands out rows with columns."""
+    known = isinstance(data, (pd.DataFrame, DataFrameGroupBy, SeriesGroupBy))
+    return known or any(hasattr(data, name) for name in ("__arrow_c_stream__", *_IN_ARROW, *_IN_FRAMES))
+
+
 def read_input(data: Any) -> Any:
     """Make a DataFrame or a `Stream` of an input that is not made of frames, and return any other as it is.
 
     Parameters
     ----------
-    data : list of dicts, Series, path, or lazy frame
+    data : list of dicts, Series, path, lazy frame, groups, dataset, or result of a query
         A Series becomes a column of its name, or ``value``. A file ends with ``.csv`` (also compressed) or
-        ``.parquet``; a folder has Parquet files. Of Polars, a Series, and a LazyFrame.
+        ``.parquet``; a folder has Parquet files. Of Polars, a Series, and a LazyFrame. Groups become one row each. An
+        object with methods such as `to_arrow_iterable` is read by the first of them that it has.
 
     Raises
     ------
     InvalidInputError
-        If a file does not exist or cannot be read, or has another ending.
+        If a file does not exist or cannot be read, or has another ending; if a query fails.
     """
     if isinstance(data, (str, os.PathLike)):
         return _file(os.fspath(data))
@@ -79,7 +93,77 @@ def read_input(data: Any) -> Any:
         return data.to_frame(_UNNAMED_SERIES if data.name in (None, "") else data.name)
     if isinstance(data, (list, tuple)) and data and all(isinstance(row, Mapping) for row in data):
         return _from_rows(data)
-    return data
+    return data if isinstance(data, pd.DataFrame) or _is_arrow(data) else _of_library(data)
+
+
+def _of_library(data: Any) -> Any:
+    """Return what a library's object has, in parts where it offers that, and any other object as it is."""
+    if isinstance(data, (DataFrameGroupBy, SeriesGroupBy)):
+        return _groups(data)
+    if hasattr(data, "scanner"):  # a dataset of pyarrow
+        some = partial(data.to_batches, batch_size=PART, batch_readahead=1, fragment_readahead=1)
+        return _batches(data.schema, some, data.count_rows())
+    if hasattr(data, "iter_batches"):  # a ParquetFile of pyarrow
+        return _batches(data.schema_arrow, partial(data.iter_batches, PART), data.metadata.num_rows)
+    what, hint = f"the {type(data).__name__}", "data.to_dataframe() shows why, and its frame is data too"
+    with _readable(what, hint), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # DuckDB prefers another way to its rows
+        if hasattr(data, "result") and hasattr(data, "to_dataframe"):  # a query of BigQuery: its rows come in parts
+            data = data.result()
+        method = next((name for name in (*_IN_ARROW, *_IN_FRAMES) if hasattr(data, name)), None)
+        if method in _IN_ARROW:
+            _pyarrow(what)
+        found = data if method is None else getattr(data, method)()
+    return _told(found, what, hint) if method is not None and not has_columns(found) else found
+
+
+def _told(parts: Iterable[Any], what: str, hint: str) -> Iterator[Any]:
+    """Yield parts; an error in their midst names what is read."""
+    with _readable(what, hint):
+        yield from parts
+
+
+def _groups(groups: Any) -> Stream:
+    """Return a row for each group of a groupby: its key, and its rows as records of the other columns."""
+    sizes = groups.size()
+    levels = sizes.columns[:-1] if isinstance(sizes, pd.DataFrame) else sizes.index.names  # with as_index=False
+    keys = [f"level_{number}" if name is None else str(name) for number, name in enumerate(levels)]
+    if _ROWS in keys or len({*keys}) < len(keys):
+        hint = f'data.groupby(data["{_ROWS}"].rename("name"))' if _ROWS in keys else "give each level a name of its own"
+        raise InvalidInputError(f"the keys of the groups cannot be columns: {', '.join(keys)}", hint=hint)
+
+    def read(columns: list[str]) -> Iterator[pd.DataFrame]:
+        made, size = list[dict[str, Any]](), 0
+        for key, group in groups:
+            values = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+            made.append({**values, _ROWS: _records(group, levels)})
+            size += len(group)
+            if size >= PART:
+                yield pd.DataFrame(made, columns=columns)
+                made, size = [], 0
+        if made or not groups.ngroups:
+            yield pd.DataFrame(made, columns=columns)
+
+    return Stream(names=[*keys, _ROWS], read=read, rows=groups.ngroups)
+
+
+def _records(group: Any, keys: Iterable[Any]) -> Any:
+    """Return the rows of a group; its frame if they have no form in JSON: rendering refuses the row with the reason."""
+    others = group.to_frame() if isinstance(group, pd.Series) else group.drop(columns=[*keys], errors="ignore")
+    found = others.reset_index(drop=True)
+    try:
+        return plain(found)
+    except NotSerializableError:
+        return found
+
+
+def _batches(schema: Any, read: Callable[..., Iterator[Any]], rows: int) -> Stream:
+    """Return the rows of a dataset or file of pyarrow, which `read` yields as record batches of some columns."""
+
+    def parts(columns: list[str]) -> Iterator[pd.DataFrame]:
+        yield from _whole(read(columns=columns), schema.empty_table().select(columns))
+
+    return Stream(names=[name for name in schema.names if not _UNNAMED.match(name)], read=parts, rows=rows)
 
 
 def _from_rows(rows: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
@@ -178,6 +262,12 @@ def _arrow(data: Any, choose: _Choose) -> Iterator[pd.DataFrame]:
             yield table.to_pandas(types_mapper=pd.ArrowDtype)
 
 
+def _whole(parts: Iterator[Any], empty: Any) -> Iterator[pd.DataFrame]:
+    """Read all columns of Arrow streams, or of an empty one if there is none."""
+    for part in chain([next(parts, empty)], parts):
+        yield from _arrow(part, lambda _: None)
+
+
 def _plain_type(pyarrow: ModuleType, column: Any) -> Any:
     """Replace the layouts that pandas cannot hold (dictionaries, string views) by the plain one of the same values."""
     types = pyarrow.types
@@ -196,8 +286,7 @@ def _lazy(frame: Any) -> Stream:
         batched = hasattr(query, "collect_batches")  # which older releases lack
         parts = iter(query.collect_batches(chunk_size=PART, maintain_order=True) if batched else [query.collect()])
         empty = type(frame)(schema=query.collect_schema()).collect()
-        for part in chain([next(parts, empty)], parts):
-            yield from _arrow(part, lambda _: None)
+        yield from _whole(parts, empty)
 
     hint = "data.head().collect() shows why; the path of its file needs the least memory"
     schema = partial(_loop.in_time, _PATIENCE, frame.collect_schema)

@@ -1,6 +1,7 @@
 """`batch.results()`: what came back, beside what went in, whatever happened in between."""
 
 import datetime as dt
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,44 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: 
     assert [facts for facts in shown if "results" in facts[0]] == [
         (f"results of batch {batch.id}", n, 2_000) for n in done
     ]
+
+
+def test_results_as_they_come(tasks: ct.Client, serve: Serve) -> None:
+    """A frame has the rows that have ended since the last one, each row once; the loop ends with the last row."""
+    others_seen = threading.Event()
+
+    def late(x: int) -> dict[str, int]:
+        if x == 1:
+            assert others_seen.wait(240)
+        return square(x)
+
+    queue = tasks.queue("reports", create=True, max_attempts=1)
+    batch = queue.fan_out(ROWS.head(5), url=serve(late, name=f"late-{queue.id}", workers=8), progress=False)
+    frames = []
+    for part in batch.as_completed():
+        frames.append(part)
+        if sum(map(len, frames)) == 4:
+            others_seen.set()
+    assert len(frames[-1]) == 1
+    assert frames[-1]["x"].tolist() == [1]
+    whole = batch.results()
+    pd.testing.assert_frame_equal(pd.concat(frames).sort_index()[["x", "state", "y"]], whole[["x", "state", "y"]])
+    (again,) = batch.as_completed()
+    assert again.equals(whole)
+
+
+def test_a_loop_over_results_can_be_left(tasks: ct.Client, serve: Serve) -> None:
+    """The batch goes on; what holds it back is an error after the rows that have ended."""
+    queue = tasks.queue("reports", create=True, max_attempts=1)
+    handler = serve(square, name=f"square-{queue.id}")
+    batch = queue.fan_out(ROWS, url=handler, progress=False)
+    next(batch.as_completed())
+    assert batch.wait("240s").done == len(ROWS)
+    held = queue.fan_out(ROWS, url=handler, name="held", canary=4, progress=False)
+    parts: list[pd.DataFrame] = []
+    with pytest.raises(PreconditionError, match="canary"):
+        parts.extend(held.as_completed())
+    assert sum(map(len, parts)) == 4
 
 
 def test_an_api_stores_no_results(once: ct.Queue, target: Target, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,7 +315,8 @@ def test_a_batch_that_is_sent_at_once_costs_four_calls(
     asked: list[tuple[str, str]] = []
 
     def ask(name: str, function: Callable[..., Any], store: Store, path: str, *words: Any) -> Any:
-        asked.append((name, "/".join(path.split("/")[2:])))
+        if not path.startswith("results/"):  # the view reads them, whenever it comes to it
+            asked.append((name, "/".join(path.split("/")[2:])))
         return function(store, path, *words)
 
     tasks = connect("ada")

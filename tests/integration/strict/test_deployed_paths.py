@@ -6,10 +6,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
+import duckdb
 import pytest
+from google.cloud import bigquery
 
 import cloudtasks_nb as ct
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
@@ -78,10 +80,13 @@ def test_the_snippet_of_the_notebook(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(analyst))
     monkeypatch.setenv("CLOUDTASKS_NB_STORE", str(tmp_path / "store"))
-    rows = {"day": "2013-01-01", "carrier": "UA", "flight": [1545, 1714, 1141], "origin": ["EWR", "LGA", "JFK"]}
-    frame = pd.DataFrame({**rows, "dest": ["IAH", "IAH", "MIA"], "dep_delay": [2.0, 4.0, 2.0]})
-    frame.to_csv("flights.csv", index=False)
-    names: dict[str, Any] = {"ct": ct, "pd": pd}
+    flights = duckdb.sql("""
+        select '2013-01-01' as day, 'UA' as carrier, flight, origin, dest, dep_delay
+        from (values (1545, 'EWR', 'IAH', 2.0), (1714, 'LGA', 'IAH', 4.0), (1141, 'JFK', 'MIA', 2.0))
+        as t (flight, origin, dest, dep_delay)
+    """)
+    monkeypatch.setattr(bigquery, "Client", lambda: SimpleNamespace(query=lambda _: flights))
+    names: dict[str, Any] = {"ct": ct}
     exec(snippet().replace(SERVICE, service), names)  # noqa: S102 - our own notebook
     assert names["batch"].results()["result"].tolist() == ["UA1545 to IAH", "UA1714 to IAH", "UA1141 to MIA"]
     until(lambda: Path("summary.json").exists())
