@@ -39,6 +39,7 @@ import google.auth
 import orjson
 import requests
 from google.auth.transport.requests import Request
+from google.cloud.tasks_v2 import CloudTasksClient
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 
@@ -178,6 +179,10 @@ class GoogleCloud:
             case ["iam", "service-accounts", "add-iam-policy-binding", email]:
                 self.emulator.grant(options.member, options.role, email)
                 return f"Updated IAM policy for serviceAccount [{email}]."
+            case ["tasks", "queues", "create", name]:
+                parent = f"projects/{options.project}/locations/{options.location}"
+                CloudTasksClient().create_queue(parent=parent, queue={"name": f"{parent}/queues/{name}"})
+                return f"Created queue [{name}]."
             case ["secrets", "create" | "add-iam-policy-binding", name]:
                 return f"Updated secret [{name}]."
             case ["storage", "buckets", "create", url]:
