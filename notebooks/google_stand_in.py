@@ -180,9 +180,7 @@ class GoogleCloud:
                 self.emulator.grant(options.member, options.role, email)
                 return f"Updated IAM policy for serviceAccount [{email}]."
             case ["tasks", "queues", "create", name]:
-                parent = f"projects/{options.project}/locations/{options.location}"
-                CloudTasksClient().create_queue(parent=parent, queue={"name": f"{parent}/queues/{name}"})
-                return f"Created queue [{name}]."
+                return self._create_queue(f"projects/{options.project}/locations/{options.location}", name)
             case ["secrets", "create" | "add-iam-policy-binding", name]:
                 return f"Updated secret [{name}]."
             case ["storage", "buckets", "create", url]:
@@ -229,6 +227,11 @@ class GoogleCloud:
                 "Adding a binding without specifying a condition to a policy containing conditions is prohibited in "
                 "non-interactive mode. Run the command again with `--condition=None`"
             )
+
+    def _create_queue(self, parent: str, name: str) -> str:
+        """Create a queue as the user who has logged in."""
+        CloudTasksClient().create_queue(parent=parent, queue={"name": f"{parent}/queues/{name}"})
+        return f"Created queue [{name}]."
 
     def _access_token(self) -> str:
         """Return an access token of the user."""

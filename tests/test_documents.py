@@ -129,7 +129,7 @@ def test_the_python_of_a_page_runs(page: str, alone: None) -> None:
 
 
 def check_sessions(page: str, names: dict[str, Any]) -> None:
-    """Fail if a session with Python that a page shows, with the names that its script has made, prints anything else."""
+    """Fail if the sessions with Python of a page, with the names of its script, print anything else."""
     for block in (one for one in snippets(page) if one.language == "pycon"):
         test = doctest.DocTestParser().get_doctest(block.code, names, block.where, None, None)
         shown: list[str] = []
@@ -163,7 +163,10 @@ def test_what_does_not_work_as_tutorials_print_it_is_named_with_its_error(page: 
         Timestamp(seconds=datetime.now().timestamp() + 60)  # noqa: DTZ005 - as it is printed
     with pytest.raises(ValueError, match="push_config") as of_queue:
         ct.local().client.update_queue(queue={"name": "q", "push_config": {"push_endpoint": "https://svc.example"}})
-    assert [code.splitlines()[-1] for code in sessions] == [f"TypeError: {of_time.value}", f"ValueError: {of_queue.value}"]
+    assert [code.splitlines()[-1] for code in sessions] == [
+        f"TypeError: {of_time.value}",
+        f"ValueError: {of_queue.value}",
+    ]
 
 
 def test_the_python_for_google_runs(tmp_path: Path) -> None:
@@ -205,7 +208,7 @@ def command_lines(page: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_is_checked(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block is python, a session with Python, Terraform, a drawing, or commands: of make, pip, gcloud (which are run) or this package."""
+    """A block is python, Terraform, a drawing, or commands: of make, pip, gcloud (which are run) or this package."""
     assert {block.language for block in snippets(page)} <= {"python", "pycon", "bash", "hcl", "text"}
     monkeypatch.chdir(tmp_path)
     Path("emulator.yaml").write_text("queues: []", encoding="utf-8")
