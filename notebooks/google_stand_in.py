@@ -39,7 +39,6 @@ import google.auth
 import orjson
 import requests
 from google.auth.transport.requests import Request
-from google.cloud.tasks_v2 import CloudTasksClient
 
 from cloudtasks_nb.testing import StrictEmulator, strict_emulator
 
@@ -230,7 +229,10 @@ class GoogleCloud:
 
     def _create_queue(self, parent: str, name: str) -> str:
         """Create a queue as the user who has logged in."""
-        CloudTasksClient().create_queue(parent=parent, queue={"name": f"{parent}/queues/{name}"})
+        url = f"https://cloudtasks.googleapis.com/v2/{parent}/queues"
+        token = {"Authorization": f"Bearer {self._access_token()}"}
+        queue = {"name": f"{parent}/queues/{name}"}
+        requests.post(url, json=queue, headers=token, timeout=30).raise_for_status()
         return f"Created queue [{name}]."
 
     def _access_token(self) -> str:
