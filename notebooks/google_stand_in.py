@@ -178,6 +178,8 @@ class GoogleCloud:
             case ["iam", "service-accounts", "add-iam-policy-binding", email]:
                 self.emulator.grant(options.member, options.role, email)
                 return f"Updated IAM policy for serviceAccount [{email}]."
+            case ["tasks", "queues", "create", name]:
+                return self._create_queue(f"projects/{options.project}/locations/{options.location}", name)
             case ["secrets", "create" | "add-iam-policy-binding", name]:
                 return f"Updated secret [{name}]."
             case ["storage", "buckets", "create", url]:
@@ -224,6 +226,14 @@ class GoogleCloud:
                 "Adding a binding without specifying a condition to a policy containing conditions is prohibited in "
                 "non-interactive mode. Run the command again with `--condition=None`"
             )
+
+    def _create_queue(self, parent: str, name: str) -> str:
+        """Create a queue as the user who has logged in."""
+        url = f"https://cloudtasks.googleapis.com/v2/{parent}/queues"
+        token = {"Authorization": f"Bearer {self._access_token()}"}
+        queue = {"name": f"{parent}/queues/{name}"}
+        requests.post(url, json=queue, headers=token, timeout=30).raise_for_status()
+        return f"Created queue [{name}]."
 
     def _access_token(self) -> str:
         """Return an access token of the user."""

@@ -1,15 +1,19 @@
 """The documents are correct: snippets run, commands exist, links have a target."""
 
+import doctest
 import importlib
 import os
 import re
 import runpy
 import shlex
 import sys
+from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 import cloudtasks_nb as ct
 from cloudtasks_nb._names import code_name, code_of
@@ -73,7 +77,11 @@ PAGES = [
     *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))),
 ]
 #: The commands that pages want typed before their snippets for Google.
-GCLOUD = [found for page in PAGES for found in re.findall(r"^gcloud (?:.*\\\n)*.*", read(page), flags=re.MULTILINE)]
+GCLOUD = list(
+    dict.fromkeys(
+        found for page in PAGES for found in re.findall(r"^gcloud (?:.*\\\n)*.*", read(page), flags=re.MULTILINE)
+    )
+)
 #: Runs scripts with stand-ins for Google, one after the other.
 ON_GOOGLE = f"""
 import runpy, subprocess, sys
@@ -117,7 +125,48 @@ def test_the_python_of_a_page_runs(page: str, alone: None) -> None:
     """The python blocks of a page run unchanged, in their order, in an empty folder and with an empty emulator."""
     file = Path.cwd() / f"{Path(page).stem}.py"
     file.write_text(SCRIPTS[page], encoding="utf-8")
-    runpy.run_path(str(file))
+    check_sessions(page, runpy.run_path(str(file)))
+
+
+def check_sessions(page: str, names: dict[str, Any]) -> None:
+    """Fail if the sessions with Python of a page, with the names of its script, print anything else."""
+    for block in (one for one in snippets(page) if one.language == "pycon"):
+        test = doctest.DocTestParser().get_doctest(block.code, names, block.where, None, None)
+        shown: list[str] = []
+        doctest.DocTestRunner(verbose=False).run(test, out=shown.append)
+        if shown:
+            pytest.fail("".join(shown), pytrace=False)
+
+
+FROM_GOOGLE = ("docs/start/from-google.md", "docs/start/from-google.ko.md")
+
+
+def test_the_pages_for_those_who_come_from_google_agree() -> None:
+    """In both languages they have the same snippets, the same headings level by level, and the same links."""
+    english, korean = ([(one.language, one.code) for one in snippets(page)] for page in FROM_GOOGLE)
+    assert english == korean
+    for found in (r"^#+ ", r"^- |^\|", r"\]\((?!from-google)([^)]+)", r"`[^`\n]+`"):
+        english_has, korean_has = (re.findall(found, prose(page), flags=re.MULTILINE) for page in FROM_GOOGLE)
+        assert Counter(english_has) == Counter(korean_has)
+
+
+def prose(page: str) -> str:
+    """Return a page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", read(page), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", FROM_GOOGLE)
+def test_what_does_not_work_as_tutorials_print_it_is_named_with_its_error(page: str, alone: None) -> None:
+    """A time that is a float, and `push_config` of a queue, raise what the page shows, from Google's own classes."""
+    sessions = [one.code for one in snippets(page) if one.language == "pycon"]
+    with pytest.raises(TypeError) as of_time:
+        Timestamp(seconds=datetime.now().timestamp() + 60)  # noqa: DTZ005 - as it is printed
+    with pytest.raises(ValueError, match="push_config") as of_queue:
+        ct.local().client.update_queue(queue={"name": "q", "push_config": {"push_endpoint": "https://svc.example"}})
+    assert [code.splitlines()[-1] for code in sessions] == [
+        f"TypeError: {of_time.value}",
+        f"ValueError: {of_queue.value}",
+    ]
 
 
 def test_the_python_for_google_runs(tmp_path: Path) -> None:
@@ -160,7 +209,7 @@ def command_lines(page: str) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_is_checked(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A block is python, Terraform, a drawing, or commands: of make, pip, gcloud (which are run) or this package."""
-    assert {block.language for block in snippets(page)} <= {"python", "bash", "hcl", "text"}
+    assert {block.language for block in snippets(page)} <= {"python", "pycon", "bash", "hcl", "text"}
     monkeypatch.chdir(tmp_path)
     Path("emulator.yaml").write_text("queues: []", encoding="utf-8")
     for program, *words in command_lines(page):

@@ -36,7 +36,7 @@ MACHINE_PATH = re.compile(
 )
 
 #: These run in `make test`, the others in `make test-all` only.
-DAILY = {"01_quickstart.ipynb", "03_fan_out.ipynb"}
+DAILY = {"00_from_google.ipynb", "01_quickstart.ipynb", "03_fan_out.ipynb"}
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_notebooks_are_numbered() -> None:
     names = [path.name for path in NOTEBOOKS]
     assert [name for name in names if not re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", name)] == []
     assert [number for number, count in Counter(name[:2] for name in names).items() if count > 1] == []
-    assert names[:1] == ["01_quickstart.ipynb"]
+    assert names[:2] == ["00_from_google.ipynb", "01_quickstart.ipynb"]
 
 
 @pytest.mark.parametrize(
