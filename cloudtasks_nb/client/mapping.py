@@ -17,6 +17,7 @@ from cloudtasks_nb.display.notify import notify
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
+from cloudtasks_nb.fanout.batch.live import Card
 from cloudtasks_nb.fanout.batch.versions import advise
 from cloudtasks_nb.fanout.plan.identity import key_head
 from cloudtasks_nb.fanout.plan.inputs import has_columns
@@ -162,19 +163,22 @@ def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
     Rows that were in flight when the function changed are sent again, too. If the waiting ends early, a line says how
     to come back to the batch.
     """
-    code = batch_view(batch).code = f'tasks.batch("{batch.id}")'
+    view = batch_view(batch)
+    code = view.code = f'tasks.batch("{batch.id}")'
     sent = Counter[bytes]()  # how often a row was computed again, by what the ids of its tasks have in common
     try:
-        if stale == "resend":
-            _resend_stale(batch, sent)
-        if failed == "resend" and (rows := batch.progress().failed):
-            notify(f"sending {counted(rows, 'failed rows')} again")
-            batch.retry_failed()
-        batch.wait()
-        while stale == "resend" and _resend_stale(batch, sent, ": an earlier version ended {} meanwhile"):
-            batch.wait()
-        with advise(_KEPT if stale == "keep" else _CHANGED):
-            found = batch.results()
+        with Card(view) as card:
+            if stale == "resend":
+                _resend_stale(batch, sent)
+            if failed == "resend" and (rows := batch.progress().failed):
+                notify(f"sending {counted(rows, 'failed rows')} again")
+                batch.retry_failed()
+            view.wait(card)
+            while stale == "resend" and _resend_stale(batch, sent, ": an earlier version ended {} meanwhile"):
+                view.wait(card)
+            with advise(_KEPT if stale == "keep" else _CHANGED):
+                found = batch.results()
+            card.draw()
     except (KeyboardInterrupt, CloudTasksError):
         again = f"the same cell waits for it again, batch = {code} finds it, {code}.cancel() cancels it"
         notify(f"batch {batch.id} was not cancelled: {again}")

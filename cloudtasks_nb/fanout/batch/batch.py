@@ -26,7 +26,7 @@ from cloudtasks_nb.fanout.batch.errors import (
     errors_frame,
     pending_tasks,
 )
-from cloudtasks_nb.fanout.batch.live import display_report, ended_rows, read_first, wait
+from cloudtasks_nb.fanout.batch.live import Card, display, end_displays, ended_rows, read_first
 from cloudtasks_nb.fanout.batch.outcome_tracker import names_handler
 from cloudtasks_nb.fanout.batch.parquet import target_folder, write_parts
 from cloudtasks_nb.fanout.batch.progress import Progress, Status
@@ -227,7 +227,8 @@ class Batch:
         """
         seconds = None if timeout is None else parse_duration(timeout, "timeout").total_seconds()
         try:
-            return wait(self._tracker, self._repr_mimebundle_, seconds, self._rows, self._view.progress)
+            with Card(self._view) as card:
+                return self._view.wait(card, seconds)
         except TimeoutError:
             span = duration_text(timeout) if isinstance(timeout, (int, float)) else timeout
             raise BatchTimeoutError(
@@ -387,9 +388,10 @@ class Batch:
 
         def pages() -> Iterator[pd.DataFrame]:
             nonlocal problem
-            for refs in ended_rows(self._tracker, self._rows):
-                problem = self._tracker.outcomes.stored.bring()
-                yield self._frames.frame(refs=refs, brief=True)
+            with Card(self._view) as card:
+                for refs in ended_rows(self._tracker, card, self._rows):
+                    problem = self._tracker.outcomes.stored.bring()
+                    yield self._frames.frame(refs=refs, brief=True)
 
         return self._with_results(pages(), lambda: problem)
 
@@ -737,6 +739,7 @@ class Batch:
 
     def _new_tries(self) -> NewTries:
         self._check_owner()
+        end_displays(self._tracker)
         return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks)
 
     def _go(self, *, sending: bool) -> Self:
@@ -799,7 +802,7 @@ class Batch:
         if self._own_tracker.deleted or not in_notebook():
             print(repr(self))  # noqa: T201 - IPython asks to be shown the object
             return
-        display_report(self._tracker, self._repr_mimebundle_, self._rows)
+        display(self._tracker, self._view)
 
 
 def batch_view(batch: Batch) -> BatchView:

@@ -1,71 +1,124 @@
-"""Show a batch in a notebook's output, always up to date, and show its progress while `wait` waits for its end."""
+"""Show a batch in the output of a cell: while a verb of the cell waits, or until the batch has ended."""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, Self
 
 from cloudtasks_nb import _loop
 from cloudtasks_nb._frames import BY_END
 from cloudtasks_nb.display.notify import current_output, in_notebook, notify
 from cloudtasks_nb.display.progress_bar import Bar, Live
+from cloudtasks_nb.errors import BatchNotFoundError, CloudTasksError
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.tracker import PATIENCE, Tracker
 from cloudtasks_nb.fanout.outbox.records import RowFilter, Scope
 from cloudtasks_nb.fanout.states import FINAL
 
-__all__ = ["display_report", "ended_rows", "read_first", "show_in_tab", "show_progress", "wait"]
+__all__ = ["Card", "display", "end_displays", "ended_rows", "read_first", "show_in_tab", "show_progress", "wait"]
 
 _TICK = 0.25  # seconds between two updates
 _TAB_TICK = 1.0  # seconds between two updates of the title of the browser's tab
 _LOOKING = 9  # a look for rows that have ended is followed by a pause of so many times its length
-_OUTPUTS = 50  # of one batch that are kept up to date; most of the older ones were replaced, as their cells ran again
 _LASTING = 2.0  # seconds for which something must block a batch before a line about it is printed
 _BLOCKED = {"stopped", "held", "paused"}  # states of a batch that does not go on by itself
-_Bundle = Callable[[], Mapping[str, str]]  # returns the current state of a batch as a MIME bundle
 
 
-class _LiveReport:
-    """A batch in all outputs of a notebook that show it, kept up to date while the kernel lives.
+class _View(Protocol):
+    """What is shown of a batch: a `BatchView`."""
 
-    A tracker has one for each input, which stays: rows may be tried again after the end. It does nothing until
-    something has changed; then it renders the batch once, whatever the number of outputs. Of very many outputs only the
-    newest are updated.
+    def progress(self) -> Progress:
+        """Return how the rows are."""
 
-    Parameters
-    ----------
-    tracker : Tracker
-        Calls back when something has changed.
-    bundle : callable
-        Returns the current state of the batch as a MIME bundle.
+    def report(self, *, drawn: bool = False) -> Report:
+        """Return the state of the batch."""
+
+    def show_in_tab(self) -> Callable[[], None]:
+        """Show the progress in the title of the browser's tab; return a function that ends that."""
+
+
+class Card:
+    """A batch in an output of the running cell, while a verb waits; the thread of the cell draws it.
+
+    So each drawing is a message of this cell, also for nbclient, which drops those of other cells. When the block ends
+    by an error or an interrupt, the card is drawn a last time; a verb that returns draws it before. Nothing draws it
+    later. Outside of a notebook there is no card.
     """
 
-    def __init__(self, tracker: Tracker, bundle: _Bundle) -> None:
-        self._bundle = bundle
-        self._outputs: deque[Live] = deque(maxlen=_OUTPUTS)
+    def __init__(self, view: _View) -> None:
+        self._view = view
+        self._output: Live | None = None
+        self._leave_tab: Callable[[], None] = lambda: None
+
+    @property
+    def visible(self) -> bool:
+        """Whether there is a card."""
+        return self._output is not None
+
+    def __enter__(self) -> Self:
+        if in_notebook():
+            self._output = Live(self._view.report(drawn=True).bundle())
+            self._leave_tab = self._view.show_in_tab()
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with _loop.hold_interrupts():
+            if error is not None:
+                with suppress(CloudTasksError):  # the batch was deleted meanwhile
+                    self.draw()
+            self._leave_tab()
+
+    def draw(self) -> Progress:
+        """Show the batch as it is now, and return the progress that is shown."""
+        if self._output is None:
+            return self._view.progress()
+        report = self._view.report(drawn=True)
+        self._output.show(report.bundle())
+        return report.progress
+
+
+class _Display:
+    """A batch in the output of a cell that displayed it, kept up to date until it has ended.
+
+    Whoever begins new tries of its rows ends it, too, before: what later cells do is shown by these.
+    """
+
+    def __init__(self, tracker: Tracker, view: _View) -> None:
+        self._tracker, self._view = tracker, view
+        self._cell = contextvars.copy_context()  # its output gets messages of this cell only
         self._supervisor = _loop.Supervisor(f"batch {tracker.batch}", lambda: None)
-        self._stale = False
-        self._lock = threading.Lock()
-        tracker.listen(self._changed)
+        self._stale, self._lock = False, threading.Lock()
+        report = view.report(drawn=True)
+        self._output = Live(report.bundle())
+        self._ended = report.progress.finished
+        if not self._ended:
+            self._leave_tab = view.show_in_tab()
+            self._stop_listening = tracker.listen(self._changed)
+            tracker.displays.add(self)
+            _loop.call_soon(self._changed)
 
-    def add_output(self) -> None:
-        """Show the batch in one more output."""
+    def draw(self, *, last: bool = False) -> None:
+        """Show the batch as it is now; afterwards never again if it has ended, or if this is the `last` time."""
         with self._lock:
-            self._outputs.append(Live(self._bundle()))
-        _loop.call_soon(self._changed)
-
-    def show(self) -> None:
-        """Show the current state."""
-        with self._lock:  # so that what was read last is also shown last
-            bundle = self._bundle()
-            for output in self._outputs:
-                output.show(bundle)
+            if self._ended:
+                return
+            with suppress(BatchNotFoundError):
+                report = self._view.report(drawn=True)
+                self._cell.run(self._output.show, report.bundle())
+                self._ended = last or report.progress.finished
+            if self._ended or self._tracker.deleted:
+                self._ended = True
+                self._stop_listening()
+                self._leave_tab()
+                self._tracker.displays.discard(self)
 
     def _changed(self) -> None:
         """Show the change after a moment; changes until then are shown with it."""
@@ -73,29 +126,21 @@ class _LiveReport:
         self._supervisor.start("showing", self._follow)
 
     async def _follow(self) -> None:
-        while self._stale:
+        while self._stale and not self._ended:
             await asyncio.sleep(_TICK)
             self._stale = False
-            await asyncio.to_thread(self.show)
+            await asyncio.to_thread(self.draw)
 
 
-def display_report(tracker: Tracker, bundle: _Bundle, rows: Scope) -> Callable[[], None]:
-    """Show a batch in the current output and keep it up to date; return a function that shows the current state now.
+def display(tracker: Tracker, view: _View) -> None:
+    """Show a batch in the current output until it has ended."""
+    _Display(tracker, view)
 
-    Parameters
-    ----------
-    tracker : Tracker
-    bundle : callable
-        Returns the current state of the batch as a MIME bundle.
-    rows : Scope
-        Those of its rows that it shows.
-    """
-    if not tracker.reports:
-        show_in_tab(tracker)
-    if rows.input not in tracker.reports:
-        tracker.reports[rows.input] = _LiveReport(tracker, bundle)
-    tracker.reports[rows.input].add_output()
-    return tracker.reports[rows.input].show
+
+def end_displays(tracker: Tracker) -> None:
+    """Draw a batch a last time in the cells that display it, before new tries of its rows begin."""
+    for shown in tuple(tracker.displays):
+        shown.draw(last=True)
 
 
 class _TabProgress:
@@ -149,10 +194,8 @@ def show_in_tab(tracker: Tracker) -> Callable[[], None]:
     return _TabProgress(tracker, browser_tab()).close
 
 
-def wait(
-    tracker: Tracker, bundle: _Bundle, seconds: float | None, rows: Scope, progress: Callable[[], Progress]
-) -> Progress:
-    """Wait until all `rows` of a batch are final, and show their progress: the batch in a notebook, else a bar.
+def wait(tracker: Tracker, card: Card, seconds: float | None, rows: Scope) -> Progress:
+    """Wait until all `rows` of a batch are final, and show their progress: on the card in a notebook, else a bar.
 
     A reason that blocks the batch for two seconds is printed once, below the bar. A script, whose bar disappears, has
     the counts printed at the end.
@@ -167,31 +210,27 @@ def wait(
         If called on the background loop.
     """
     _loop.check_blocking()
-    show_now = display_report(tracker, bundle, rows) if in_notebook() else None
     blockers = _LastingBlockers(tracker)
-    with Bar(f"batch {tracker.batch}", progress().total, show=show_now is None) as bar:
+    with Bar(f"batch {tracker.batch}", card.draw().total, show=not card.visible) as bar:
 
         def show() -> None:
-            show_progress(bar, progress())
-            for line in blockers.new() if show_now is None else ():
+            show_progress(bar, card.draw())
+            for line in () if card.visible else blockers.new():
                 bar.notify(line)
 
         try:
             _loop.run(tracker.finished(rows), seconds, show)
         except TimeoutError:
-            if not progress().finished or tracker.sending:
+            if not card.draw().finished or tracker.sending:
                 raise  # else it is done, with timeout=0
-        finally:
-            if show_now is not None:
-                show_now()
-    ended = progress()
-    if show_now is None and current_output() is None and not hasattr(sys, "ps1"):
-        print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
     _notify_unread(tracker)
+    ended = card.draw()
+    if not card.visible and current_output() is None and not hasattr(sys, "ps1"):
+        print(repr(ended), file=sys.stderr)  # noqa: T201 - a prompt shows what a cell returns, a script does not
     return ended
 
 
-def ended_rows(tracker: Tracker, rows: Scope) -> Iterator[list[int]]:
+def ended_rows(tracker: Tracker, card: Card, rows: Scope) -> Iterator[list[int]]:
     """Yield the refs of the rows that have become final, each ref once, until all rows are final.
 
     Raises
@@ -215,11 +254,13 @@ def ended_rows(tracker: Tracker, rows: Scope) -> Iterator[list[int]]:
             final = tracker.outbox.rows.matching(rows, RowFilter(states=frozenset(FINAL)))
             if refs := [ref for ref in final if ref not in seen]:
                 seen.update(refs)
+                card.draw()
                 yield refs
             if not last:
                 concurrent.futures.wait([finished], max(_TICK, _LOOKING * (time.monotonic() - began)))
                 changed.wait()
         finished.result()
+        card.draw()
     finally:
         stop_listening()
         finished.cancel()

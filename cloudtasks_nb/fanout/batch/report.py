@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudtasks_nb._frames import BY_END, STATES
 from cloudtasks_nb.display.card import html_card, lines_html
@@ -59,7 +59,8 @@ class Report:
         words = ", ".join(filter(None, (progress.state, known)))
         bar = f"[{'█' * full}{'·' * (_WIDTH - full)}] {percent_text(share)}  {words}".rstrip()
         title = f"{self._title(isolated(escape_controls(self.name or '')))}  [{self.badge}]"
-        lines = [self.partitions, "" if _is_unread(progress) else bar, repr(progress), *self.lines()]
+        counts, seen = repr(replace(progress, age=None)), "" if progress.finished else self._seen()
+        lines = [self.partitions, "" if _is_unread(progress) else bar, counts, *self.lines(), seen]
         return "\n".join([title, *map(escape_controls, filter(None, lines))])
 
     def html(self, *, methods: bool = True) -> str:
@@ -75,9 +76,7 @@ class Report:
         done = f"<div>{word}{counts}{pace}{link if self.log_url else ''}</div>"
         partitions = lines_html([self.partitions or ""])
         lines = lines_html(self.lines(methods=methods))
-        # An output stays as it is when its kernel ends. At the end nothing moves but the time.
-        moment = "%Y-%m-%d %H:%M" if progress.finished else "%Y-%m-%d %H:%M:%S"
-        seen = f"as of {progress.at:{moment}} UTC" if progress.at and methods else age_text(progress)
+        seen = self._seen() if methods else age_text(progress)
         at = f'<div style="opacity:.75">{seen}</div>' if seen else ""
         parts = (bar, done, partitions, self.grid, lines, at)
         return html_card(self._title(self.name or ""), *parts, badge=self.badge, name=self.name or "")
@@ -107,6 +106,12 @@ class Report:
             f"{text} → {method.replace('batch.', f'{self.code}.')}" if methods and method else text
             for text, method in found
         ]
+
+    def _seen(self) -> str:
+        """Return when this was so: an output stays as it is when its kernel ends, or its frontend takes no updates."""
+        at = self.progress.at or self.facts.now
+        # At the end nothing moves but the time.
+        return f"as of {at:%Y-%m-%d %H:%M} UTC" if self.progress.finished else f"as of {at:%H:%M:%S} UTC, {at:%Y-%m-%d}"
 
     def _title(self, name: str) -> str:
         if self.part is not None:

@@ -101,7 +101,7 @@ class Tracker:
         self.facts = self._stored = read_facts(outbox, record, gate_of(outbox, record), connection.clock.now())
         self.progress = progress_of(self.facts)
         self._absent: Sequence[tuple[str, str | None]] = ()  # handlers that do not listen
-        self.reports: dict[int, Any] = {}  #: what shows it in the outputs of a notebook, by input; `live.py` makes them
+        self.displays: set[Any] = set()  #: what shows it in cells that displayed it; `live.py` makes them
         self._snapshots: list[Snapshot] = []  # those that are not recorded
         self._subscribed = Subscribed(connection, self.outcomes, self._arrived, self.progress.sources.get("log"))
         self._listeners: list[Callable[[], None]] = []

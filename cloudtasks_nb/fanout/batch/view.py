@@ -19,7 +19,7 @@ from cloudtasks_nb.display.calendar import Calendar, Periods, Unit, band_labels,
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.display.run_chart import Durations, Throughput
 from cloudtasks_nb.fanout.batch.errors import check_rendered
-from cloudtasks_nb.fanout.batch.live import show_in_tab
+from cloudtasks_nb.fanout.batch.live import Card, end_displays, show_in_tab, wait
 from cloudtasks_nb.fanout.batch.progress import Facts, Progress, Status
 from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.batch.row_query import RowQuery, RowReader
@@ -374,6 +374,10 @@ class BatchView:
         """Return the tasks that the queue dispatches in a second at most; None if that is not known here."""
         return self._tracker.queue_values().get("rate")
 
+    def wait(self, card: Card, seconds: float | None = None) -> Progress:
+        """Wait until every row is final, as `Batch.wait`, and show the progress on a card."""
+        return wait(self._tracker.there(), card, seconds, self._rows)
+
     def show_in_tab(self) -> Callable[[], None]:
         """Show the progress in the title of the browser's tab; return a function that ends that."""
         return show_in_tab(self._tracker)
@@ -391,6 +395,7 @@ class BatchView:
         chosen = list(self.reader.each(query)) if refs is None else refs
         whole, rows = tracker.record.whole, [(ref, None) for ref in chosen]
         check_rendered(self._outbox, whole, FINAL, rows)
+        end_displays(tracker)
         opened = self._outbox.outcomes.new_try(whole, rows, FINAL)
         _loop.run(tracker.start(sending=True))
         return opened

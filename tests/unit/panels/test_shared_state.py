@@ -31,17 +31,21 @@ def other(batch: Batch, watcher: FakeWatcher) -> Iterator[Harness]:
     made.close()
 
 
-def test_a_retry_in_the_panel_is_seen_in_the_cell(batch: Batch, harness: Harness, screens: list[FakeLive]) -> None:
-    """The output of a cell that has ended long ago, and other objects of the batch, show the panel's retry."""
+def test_a_retry_in_the_panel_leaves_the_cell_as_it_was(
+    batch: Batch, harness: Harness, screens: list[FakeLive]
+) -> None:
+    """The output of a cell shows how the batch ended there; other objects of the batch know of the retry."""
     batch._ipython_display_()
-    assert "1 failed" in screens[0].shown[-1]
+    shown = [*screens[0].shown]
+    assert "1 failed" in shown[-1]
     same = harness.catalog.get(batch.id)
     panel = user.show(batch.panel())
     user.click(panel, panel.view.actions.retry)
     assert same.progress().failed == 0
     harness.sent(batch)
     harness.finish(batch)
-    screens[0].until("3 rows: 3 succeeded")
+    harness.until(batch, lambda: batch.progress().succeeded == 3)
+    assert screens[0].shown == shown
 
 
 def test_a_retry_of_another_connection_is_seen_at_once(batch: Batch, other: Harness) -> None:

@@ -2,20 +2,24 @@
 
 import asyncio
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cloudtasks_nb import _loop
+from cloudtasks_nb import _loop, errors
 from cloudtasks_nb.display import browser_tab, progress_bar
 from cloudtasks_nb.fanout.batch import live as live_module
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.report import Report
 from cloudtasks_nb.fanout.outbox.records import Scope, whole
 from tests.interrupts import interrupted_everywhere
 from tests.unit.fanout.batch.conftest import progress, report
@@ -30,7 +34,8 @@ class FakeTracker:
     reading = SimpleNamespace(unread=())
 
     def __init__(self) -> None:
-        self.reports: dict[int, Any] = {}
+        self.displays: set[Any] = set()
+        self.deleted = False
         self._listeners: list[Callable[[], None]] = []
         self.progress = self.at(0)
         self.end = Future[Progress]()
@@ -62,9 +67,26 @@ class FakeTracker:
         """Wait for the end."""
         return await asyncio.shield(asyncio.wrap_future(self.end))
 
-    def bundle(self) -> dict[str, str]:
+
+class View:
+    """What is shown of the batch, and how often it was asked for."""
+
+    def __init__(self, tracker: FakeTracker) -> None:
+        self._tracker = tracker
+        self.drawn = 0
+
+    def progress(self) -> Progress:
+        """Return how the batch is."""
+        return self._tracker.progress
+
+    def report(self, *, drawn: bool = False) -> Report:
         """Return what to show now."""
-        return replace(report(), progress=self.progress).bundle()
+        self.drawn += drawn
+        return replace(report(), progress=self._tracker.progress)
+
+    def show_in_tab(self) -> Callable[[], None]:
+        """Have no tab."""
+        return lambda: None
 
 
 class FakeLive:
@@ -117,36 +139,93 @@ def be_notebook(monkeypatch: pytest.MonkeyPatch) -> list[FakeLive]:
     return made
 
 
+def wait(tracker: Any) -> Progress:
+    """Wait as `Batch.wait` does."""
+    with live_module.Card(View(tracker)) as card:
+        return live_module.wait(tracker, card, None, ROWS)
+
+
 def test_a_change_before_anybody_listens_is_shown(screens: list[FakeLive]) -> None:
     """What changes between the first look at the batch and the listening to it is shown without another change."""
-    tracker = FakeTracker()
-    stale = tracker.bundle()
-    states = iter([stale])
-    tracker.progress = tracker.at(4)
-    live_module.display_report(tracker, lambda: next(states, tracker.bundle()), ROWS)  # type: ignore[arg-type]  # all that it uses of one
+    tracker: Any = FakeTracker()
+
+    class Stale(View):
+        def report(self, *, drawn: bool = False) -> Report:
+            found = super().report(drawn=drawn)
+            tracker.progress = tracker.at(4)
+            return found
+
+    live_module.display(tracker, Stale(tracker))
     screens[0].until("40 %")
 
 
-def test_many_waits_and_displays_listen_once(screens: list[FakeLive]) -> None:
-    """All outputs of a batch show the same, so that it is rendered once for a change, and heard of once."""
+def test_a_displayed_batch_is_live_until_it_has_ended(screens: list[FakeLive]) -> None:
+    """It follows the batch to the end, and nobody listens afterwards; what is final already is drawn once."""
     tracker: Any = FakeTracker()
-    tracker.finish(tracker.at(10))
-    rendered: list[int] = []
-
-    def bundle() -> dict[str, str]:
-        rendered.append(tracker.progress.done)
-        return tracker.bundle()  # type: ignore[no-any-return]  # all that it uses of one
-
-    for _ in range(31):
-        live_module.wait(tracker, bundle, None, ROWS, lambda: tracker.progress)
-    for _ in range(30):
-        live_module.display_report(tracker, bundle, ROWS)
-    assert len(tracker._listeners) == 1
-    for done in (4, 7):
+    live_module.display(tracker, View(tracker))
+    assert re.search(r"as of \d\d:\d\d:\d\d UTC", screens[0].shown[0])
+    for done in (4, 10):
         tracker.move(done)
-        for screen in screens[-50:]:
-            screen.until(f"{done}0 %")
-        assert rendered.count(done) <= 2  # once more if the change came while the batch was rendered
+        screens[0].until(f"{done}0 %")
+    live_module.end_displays(tracker)  # waits for the drawing
+    assert (tracker._listeners, tracker.displays) == ([], set())
+    live_module.display(tracker, View(tracker))
+    tracker.move(7)
+    assert [screen.shown[-1].count("100 %") for screen in screens] == [1, 1]
+
+
+def test_new_tries_are_shown_by_their_own_cell(screens: list[FakeLive]) -> None:
+    """A cell that displayed the batch keeps what it showed last before rows were tried again, with its time."""
+    tracker: Any = FakeTracker()
+    live_module.display(tracker, View(tracker))
+    tracker.progress = tracker.at(9)
+    live_module.end_displays(tracker)
+    before = [*screens[0].shown]
+    assert "90 %" in before[-1]
+    assert "as of" in before[-1]
+    tracker.move(1)
+    assert tracker._listeners == []
+    assert screens[0].shown == before
+
+
+def test_a_display_belongs_to_its_cell(screens: list[FakeLive], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are messages of the cell that displays the batch: nbclient drops those that have another parent."""
+    cell = ContextVar("cell", default="none")
+    parents: list[str] = []
+    monkeypatch.setattr(FakeLive, "show", lambda *_: parents.append(cell.get()))
+    tracker: Any = FakeTracker()
+    cell.set("first")
+    live_module.display(tracker, View(tracker))
+    cell.set("second")
+    live_module.end_displays(tracker)
+    assert parents == ["first"] * len(parents)
+    assert parents
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), errors.CloudTasksError("the sending ended"), None])
+def test_a_card_is_drawn_a_last_time(screens: list[FakeLive], error: BaseException | None) -> None:
+    """By the thread of the cell, at the end, after an error and after an interrupt; and never again."""
+    tracker: Any = FakeTracker()
+    threads = set[int]()
+
+    class Seen(View):
+        def report(self, *, drawn: bool = False) -> Report:
+            threads.add(threading.get_ident())
+            return super().report(drawn=drawn)
+
+    def ends() -> None:
+        with live_module.Card(Seen(tracker)) as card:
+            tracker.progress = tracker.at(7 if error else 10)
+            if error is not None:
+                raise error
+            assert card.draw() == tracker.at(10)
+
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        ends()
+    last = screens[0].shown[-1]
+    assert ("70 %" in last, "as of" in last) == ((True, True) if error else (False, False))
+    tracker.move(8)
+    assert (screens[0].shown[-1], threads, tracker._listeners) == (last, {threading.get_ident()}, [])
 
 
 @pytest.mark.parametrize("prompt", [False, True])
@@ -159,7 +238,7 @@ def test_a_script_keeps_the_counts(
     monkeypatch.delattr(sys, "ps1", raising=False)  # IPython, which other tests load, has one
     if prompt:
         monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress) == tracker.at(10)
+    assert wait(tracker) == tracker.at(10)
     assert capsys.readouterr() == ("", "" if prompt else "10 rows: 10 succeeded\n")
 
 
@@ -180,21 +259,22 @@ def test_the_browsers_tab_shows_a_batch_while_somebody_looks(tab: browser_tab.Br
         assert tab.text == "\u2713 10 succeeded"
 
 
-def test_a_cell_that_has_ended_shows_that_rows_are_tried_again(screens: list[FakeLive]) -> None:
-    """It shows the end at once when the waiting ends, and goes on when the batch does, in whichever cell."""
-    tracker = FakeTracker()
+def test_a_wait_returns_what_its_card_shows(screens: list[FakeLive]) -> None:
+    """The card has the counts of the result at once, and keeps them when later cells try rows again."""
+    tracker: Any = FakeTracker()
     tracker.finish(tracker.at(10))
-    assert live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress).succeeded == 10  # type: ignore[arg-type]  # all that it uses of one
-    assert "100 %" in screens[0].shown[-1]
+    assert wait(tracker).succeeded == 10
+    shown = screens[0].shown[-1]
+    assert "100 %" in shown
     tracker.move(7)
-    screens[0].until("70 %")
+    assert screens[0].shown[-1] == shown
 
 
 async def test_waiting_on_the_background_loop_is_refused() -> None:
     """It would block the loop that has to do the work; the error names `await batch`."""
     tracker: Any = FakeTracker()
     with pytest.raises(RuntimeError, match="await batch"):
-        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
+        wait(tracker)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited")
@@ -215,7 +295,7 @@ def test_an_interrupt_of_wait_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> 
         _loop._TICK = 60.0
         tracker: Any = Blocked()
         _loop._TICK = 0.0
-        live_module.wait(tracker, tracker.bundle, None, ROWS, lambda: tracker.progress)
+        wait(tracker)
 
     monkeypatch.setattr(live_module, "_LASTING", 0.0)
     monkeypatch.setattr(progress_bar, "_DELAY", 0.0)
