@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom, follow the rules, and contain nothing of the machine that ran them."""
 
 import ast
+import difflib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from tests import processes
+from tests.notebooks import outputs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
@@ -87,6 +90,26 @@ def test_notebook_runs(name: str, tmp_path: Path) -> None:
     done = run("--inplace", copy, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-5000:]
     check_outputs(cells(copy, "code"), name)
+    check_cards(cells(copy, "code"), name)
+    before, after = ([*chain(*map(shown_lines, cells(path, "code")))] for path in (FOLDER / name, copy))
+    changed = [*difflib.unified_diff(before, after, f"{name}, stored", f"{name}, run anew", n=1, lineterm="")]
+    assert changed == [], "\n".join(["the stored outputs are not those of today: run `make notebooks`", *changed])
+
+
+def shown_lines(cell: dict[str, Any]) -> list[str]:
+    """Return what a cell shows, below its id; one that is tagged as different in each run shows nothing here."""
+    varies = outputs.VARIES in cell["metadata"].get("tags", ())
+    return [f"cell {cell['id']}:", *([] if varies else outputs.shown(cell).splitlines())]
+
+
+def check_cards(code: list[dict[str, Any]], name: str) -> None:
+    """Fail if a card contradicts the result of its cell, or claims that a batch goes on without saying when."""
+    for cell in code:
+        result = outputs.result_counts(cell)
+        for card in outputs.cards(cell):
+            where = f"{name}, cell {cell['id']}: run `make notebooks`\n{card}"
+            assert result in (None, outputs.counts(card)), where
+            assert "as of " in card or not re.search(r"running|failing|in the queue|\d/s\b", card), where
 
 
 def check_outputs(code: list[dict[str, Any]], name: str) -> None:
@@ -103,6 +126,7 @@ def test_stored_outputs_are_of_one_run_from_top_to_bottom() -> None:
         counts = [cell["execution_count"] for cell in code]
         assert counts == list(range(1, len(code) + 1)), f"{path.name}: run `make notebooks`"
         check_outputs(code, path.name)
+        check_cards(code, path.name)
 
 
 def test_first_cell_says_what_the_notebook_is_about() -> None:
@@ -198,3 +222,59 @@ def test_run_has_a_home_of_its_own(tmp_path: Path) -> None:
     homes = done.stdout.split()
     assert len({*homes, str(tmp_path / "home")}) == 3
     assert not any(Path(home).parent.exists() for home in homes)
+
+
+_BEGIN = """
+import os, signal, threading
+os.environ["CLOUDTASKS_NB_HOME"] = {home!r}
+import pandas as pd
+import cloudtasks_nb as ct
+bad, go = {{3, 100}}, threading.Event()
+def work(n):
+    if n >= 1000 and not go.wait(60):
+        raise TimeoutError
+    if n in bad:
+        raise ValueError(n)
+    return n
+tasks = ct.local({folder!r})
+queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
+handler = ct.serve(work, name="work")
+def send(numbers, **options):
+    return queue.fan_out(pd.DataFrame({{"n": numbers}}), url=handler, **options)
+"""
+
+
+def test_cards_tell_what_their_cell_did(tmp_path: Path) -> None:
+    """Cards of a retry, new rows, a cancel, a canary, an interrupt and a restart: each agrees with its own cell."""
+    begin = _BEGIN.format(home=str(tmp_path / "shared"), folder=str(tmp_path / "folder"))
+    first = write_notebook(
+        tmp_path / "a.ipynb",
+        begin,
+        'batch = send(range(10), name="ten")\nbatch',
+        "batch.wait()",
+        "bad.remove(3)\nbatch.retry_failed().wait()",
+        'send(range(14), name="ten").wait()',
+        'queue.pause()\nstopped = send(range(50, 55), name="stopped").cancel().wait()\nqueue.resume()\nstopped',
+        'held = send(range(100, 120), name="held", canary=1)\ntry:\n    held.wait()\n'
+        "except ct.errors.PreconditionError as error:\n    print(error)",
+        'slow = send([1000, 1001], name="slow")\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
+        "try:\n    slow.wait()\nexcept KeyboardInterrupt:\n    print('interrupted')",
+        "go.set()\nslow.wait()",
+    )
+    after_restart = write_notebook(tmp_path / "b.ipynb", begin, 'tasks.batch("ten")', 'tasks.batch("ten").wait()')
+    done = run("--inplace", first, after_restart, home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr[-5000:]
+    code = cells(first, "code") + cells(after_restart, "code")
+    check_cards(code, "a notebook")
+    found = [[outputs.counts(card) for card in outputs.cards(cell)] for cell in code[2:6] + code[-2:]]
+    assert found == [
+        [{"succeeded": 9, "failed": 1}],
+        [{"succeeded": 10}],
+        [{"succeeded": 14}],
+        [{"cancelled": 5}],
+        [{"succeeded": 14}],
+        [{"succeeded": 14}],
+    ]
+    (held,), (interrupted,), (ended,) = map(outputs.cards, code[6:9])
+    assert all(re.search(r"as of \d\d:\d\d:\d\d UTC", card) for card in (held, interrupted))
+    assert outputs.counts(ended) == {"succeeded": 2}

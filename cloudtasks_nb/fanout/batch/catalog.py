@@ -28,7 +28,7 @@ from cloudtasks_nb.display.plural import counted, percent_text
 from cloudtasks_nb.display.progress_bar import Bar
 from cloudtasks_nb.display.secrets import mask_url
 from cloudtasks_nb.errors import CloudTasksError, InvalidInputError
-from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
 from cloudtasks_nb.fanout.batch.deletion import Others, delete, delete_old, notify_deleted
 from cloudtasks_nb.fanout.batch.gate import read_batch
 from cloudtasks_nb.fanout.batch.live import read_first
@@ -39,7 +39,7 @@ from cloudtasks_nb.fanout.batch.sharing import Sharing, has_others
 from cloudtasks_nb.fanout.batch.status import aged, stored_progress
 from cloudtasks_nb.fanout.batch.table import RowName, row_names
 from cloudtasks_nb.fanout.batch.tracker import Tracker
-from cloudtasks_nb.fanout.batch.versions import difference_to, give_function, notify_spooled
+from cloudtasks_nb.fanout.batch.versions import computed_note, difference_to, give_function, notify_spooled
 from cloudtasks_nb.fanout.disk import temporary_kind
 from cloudtasks_nb.fanout.outbox.outbox import Outbox, choose
 from cloudtasks_nb.fanout.outbox.records import MADE_BY, BatchFacts, BatchRecord, Reached, Scope, Spooled, whole
@@ -133,6 +133,7 @@ class Catalog:
             self._warn_about_others(limits, request)
         _warn_about_disk(self.outbox.path, self._connection.endpoint.folder)
         batch = self._open(result.scope or whole(result.batch), sending=True, shown=first)
+        batch_view(batch).before = computed_note(result)
         self._sharing.publish(result.batch)
         if request.function is not None:
             give_function(self._trackers[result.batch], request.function, result)

@@ -19,10 +19,18 @@ from cloudtasks_nb.fanout.outbox.records import Scope, Spooled, whole
 from cloudtasks_nb.fanout.plan.preview import difference
 from cloudtasks_nb.fanout.states import FINAL, SUCCESSES, State
 
-__all__ = ["advise", "difference_to", "give_function", "notify_spooled", "notify_versions", "stale_rows"]
+__all__ = [
+    "advise",
+    "computed_note",
+    "difference_to",
+    "give_function",
+    "notify_spooled",
+    "notify_versions",
+    "stale_rows",
+]
 
 #: How to compute rows of an earlier version again, and rows that failed; ``{}`` becomes "it" or "them". Empty: no note
-#: about rows of an earlier version, no advice about those that failed.
+#: about rows of an earlier version and about rows that the batch has, no advice about those that failed.
 _advice: ContextVar[tuple[str, str]] = ContextVar(
     "cloudtasks_nb_advice", default=("batch.resend(batch.stale()) computes {} again", "")
 )
@@ -124,7 +132,7 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
     parts = []
     if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
         parts.append(f"there are no rows here; {batch} stays as it is")
-    elif not result.created:
+    elif not result.created and (_advice.get()[0] or strange is not None or _unfinished(result)):
         if strange is None:
             parts.append(f"{batch} has {result.known:,} of these rows already")
         else:
@@ -149,6 +157,20 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
         parts.append(f"{counted(result.duplicates, 'duplicates')} {_are(result.duplicates)} left out")
     if parts:
         notify("; ".join(parts))
+
+
+def computed_note(result: Spooled) -> str | None:
+    """Return how many rows of a fan-out have succeeded before, as a sentence for its card; None: no row has."""
+    before = sum(count for state, count in result.left.items() if state in SUCCESSES)
+    rows = result.known + result.added
+    were = "was" if before == 1 else "were"
+    return f"{before:,} of {counted(rows, 'rows')} {were} computed before" if before and not result.created else None
+
+
+def _unfinished(result: Spooled) -> bool:
+    """Return whether rows that a batch had before have not succeeded, or are not known, or there are none."""
+    succeeded = sum(count for state, count in result.left.items() if state in SUCCESSES)
+    return succeeded < result.known or not result.known
 
 
 def _are(count: int) -> str:

@@ -318,6 +318,7 @@ class BatchView:
     """What is shown of a batch, by itself and in panels. Only `send_again` calls the service."""
 
     code = "batch"  #: as in `Report`
+    before: str | None = None  #: which rows had succeeded before this input was given
 
     def __init__(self, tracker: Tracker, rows: Scope) -> None:
         self._tracker, self._outbox = tracker, tracker.outbox
@@ -422,7 +423,7 @@ class BatchView:
             progress=progress,
             part=self.part,
             retry_note=tracker.outcomes.retry_note(self.now()),
-            notes=[*troubles, *tracker.notes()],
+            notes=[*filter(None, [self.before]), *troubles, *tracker.notes()],
             log_url=None if local else f"{_LOG}resource.type%3D%22cloud_tasks_queue%22%20%22{record.id}%22",
             partitions=partitions,
             grid=grid,
