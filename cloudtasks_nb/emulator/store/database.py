@@ -54,21 +54,16 @@ class Statement(StrEnum):
     QUEUE = "INSERT OR REPLACE INTO queues VALUES (?, ?, ?, ?, ?)"
     TASK = "INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)"
     ATTEMPTS = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    END_TASK = "DELETE FROM tasks WHERE seq = ?"
-    END_ATTEMPTS = "DELETE FROM attempts WHERE seq = ?"
-    ADD_TOMBSTONE = "INSERT INTO tombstones(q, id, until) VALUES (?, ?, ?)"
-    ADD_PURGED_RANGE = "INSERT OR REPLACE INTO purged_ranges VALUES (?, ?, ?)"
+    ADD_PURGE = "INSERT OR REPLACE INTO purged_ranges VALUES (?, ?, ?)"
+    # Tasks end one by one, or in ranges of their keys. The rows may be of the same group.
+    KEEP_NAMES = "INSERT INTO tombstones(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
+    END_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
+    END_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
+    END_PURGE = "DELETE FROM purged_ranges WHERE q = ? AND upto = ?"
+    FREE_NAME = "DELETE FROM tombstones WHERE seq = ?"
+    FREE_ALL_NAMES = "DELETE FROM tombstones WHERE q = ?"
     OPERATION = "INSERT INTO operations VALUES (?, ?, ?, ?)"
     LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    # The sweep comes last, so that it also deletes rows of the same group.
-    KEEP_NAMES = "INSERT INTO tombstones(q, id, until) SELECT ?, id, ? FROM tasks WHERE seq BETWEEN ? AND ?"
-    SWEEP_TASKS = "DELETE FROM tasks WHERE seq BETWEEN ? AND ?"
-    SWEEP_ATTEMPTS = "DELETE FROM attempts WHERE seq BETWEEN ? AND ?"
-    DELETE_PURGED_RANGE = "DELETE FROM purged_ranges WHERE q = ? AND upto = ?"
-    SWEEP_TOMBSTONES = (
-        "DELETE FROM tombstones WHERE seq IN (SELECT seq FROM tombstones WHERE until <= ? ORDER BY until LIMIT 5000)"
-    )
-    DELETE_TOMBSTONES = "DELETE FROM tombstones WHERE q = ?"
     SWEEP_OPERATIONS = "DELETE FROM operations WHERE seq <= ?"
     SWEEP_LOG = "DELETE FROM log WHERE seq <= ?"
 
@@ -106,6 +101,24 @@ class TaskDatabase:
     def put(self, write: Statement, *rows: tuple[Any, ...]) -> None:
         """Collect writes of one kind; they are neither visible nor on the disk before `commit`."""
         self._pending[write].extend(rows)
+
+    def end_tasks(self, q: int, first: int, last: int, until: int, *, tried: bool = True) -> None:
+        """Delete the tasks whose keys are in a range, as soon as they are in the file.
+
+        Parameters
+        ----------
+        q : int
+            Number of their queue.
+        until : int
+            Microseconds since 1970, when their names may be used again; 0: at once.
+        tried : bool
+            False: none of them was attempted.
+        """
+        if until:
+            self.put(Statement.KEEP_NAMES, (q, until, first, last))
+        self.put(Statement.END_TASKS, (first, last))
+        if tried:
+            self.put(Statement.END_ATTEMPTS, (first, last))
 
     def pending(self, write: Statement) -> bool:
         """Return whether writes of one kind are collected and not applied yet."""

@@ -15,7 +15,7 @@ from cloudtasks_nb.emulator.model.clock import SECOND
 from cloudtasks_nb.emulator.model.queues import RUNNING, QueueConfig
 from cloudtasks_nb.emulator.store.database import TaskDatabase
 
-__all__ = ["LAST_NUMBER", "Claim", "Contents", "DueTimes", "QueueState", "StoredTask", "load", "task_key"]
+__all__ = ["LAST_NUMBER", "Claim", "Contents", "DueTimes", "Purge", "QueueState", "StoredTask", "load", "task_key"]
 
 # A task's key combines its queue's number and its own, so that a queue's tasks are adjacent rows in order of creation.
 _NUMBER_BITS = 36
@@ -45,6 +45,14 @@ class Claim(NamedTuple):
     queue: QueueState
     task: StoredTask
     attempts: Attempts
+
+
+@dataclass(slots=True)
+class Purge:
+    """Tasks of a queue that were deleted together, up to one of them; the sweep takes them out of the file."""
+
+    first: int  #: key in the database from which the file may still have them
+    until: int  #: microseconds since 1970, when their ids may be used again; 0: at once
 
 
 class DueTimes:
@@ -111,7 +119,7 @@ class QueueState:
     usable_at: int  #: microseconds since 1970; until then calls answer that the queue does not exist
     base: int = field(init=False)  #: key in the database of task number 0; `base + number` is the key of a task
     next_number: int = 1
-    floor: int = 0  #: tasks up to this number were purged
+    purges: dict[int, Purge] = field(default_factory=dict)  #: by the last purged number, in their order
     expired_upto: int = 0  #: the sweep of expired tasks goes on after this number
     live: dict[str, int] = field(default_factory=dict)  #: id -> number of every task
     tombstones: dict[str, int] = field(default_factory=dict)  #: id of a finished task -> when the id may be used again
@@ -123,6 +131,11 @@ class QueueState:
 
     def __post_init__(self) -> None:
         self.base = task_key(self.q, 0)
+
+    @property
+    def floor(self) -> int:
+        """The last number of a task that was purged; 0 if the file has none of these."""
+        return next(reversed(self.purges), 0)
 
     @property
     def state(self) -> str:
@@ -168,15 +181,15 @@ class Contents:
     by_number: dict[int, QueueState] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)  #: by number; also of deleted queues, for entries of the log
     deleted: dict[str, int] = field(default_factory=dict)  #: name of a deleted queue -> when it may be used again
-    #: (queue, last purged number) -> when the tasks' ids may be used again
-    purged_ranges: dict[tuple[int, int], int] = field(default_factory=dict)
+    purges: dict[int, dict[int, Purge]] = field(default_factory=dict)  #: by number; also of deleted queues
     operations: dict[str, int] = field(default_factory=dict)  #: name -> key in the database
     settings: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, q: int, message: Any, usable_at: int, default_tombstone: int) -> QueueState:
         """Add a queue without tasks, and return it; the parameters are those of `QueueState` and `load`."""
         config = QueueConfig.of(message, default_tombstone)
-        queue = QueueState(q=q, name=message.name, message=message, config=config, usable_at=usable_at)
+        purges = self.purges.setdefault(q, {})
+        queue = QueueState(q=q, name=message.name, message=message, config=config, usable_at=usable_at, purges=purges)
         self.names[q] = queue.name
         self.queues[queue.name] = self.by_number[q] = queue
         self.deleted.pop(queue.name, None)  # a queue of that name was deleted before
@@ -209,10 +222,8 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
     contents = Contents()
     contents.settings = dict(database.read("SELECT key, value FROM settings"))
     contents.operations = dict(database.read("SELECT name, seq FROM operations ORDER BY seq"))
-    contents.purged_ranges = {
-        (q, upto): until
-        for q, upto, until in database.read("SELECT q, upto, until FROM purged_ranges ORDER BY q, upto")
-    }
+    for q, upto, until in database.read("SELECT q, upto, until FROM purged_ranges ORDER BY q, upto"):
+        contents.purges.setdefault(q, {})[upto] = Purge(task_key(q, 0), until)
     for q, name, config, usable_at, deleted_until in database.read("SELECT * FROM queues ORDER BY q"):
         if deleted_until is None:
             queue = contents.add(q, beta.Queue.FromString(config), usable_at, default_tombstone)
@@ -227,7 +238,7 @@ def _load(database: TaskDatabase, now: int, default_tombstone: int) -> Contents:
 
 
 def _load_tasks(database: TaskDatabase, queue: QueueState, now: int) -> None:
-    _load_purges(database, queue, now)
+    _load_purged_names(database, queue, now)
     base = queue.base
     bounds = (base + queue.floor + 1, task_key(queue.q, LAST_NUMBER))
     for seq, *columns in database.stream("SELECT * FROM attempts WHERE seq BETWEEN ? AND ?", bounds):
@@ -244,15 +255,12 @@ def _load_tasks(database: TaskDatabase, queue: QueueState, now: int) -> None:
     queue.next_number = number + 1
 
 
-def _load_purges(database: TaskDatabase, queue: QueueState, now: int) -> None:
-    """Read up to which number tasks were purged, and the ids of those that cannot be used again yet.
-
-    The ids are those of the rows that the sweep has not deleted.
-    """
-    base = queue.base
-    for upto, until in database.read("SELECT upto, until FROM purged_ranges WHERE q = ? ORDER BY upto", (queue.q,)):
-        if until > now:
-            bounds = (base + queue.floor + 1, base + upto)
+def _load_purged_names(database: TaskDatabase, queue: QueueState, now: int) -> None:
+    """Read the ids of purged tasks that the file still has, and that cannot be used again yet."""
+    first = queue.base
+    for upto, purge in queue.purges.items():
+        if purge.until > now:
+            bounds = (first, queue.base + upto)
             rows = database.stream("SELECT id FROM tasks WHERE seq BETWEEN ? AND ?", bounds)
-            queue.tombstones.update((task, until) for (task,) in rows)
-        queue.floor = upto
+            queue.tombstones.update((task, purge.until) for (task,) in rows)
+        first = queue.base + upto + 1

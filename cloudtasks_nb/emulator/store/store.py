@@ -21,7 +21,16 @@ from cloudtasks_nb.emulator.model.settings import Settings
 from cloudtasks_nb.emulator.model.tasks import NewTask, target_of
 from cloudtasks_nb.emulator.store.database import Statement, TaskDatabase
 from cloudtasks_nb.emulator.store.oplog import LogSubject, OperationsLog
-from cloudtasks_nb.emulator.store.state import LAST_NUMBER, Claim, DueTimes, QueueState, StoredTask, load, task_key
+from cloudtasks_nb.emulator.store.state import (
+    LAST_NUMBER,
+    Claim,
+    DueTimes,
+    Purge,
+    QueueState,
+    StoredTask,
+    load,
+    task_key,
+)
 
 __all__ = ["Store"]
 
@@ -223,23 +232,21 @@ class Store:
         if self.setting(f"iam/{name}"):
             self.set_setting(f"iam/{name}", b"")
         self.database.put(Statement.QUEUE, (queue.q, name, b"", queue.usable_at, until))
-        self._mark_purged(queue, LAST_NUMBER, 0)
+        self._purge_up_to(queue, LAST_NUMBER, 0)
 
     def purge(self, queue: QueueState) -> None:
         """Delete all tasks that the queue has now."""
         now = self._clock.now()
-        floor = queue.floor = queue.next_number - 1
+        last = queue.next_number - 1
         if self._settings.hard_reset_on_purge_queue:
             queue.tombstones.clear()
-            self.database.put(Statement.DELETE_TOMBSTONES, (queue.q,))
-            for upto in {floor, *(upto for q, upto in self.contents.purged_ranges if q == queue.q)}:
-                self._mark_purged(queue, upto, 0)
-        else:
+            self.database.put(Statement.FREE_ALL_NAMES, (queue.q,))
+            for upto in [*queue.purges, last]:
+                self._purge_up_to(queue, upto, 0)
+        elif last > queue.floor:  # else a second purge would prolong the time for which the names cannot be used
             until = now + queue.config.tombstone_ttl
             queue.tombstones.update(dict.fromkeys(queue.live, until))
-            # A second purge without new tasks must not prolong the time for which the names cannot be used.
-            if (queue.q, floor) not in self.contents.purged_ranges:
-                self._mark_purged(queue, floor, until)
+            self._purge_up_to(queue, last, until)
         queue.live, queue.attempts, queue.due = {}, {}, DueTimes()
         queue.message.purge_time.FromMicroseconds(now)
         self._put_queue(queue)
@@ -388,14 +395,10 @@ class Store:
         """Remove a task from its queue; its name cannot be used again for a while."""
         until = now + queue.config.tombstone_ttl
         del queue.live[task_id]
-        # Removed first, because a new value of an old key would keep its place, and the order is that of the ends.
-        queue.tombstones.pop(task_id, None)
         queue.tombstones[task_id] = until
         key = task_key(queue.q, number)
-        self.database.put(Statement.END_TASK, (key,))
-        self.database.put(Statement.ADD_TOMBSTONE, (queue.q, task_id, until))
-        if queue.attempts.pop(number, None):
-            self.database.put(Statement.END_ATTEMPTS, (key,))
+        tried = queue.attempts.pop(number, None) is not None
+        self.database.end_tasks(queue.q, key, key, until, tried=tried)
 
     # Attempts
 
@@ -494,8 +497,8 @@ class Store:
         row = (queue.q, queue.name, queue.message.SerializeToString(), queue.usable_at, None)
         self.database.put(Statement.QUEUE, row)
 
-    def _mark_purged(self, queue: QueueState, upto: int, until: int) -> None:
+    def _purge_up_to(self, queue: QueueState, upto: int, until: int) -> None:
         # Deleting a million rows takes too long for one call: they are marked as purged, and the sweep deletes them.
-        self.contents.purged_ranges[queue.q, upto] = until
-        self.database.put(Statement.ADD_PURGED_RANGE, (queue.q, upto, until))
+        queue.purges[upto] = Purge(queue.base, until)
+        self.database.put(Statement.ADD_PURGE, (queue.q, upto, until))
         self.purged()

@@ -13,7 +13,7 @@ from cloudtasks_nb.emulator.store.store import Store
 
 __all__ = ["sweep"]
 
-_SLICE = 5000  # rows; `Statement.SWEEP_TOMBSTONES` has the same number
+_SLICE = 5000  # rows
 _OPERATIONS_SLICE = 500  # an operation takes as much space as many other rows
 _RANGE_COST = 20  # a purged range takes as long as this many tasks, even an empty one
 _LOG_KEPT = 30 * DAY  # as Cloud Logging's default bucket
@@ -33,62 +33,58 @@ def sweep(store: Store, now: int, *, keep_due: bool = False) -> bool:
     keep_due : bool
         Keep tasks past their retention if they were due before it ended, so that they can still be sent.
     """
-    more = _sweep_tombstones(store, now)
+    more = _sweep_names(store, now)
     more |= _sweep_operations(store, now - store.operations_kept)
     more |= store.log.sweep(now - _LOG_KEPT, _SLICE)
-    more |= _sweep_purged_ranges(store, now)
+    more |= _sweep_purged_tasks(store)
     for queue in list(store.contents.by_number.values()):
         more |= _expire_tasks(store, queue, now, keep_due=keep_due)
         _release_memory(queue)
     return more
 
 
-def _sweep_tombstones(store: Store, now: int) -> bool:
-    # Only with expired rows, because an empty deletion would cause a commit.
-    [(oldest,)] = store.database.read("SELECT min(until) FROM tombstones")
-    more = oldest is not None and oldest <= now
-    if more:
-        store.database.put(Statement.SWEEP_TOMBSTONES, (now,))
-    for queue in store.contents.by_number.values():
-        more |= len(_pop_expired(queue.tombstones, now, _SLICE)) == _SLICE
-    return more
+def _sweep_names(store: Store, now: int) -> bool:
+    """Free names: what the file says is free is taken out of the file and of memory."""
+    if store.database.pending(Statement.FREE_NAME):
+        return True  # the slice before is not deleted yet, and would be found again
+    rows = store.database.read(
+        "SELECT seq, q, id FROM tombstones WHERE until <= ? ORDER BY until LIMIT ?", (now, _SLICE)
+    )
+    store.database.put(Statement.FREE_NAME, *[(seq,) for seq, _, _ in rows])
+    for _, q, task_id in rows:
+        queue = store.contents.by_number.get(q)
+        if queue is not None and queue.tombstones.get(task_id, now + 1) <= now:  # it may have been used once more
+            del queue.tombstones[task_id]
+    return len(rows) == _SLICE
 
 
 def _sweep_operations(store: Store, until: int) -> bool:
-    expired = _pop_expired(store.contents.operations, until, _OPERATIONS_SLICE)
+    operations = store.contents.operations  # in ascending order
+    expired = [*takewhile(lambda item: item[1] <= until, islice(operations.items(), _OPERATIONS_SLICE))]
+    for name, _ in expired:
+        del operations[name]
     if expired:
-        store.database.put(Statement.SWEEP_OPERATIONS, (expired[-1],))
+        store.database.put(Statement.SWEEP_OPERATIONS, (expired[-1][1],))
     return len(expired) == _OPERATIONS_SLICE
 
 
-def _pop_expired(times: dict[str, int], limit: int, most: int) -> list[int]:
-    """Remove the first times that are not after the limit, and return them; they are in ascending order."""
-    expired = [*takewhile(lambda item: item[1] <= limit, islice(times.items(), most))]
-    for key, _ in expired:
-        del times[key]
-    return [time for _, time in expired]
-
-
-def _sweep_purged_ranges(store: Store, now: int) -> bool:
-    """Delete a slice of the purged tasks; of those whose names cannot be used again yet, only the names are kept."""
-    database, ranges = store.database, store.contents.purged_ranges
-    if database.pending(Statement.SWEEP_TASKS):
-        return True  # the slice before is not deleted yet, and would be found again
-    left, done = _SLICE, set[int]()
-    for (q, upto), until in list(ranges.items()):
-        if left > 0 and q not in done:
-            done.add(q)
-            base = task_key(q, 0)
-            first, end, size = _slice(database, base, base + upto, left)
-            if until > now and q in store.contents.by_number:
-                database.put(Statement.KEEP_NAMES, (q, until, first, end))
-            database.put(Statement.SWEEP_TASKS, (first, end))
-            database.put(Statement.SWEEP_ATTEMPTS, (first, end))
-            if end == base + upto:
-                database.put(Statement.DELETE_PURGED_RANGE, (q, upto))
-                del ranges[q, upto]
+def _sweep_purged_tasks(store: Store) -> bool:
+    """End a slice of the purged tasks, of each queue those of its oldest purge, and return whether there are more."""
+    if store.database.pending(Statement.END_PURGE):
+        return True  # the last tasks of a purge are not deleted yet, and would be found by the next one
+    left, waiting = _SLICE, {q: purges for q, purges in store.contents.purges.items() if purges}
+    for q, purges in waiting.items():
+        if left > 0:
+            upto, purge = next(iter(purges.items()))
+            end = task_key(q, upto)
+            first, last, size = _slice(store.database, purge.first, end, left)
+            store.database.end_tasks(q, first, last, purge.until if q in store.contents.by_number else 0)
+            purge.first = last + 1
+            if last == end:
+                store.database.put(Statement.END_PURGE, (q, upto))
+                del purges[upto]
             left -= max(size, _RANGE_COST)
-    return bool(ranges)
+    return any(waiting.values())
 
 
 def _slice(database: TaskDatabase, low: int, high: int, most: int) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 import datetime as dt
 import threading
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +53,26 @@ def test_a_sweep_is_one_expression(tasks: ct.Client, serve: Serve, monkeypatch: 
     assert [facts for facts in shown if "results" in facts[0]] == [
         (f"results of batch {batch.id}", n, 2_000) for n in done
     ]
+
+
+def test_columns_of_the_input_keep_their_types(tasks: ct.Client, serve: Serve) -> None:
+    """Dates, times, periods and Decimals come back as they went in, also in a later cell: a merge finds them."""
+    rows = pd.DataFrame(
+        {
+            "day": [dt.date(2026, 1, 1), None],
+            "time": [dt.time(6, 30), dt.time(7)],
+            "month": pd.period_range("2026-01", periods=2, freq="M"),
+            "price": [Decimal("1.10"), Decimal(2)],
+            "waited": pd.to_timedelta([1, 2], unit="h"),
+        }
+    )
+    queue = tasks.queue("reports", create=True)
+    handler = serve(lambda **row: row["month"], name=f"month-{queue.id}")
+    batch = queue.fan_out(rows, url=handler, progress=False)
+    batch.wait("240s")
+    for found in (batch.results(), tasks.batch(batch.id).results(), pd.concat(batch.as_completed())):
+        pd.testing.assert_frame_equal(found[[*rows]], rows, check_names=False)
+        assert len(rows.merge(found, on=[*rows])) == len(rows)
 
 
 def test_results_as_they_come(tasks: ct.Client, serve: Serve) -> None:

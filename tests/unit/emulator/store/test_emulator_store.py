@@ -164,6 +164,11 @@ class StoreModel(RuleBasedStateMachine):
         sweep_all(self.store, self.now)
 
     @rule()
+    def clear_away_some(self) -> None:
+        """Sweep once; a later step commits it, or loses it."""
+        sweep(self.store, self.now)
+
+    @rule()
     def reopen(self) -> None:
         """Close the file and open it again."""
         assert self.database is not None

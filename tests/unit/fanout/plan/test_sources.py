@@ -2,12 +2,9 @@
 
 import datetime as dt
 import json
-import re
-import threading
 from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from pyarrow import dataset, parquet
 
@@ -24,73 +20,21 @@ from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.inputs import PART, Stream, frames, length, read_input
 from cloudtasks_nb.fanout.plan.recipe import compile_recipe
 from cloudtasks_nb.fanout.plan.render import plan_chunks, read_task
+from tests.bigquery import BigQuery, warehouse
 from tests.cases import cases
 from tests.raising import raises
 
-_FIELDS = {"shop": "STRING", "n": "INTEGER", "day": "DATE", "at": "TIMESTAMP", "price": "NUMERIC"}
-_SCHEMA = {"fields": [{"name": name, "type": kind, "mode": "NULLABLE"} for name, kind in _FIELDS.items()]}
+_TYPES = {"shop": "STRING", "n": "INTEGER", "day": "DATE", "at": "TIMESTAMP", "price": "NUMERIC"}
 _ROWS: list[list[str | None]] = [
     ["berlin", str(2**60 + 1), "2026-12-01", "1764547200000000", "1.10"],
     ["köln", None, None, None, None],
 ] * 3
-_PAGE = 4  # rows
 
 
-class _BigQuery(BaseHTTPRequestHandler):
-    """The methods of BigQuery's REST API that a query needs: its rows come in pages."""
-
-    fails = False
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(self._job())
-
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        if "/jobs/" in path:
-            self._answer(self._job())
-        elif path.endswith("/data") or "maxResults=0" not in query:
-            self._answer(self._page(int((re.findall(r"pageToken=(\d+)", query) or [0])[0])))
-        else:
-            self._answer({name: value for name, value in self._page(0).items() if name not in ("rows", "pageToken")})
-
-    def _job(self) -> dict[str, Any]:
-        table = {"projectId": "demo", "datasetId": "temporary", "tableId": "answer"}
-        return {
-            "jobReference": {"projectId": "demo", "jobId": "one", "location": "US"},
-            "configuration": {"query": {"query": "select", "destinationTable": table}, "jobType": "QUERY"},
-            "status": {"state": "DONE"},
-            "statistics": {"query": {"statementType": "SELECT"}},
-        }
-
-    def _page(self, start: int) -> dict[str, Any]:
-        rows = [{"f": [{"v": cell} for cell in row]} for row in _ROWS[start : start + _PAGE]]
-        more = {"pageToken": str(start + _PAGE)} if start + _PAGE < len(_ROWS) else {}
-        whole = {"jobReference": self._job()["jobReference"], "jobComplete": True, "totalRows": str(len(_ROWS))}
-        return {**whole, "schema": _SCHEMA, "rows": rows, **more}
-
-    def _answer(self, message: Any) -> None:
-        body = json.dumps({"error": {"code": 403, "message": "no access"}} if self.fails else message).encode()
-        self.send_response(403 if self.fails else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
-
-
-@pytest.fixture(name="warehouse")
-def _warehouse() -> Iterator[bigquery.Client]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _BigQuery) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        options = {"api_endpoint": f"http://127.0.0.1:{server.server_port}"}
-        with bigquery.Client("demo", credentials=AnonymousCredentials(), client_options=options) as client:
-            yield client
-        server.shutdown()
-        thread.join()
+@pytest.fixture(name="client")
+def _client() -> Iterator[bigquery.Client]:
+    with warehouse(_TYPES, _ROWS) as client:
+        yield client
 
 
 def _bodies(data: Any, **options: Any) -> list[Any]:
@@ -107,22 +51,22 @@ _ANSWER = [
 
 
 @pytest.mark.parametrize("rows", ["query", "query_and_wait", "result"])
-def test_a_query_of_bigquery(warehouse: bigquery.Client, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_of_bigquery(client: bigquery.Client, rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A `QueryJob` and a `RowIterator` are data, also for `map`; their rows are read page by page."""
 
     def fails(*_: Any, **__: Any) -> None:
         raise AssertionError("the whole answer is in memory")
 
     monkeypatch.setattr(bigquery.table.RowIterator, "to_arrow", fails)
-    data = warehouse.query("select").result() if rows == "result" else getattr(warehouse, rows)("select")
+    data = client.query("select").result() if rows == "result" else getattr(client, rows)("select")
     assert _bodies(read_values(data)) == _ANSWER
 
 
-def test_a_query_that_breaks_off(warehouse: bigquery.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_query_that_breaks_off(client: bigquery.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names what is read, whether the query or a later page fails."""
-    rows = warehouse.query_and_wait("select")
-    job = warehouse.query("select")
-    monkeypatch.setattr(_BigQuery, "fails", True)
+    rows = client.query_and_wait("select")
+    job = client.query("select")
+    monkeypatch.setattr(BigQuery, "fails", True)
     for data in (rows, job):
         with raises(InvalidInputError, f"the {type(data).__name__} cannot be read: .*no access"):
             _bodies(data)
