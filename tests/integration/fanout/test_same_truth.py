@@ -108,7 +108,8 @@ def test_a_batch_that_was_not_read_says_so_at_once(
     assert (progress.state, progress.reason, progress.total) == (None, "not read yet", 20)
     assert set(progress.counts().values()) == {None}
     shown = repr(theirs).splitlines()
-    assert shown[1:] == ["20 rows; not read yet", "reading what was sent from elsewhere"]
+    assert shown[1:-1] == ["20 rows; not read yet", "reading what was sent from elsewhere"]
+    assert shown[-1].startswith("as of ")
     assert repr(progress) == "20 rows; not read yet"
     capsys.readouterr()
     theirs.tasks()

@@ -17,8 +17,9 @@ import pytest
 import cloudtasks_nb as ct
 from cloudtasks_nb import errors
 from cloudtasks_nb.client.mapping import callee, rows_for
-from cloudtasks_nb.fanout.batch.batch import Batch
+from cloudtasks_nb.fanout.batch.live import Card
 from cloudtasks_nb.fanout.batch.progress import Progress
+from cloudtasks_nb.fanout.batch.view import BatchView
 from cloudtasks_nb.handlers import serving
 from tests.cases import cases
 from tests.processes import run
@@ -149,16 +150,16 @@ def test_what_is_shown_names_no_variable_that_the_reader_lacks(
     tasks: ct.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has a `batch` beside a cell of `map`: what helps is found by its id."""
-    shown, wait = dict[str, str](), Batch.wait
+    shown, wait = list[str](), BatchView.wait
 
-    def waited(batch: Batch) -> Progress:
-        ended = wait(batch)
-        shown[batch.id] = batch._repr_mimebundle_()["text/plain"]
+    def waited(view: BatchView, card: Card) -> Progress:
+        ended = wait(view, card)
+        shown.append(view.report(drawn=True).text())
         return ended
 
-    monkeypatch.setattr(Batch, "wait", waited)
-    tasks.queue("once", create=True, max_attempts=1).map(half, [0])
-    [(batch, text)] = shown.items()
+    monkeypatch.setattr(BatchView, "wait", waited)
+    frame = tasks.queue("once", create=True, max_attempts=1).map(half, [0])
+    (text,), batch = shown, frame.attrs["batch"]
     assert text.endswith(f'→ tasks.batch("{batch}").retry_failed()')
     assert repr(tasks.batch(batch)).endswith("→ batch.retry_failed()")
 
@@ -295,11 +296,11 @@ def test_a_wait_that_ends_early(
 ) -> None:
     """The batch goes on, and a line says how to come back to it."""
 
-    def wait(_: Batch) -> None:
+    def wait(*_: object) -> None:
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(Batch, "wait", wait)
+        patched.setattr(BatchView, "wait", wait)
         with pytest.raises(type(error) if isinstance(error, Exception) else error):
             paused.map(half, [1])
     line = next(line for line in said(capsys).splitlines() if "was not cancelled" in line)
