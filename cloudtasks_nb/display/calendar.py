@@ -29,7 +29,7 @@ __all__ = ["Calendar", "Periods", "Unit", "band_labels", "starts_in"]
 #: What the rows of a calendar are: days of hours, weeks of days, years of weeks or months; others are in one strip.
 Unit = Literal["time", "day", "week", "month", "year"]
 
-_MOST = 800  # squares of a band; more periods share those of a day, a month or a year
+_MOST = 800  # periods of a band that have a square each, and squares of all bands if periods share them
 _GROUPS: tuple[tuple[str, Unit], ...] = (("D", "day"), ("M", "month"), ("Y", "year"))
 _COLUMNS = {"time": 48, "year": 40}  # a longer row is continued below
 _NAMED = 3  # as many single periods are named
@@ -97,17 +97,17 @@ class Calendar:
         self._periods = periods
         self._width, self._unit, self._heads, self._labels = "", periods.unit, periods.starts, list(periods.labels)
         self._counted = periods.counted
+        bands, starts = (periods.counts.index.get_level_values(level) for level in ("band", "start"))
+        self._bands = bands.unique().tolist()
         for width, unit in _GROUPS:
-            if len(self._heads) <= _MOST:
+            if len(self._heads) * (len(self._bands) if self._width else 1) <= _MOST:
                 break
             groups = periods.starts.tz_localize(None).to_period(width).unique()
             self._width, self._unit, self._labels = width, unit, groups.astype(str).tolist()
             self._heads = pd.DatetimeIndex(groups.start_time)
             self._counted = partial(counted, plural=f"{unit}s")
         self._moments = [moment.isoformat() for moment in self._heads]
-        bands, starts = (periods.counts.index.get_level_values(level) for level in ("band", "start"))
         counts = periods.counts.groupby([bands, self._squares_of(starts)], sort=False).sum()
-        self._bands = bands.unique().tolist()
         self._counts = counts.loc[counts.any(axis=1), counts.any()]
         #: The band of each square that has rows, and its number there, by its key.
         self._places: dict[str, tuple[str, int]] = {self._key(*place): place for place in self._counts.index}

@@ -20,6 +20,8 @@ _CHANGING = (
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b", "ID"),
     (rf"{_NUMBER} ?(µs|ms|s|min|h|seconds?|minutes?|hours?)\b( \d+ ?(ms|s|min)\b)?", "DURATION"),
     (rf"{_NUMBER}(/s| done a second| a second)", "RATE"),
+    (rf"{_NUMBER} attempts/s", "RATE"),
+    (r"\bport=\d+", "PORT"),
     (r"\b\d+\.\d{4,}\b", "FLOAT"),
     (r"\bat 0x[0-9a-f]+", "at ADDRESS"),
 )

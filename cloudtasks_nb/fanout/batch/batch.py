@@ -740,6 +740,7 @@ class Batch:
     def _new_tries(self) -> NewTries:
         self._check_owner()
         end_displays(self._tracker)
+        self._view.before = None
         return NewTries(outbox=self._outbox, rows=self._rows, tasks=self.tasks)
 
     def _go(self, *, sending: bool) -> Self:

@@ -132,7 +132,7 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
     parts = []
     if not result.created and not (result.known or result.added or result.rejected or result.duplicates):
         parts.append(f"there are no rows here; {batch} stays as it is")
-    elif not result.created and (_advice.get()[0] or strange is not None or _unfinished(result)):
+    elif not result.created and (strange is not None or computed_note(result) is None):
         if strange is None:
             parts.append(f"{batch} has {result.known:,} of these rows already")
         else:
@@ -160,17 +160,11 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
 
 
 def computed_note(result: Spooled) -> str | None:
-    """Return how many rows of a fan-out have succeeded before, as a sentence for its card; None: no row has."""
+    """Return for the card of `map` how many rows have succeeded before; None: there are none, or a line says more."""
     before = sum(count for state, count in result.left.items() if state in SUCCESSES)
-    rows = result.known + result.added
-    were = "was" if before == 1 else "were"
-    return f"{before:,} of {counted(rows, 'rows')} {were} computed before" if before and not result.created else None
-
-
-def _unfinished(result: Spooled) -> bool:
-    """Return whether rows that a batch had before have not succeeded, or are not known, or there are none."""
-    succeeded = sum(count for state, count in result.left.items() if state in SUCCESSES)
-    return succeeded < result.known or not result.known
+    if _advice.get()[0] or result.created or before < result.known or not before:
+        return None
+    return f"{before:,} of {counted(before + result.added, 'rows')} {'was' if before == 1 else 'were'} computed before"
 
 
 def _are(count: int) -> str:

@@ -177,6 +177,17 @@ def test_many_periods_share_squares(start: str, end: str, freq: str, count: int,
     assert sum(calendar.counts(calendar.keys).values()) == len(starts)
 
 
+def test_bands_of_very_many_periods_stay_small() -> None:
+    """Ten bands of a year of hours share squares, so that the picture has at most 60 kB."""
+    hours, bands = over("2025-01-01", "2026-02-20", "h"), [f"shop={number}" for number in range(10)]
+    counts = counted(bands, hours, {"succeeded": np.ones((10, len(hours)), dtype=np.int64)})
+    labels = [f"{hour:%Y-%m-%d %H:%M}" for hour in hours]
+    periods = Periods(starts=hours, labels=labels, unit="time", counts=counts, line="line", across=("shop",))
+    html = Calendar(periods).html()
+    assert len(squares(html)) == 10 * 14
+    assert len(html) <= 60_000
+
+
 def test_rows_are_found_by_square_across_a_change_of_the_clock() -> None:
     """The day on which summer time ends has 25 hours."""
     hours = over("2026-10-01", "2026-11-30 23:00", "h", tz="America/New_York")
