@@ -1,0 +1,54 @@
+"""Cards of batches in the cells of a real JupyterLab."""
+
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import expect
+
+BEGIN = """
+import os, signal, threading
+import pandas as pd
+import cloudtasks_nb as ct
+
+bad, go = {3, 100}, threading.Event()
+
+def work(n):
+    if n >= 1000 and not go.wait(60):
+        raise TimeoutError
+    if n in bad:
+        raise ValueError(n)
+    return n
+
+tasks = ct.local()
+queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
+handler = ct.serve(work, name="work")
+
+def send(numbers, **options):
+    return queue.fan_out(pd.DataFrame({"n": numbers}), url=handler, **options)
+"""
+
+
+def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any]) -> None:
+    """A displayed batch goes on to its end; a retry, new rows, a canary and an interrupt are shown by their cells."""
+    book = notebook(
+        BEGIN,
+        'queue.pause()\nbatch = send(range(10), name="ten")\nbatch',
+        "queue.resume()\nbatch.wait()",
+        "bad.remove(3)\nbatch.retry_failed().wait()",
+        'send(range(14), name="ten").wait()',
+        'held = send(range(100, 120), name="held", canary=1)\ntry:\n    held.wait()\n'
+        "except ct.errors.PreconditionError as error:\n    print(error)",
+        'slow = send([1000, 1001], name="slow")\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
+        "try:\n    slow.wait()\nexcept KeyboardInterrupt:\n    print('interrupted')",
+        "go.set()\nslow.wait()",
+    )
+    cells = book.page.locator(".jp-Cell")
+    for number, text in enumerate(("9 succeeded, 1 failed", "10 succeeded", "14 succeeded"), 2):
+        expect(cells.nth(number)).to_contain_text(text)
+    for number, counts in ((1, "10 of 10 done"), (2, "failed 1"), (3, "succeeded 10"), (4, "succeeded 14")):
+        expect(cells.nth(number)).to_contain_text(counts)
+    expect(cells.nth(5)).to_contain_text("held, 1 of 20 done")
+    expect(cells.nth(6)).to_contain_text("interrupted")
+    for number in (5, 6):
+        expect(cells.nth(number)).to_contain_text(" UTC, ")
+    expect(cells.nth(7)).to_contain_text("succeeded 2")
