@@ -175,8 +175,8 @@ def call(
     fn : callable
         A plain or an async function.
     body : bytes
-        A JSON object becomes keyword arguments, an empty body no argument, and anything else the only argument; then
-        as `Parameters` says.
+        A JSON object becomes keyword arguments, as `Parameters.fill` says, an empty body no argument, and anything else
+        the only argument; then as `Parameters` says.
     run : callable
         Runs a coroutine to its end and returns its result.
     give_up_on : tuple of type
@@ -184,8 +184,9 @@ def call(
     clock : callable
         Seconds, for the duration.
     """
-    args, kwargs = _arguments(body)
     parameters = parameters_of(fn)
+    args, kwargs = _arguments(body)
+    kwargs = parameters.fill(kwargs)
     if (reason := parameters.mismatch(args, kwargs)) is not None:
         return _wrong_arguments(f"TypeError: {reason}")
     try:
@@ -225,7 +226,9 @@ def decode(body: bytes) -> Any:
 
 def mismatch(fn: Callable[..., Any], body: bytes) -> str | None:
     """Return why a function cannot be called with the names in a body; None if it can."""
-    return parameters_of(fn).mismatch(*_arguments(body))
+    parameters = parameters_of(fn)
+    args, kwargs = _arguments(body)
+    return parameters.mismatch(args, parameters.fill(kwargs))
 
 
 def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

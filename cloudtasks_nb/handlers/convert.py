@@ -28,6 +28,7 @@ _DURATION = re.compile(
 )
 #: Types of pandas that are made of text. They are known by name, because handlers need not have pandas.
 _OF_PANDAS = ("Timestamp", "Timedelta", "Period")
+_ROW = "row"  # the parameter for the whole row
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
 
 
@@ -74,6 +75,19 @@ class Parameters:
         self._name = display_name(fn)
         self._signature = signature(fn)
         self._types = {} if self._signature is None else _types(fn, self._signature)
+
+    def fill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a row as keyword arguments: a parameter `row` that is no field gets all of them.
+
+        Then the fields that the function does not name are left out, unless it has ``**kwargs``.
+        """
+        if not kwargs or _ROW in kwargs or self._signature is None:
+            return kwargs
+        parameters = self._signature.parameters
+        if _ROW not in parameters or parameters[_ROW].kind not in _NAMED[:2]:
+            return kwargs
+        every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        return {name: value for name, value in kwargs.items() if every or name in parameters} | {_ROW: dict(kwargs)}
 
     def mismatch(self, args: tuple[Any, ...], kwargs: Collection[str]) -> str | None:
         """Return why the function cannot be called with these arguments, of which only the names count; else None."""

@@ -148,7 +148,8 @@ def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform:
 def suggest_body(function: Callable[..., Any], columns: Sequence[str]) -> tuple[str, str]:
     """Return what a column may be meant to be, and as code the body with which a function can be called.
 
-    Parameters without a column of their name get one of a near name, or the only other one.
+    Parameters without a column of their name get one of a near name, or the next of the others. If there are too few
+    columns, the text is a sentence.
 
     Examples
     --------
@@ -168,11 +169,14 @@ def suggest_body(function: Callable[..., Any], columns: Sequence[str]) -> tuple[
         if name in columns:
             chosen[name] = name
         elif one.default is one.empty:
-            (column,) = get_close_matches(name, others, 1) or (others if len(others) == 1 else ["…"])
+            if not others:
+                given = f"{name} is fixed" if len(columns) else "arguments are fixed"
+                return "", f"add a column for {name}; functools.partial makes a function in which {given}"
+            (column,) = get_close_matches(name, others, 1) or others[:1]
             chosen[name], others = column, [other for other in others if other != column]
             meant = meant or did_you_mean(column, [name])
     if unnamed:
-        return "", f'body="{{{chosen.get(unnamed[0], "…")}}}"'
+        return "", f'body="{{{chosen.get(unnamed[0]) or columns[0]}}}"'
     same = chosen and all(name == column for name, column in chosen.items())
     body = [*chosen] if same else {name: f"{{{column}}}" for name, column in chosen.items()}
     return meant, f"body={json.dumps(body, ensure_ascii=False)}"

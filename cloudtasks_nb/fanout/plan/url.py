@@ -176,7 +176,7 @@ def _no_url(given: Any, example: str) -> InvalidInputError:
         return InvalidInputError(
             f"url={name} is a function that is not served",
             resource="url",
-            hint=f"url=ct.serve({name}) calls it for each task; url=ct.url({name}) if it returns the URL of a row",
+            hint="ct.serve makes a target of it; ct.url marks one that returns the URL of a row",
         )
     return InvalidInputError(
         f"url={mask_text(repr(given))} is not a URL",

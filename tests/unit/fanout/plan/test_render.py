@@ -405,12 +405,12 @@ def test_the_hint_for_a_body_is_followed(function: Any, data: Any, body: Any, hi
 
 
 @cases(
-    (lambda lat, lon: (lat, lon), {"a": [1], "b": [2]}, 'body={"lat": "{…}", "lon": "{…}"}'),
-    (len, {"a": [1], "b": [2]}, 'body="{…}"'),
+    (lambda lat, lon: (lat, lon), {"a": [1], "b": [2]}, 'body={"lat": "{a}", "lon": "{b}"}'),
+    (len, {"a": [1], "b": [2]}, 'body="{a}"'),
     (divmod, {"x": [7], "y": [2]}, 'ct.serve(lambda x, y: divmod(x, y), name="divmod") has parameters with names'),
 )
 def test_a_hint_that_the_reader_completes(function: Any, data: Any, hint: str) -> None:
-    """Which column is meant is not guessed; a function of several arguments without names is wrapped."""
+    """Columns are taken in order where no name is near; a function of several arguments without names is wrapped."""
     served = _Served()
     served.function = function
     with pytest.raises(InvalidInputError) as caught:
