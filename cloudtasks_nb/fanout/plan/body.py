@@ -15,7 +15,7 @@ import orjson
 
 from cloudtasks_nb._settings import did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import EXACT, Block
+from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.store.encode import plain, to_json
@@ -45,6 +45,8 @@ class Body:
     make: Callable[[Block, Problems], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
     typed: bool = False  #: whether cells keep their type, so that its canonical bytes may differ
+    #: What the value of each row is, where JSON does not say it, as `describe` returns it; None: JSON says it of all.
+    types: Callable[[Block], list[Any] | None] = lambda _block: None
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
 
     def render(self, block: Block, problems: Problems) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -200,7 +202,20 @@ def _columns(chosen: tuple[str, ...] | None, unwanted: Sequence[str] = ()) -> Bo
         values = [problems.cells(column) for column in columns]
         return _objects(names, values, [column.lacking for column in columns], block.length)
 
-    return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
+    def types(block: Block) -> list[Any] | None:
+        return _types({name: column for name, column in block.columns.items() if chosen is None or name in chosen})
+
+    return Body(identity=chosen and list(chosen), columns=chosen, make=make, types=types, typed=True, uniform=True)
+
+
+def _types(columns: Mapping[str, Column]) -> list[Any] | None:
+    """Return what the fields of each row are, by field; None if JSON says it of all."""
+    typed = {name: types for name, column in columns.items() if (types := column.types) is not None}
+    if not typed:
+        return None
+    rows = zip(*typed.values(), strict=True)
+    found = ({name: one for name, one in zip(typed, row, strict=True) if one is not None} for row in rows)
+    return [{"fields": fields} if fields else None for fields in found]
 
 
 def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[int]], length: int) -> list[bytes]:
@@ -241,8 +256,14 @@ def _template(body: Any) -> Body:
         ]
         return [pattern % row for row in zip(*(map(_dumps, column) for column in cells), strict=True)]
 
+    def types(block: Block) -> list[Any] | None:
+        if isinstance(body, str):
+            return block.columns[placeholders[0][1] or ""].types
+        fields = {name: parse(one, "body").lone for name, one in body.items() if isinstance(one, str)}
+        return _types({str(name): block.columns[lone] for name, lone in fields.items() if lone is not None})
+
     names = tuple(name for text, _ in placeholders for name in text.columns)
-    return Body(identity=identity, columns=names, make=make, typed=True, uniform=uniform)
+    return Body(identity=identity, columns=names, make=make, types=types, typed=True, uniform=uniform)
 
 
 def _texts(text: Text, block: Block, problems: Problems) -> list[bytes]:
