@@ -184,7 +184,7 @@ def test_two_values_for_a_function_without_names(queue: ct.Queue) -> None:
         queue.map(divmod, [7])
     assert caught.value.hint == 'ct.serve(lambda x, y: divmod(x, y), name="divmod") has parameters with names'
     named = ct.serve(lambda x, y: divmod(x, y), name="divmod")  # noqa: PLW0108 - it is the hint
-    assert queue.map(named, [{"x": 7, "y": 2}])["result"].tolist() == [[3, 1]]
+    assert queue.map(named, [{"x": 7, "y": 2}])["result"].tolist() == [(3, 1)]
 
 
 def test_results_are_mapped_again(queue: ct.Queue) -> None:

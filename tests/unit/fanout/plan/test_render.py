@@ -243,9 +243,9 @@ def test_shown(arguments: dict[str, Any], shown: list[str]) -> None:
 DAY = pd.Timestamp("2026-01-02")
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "missing in url": (None, {"url": "https://svc/{x}", "body": ["n"]}, 'url: "x" is missing'),
-    "bytes": (b"x", {}, 'column "x": bytes cannot be written as JSON (use text: base64'),
+    "set": ({1}, {}, 'column "x": set cannot be written as JSON (sets have no order'),
     "too large": ("x" * 1_048_569, {}, "bytes are too many for a task"),
-    "bad key": (b"x", {"body": ["n"], "key": ["x"]}, 'column "x": bytes'),
+    "bad key": ({1}, {"body": ["n"], "key": ["x"]}, 'column "x": set'),
     "header of two lines": (
         "a\nb",
         {"body": ["n"], "headers": {"X": "{x}"}},
