@@ -1,9 +1,14 @@
 """`queue.map` behaves as `map` of Python and `apply` of pandas have taught; each hint is followed."""
 
+import datetime as dt
+import decimal
 import functools
+import uuid
 from collections.abc import Callable
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -116,3 +121,72 @@ def test_plain_functions_are_targets(queue: ct.Queue) -> None:
     months = queue.backfill("2013-01-01", "2013-02-28", "MS", lambda row: row["partition"])
     months.wait()
     assert months.results()["result"].tolist() == ["2013-01", "2013-02"]
+
+
+def same(value: Any) -> Any:
+    """Return it."""
+    return value
+
+
+def kind(value: Any) -> str:
+    """Return the name of its type."""
+    return type(value).__name__
+
+
+def year(day: Any) -> int:
+    """Return the year of a date."""
+    return int(day.year)
+
+
+VALUES = [
+    dt.date(2013, 1, 1),
+    dt.datetime(2013, 7, 1, 12, tzinfo=ZoneInfo("Europe/Berlin")),
+    dt.time(1, 2),
+    pd.Timestamp("2013-01-01 00:00:00.000000001"),
+    pd.Timestamp("2013-07-01", tz="America/New_York"),
+    pd.Timedelta("1ns"),
+    decimal.Decimal("1.10"),
+    uuid.UUID(int=1),
+    b"\0\xff",
+    np.float32(1.5),
+    (1, b"a"),
+    [1, dt.date(2013, 1, 1)],
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"processes": 1}], ids=["threads", "processes"])
+def test_values_keep_their_types(queue: ct.Queue, options: dict[str, Any]) -> None:
+    """M7, M9, M10: to the function and back, without an annotation."""
+    assert queue.map(kind, VALUES, **options)["result"].tolist() == [type(value).__name__ for value in VALUES]
+    found = queue.map(same, VALUES, **options)["result"].tolist()
+    assert found == VALUES
+    assert [*map(type, found)] == [*map(type, VALUES)]
+
+
+def test_columns_of_times(queue: ct.Queue) -> None:
+    """M6: a cell is a Timestamp; results that are times are a column of times, NaN is NaN, and an annotation wins."""
+    frame = pd.DataFrame({"day": pd.to_datetime(["2013-01-01", "2014-01-01"]).tz_localize("Europe/Berlin")})
+    assert queue.map(year, frame)["result"].tolist() == [2013, 2014]
+    assert queue.map(lambda day: {"next": day}, frame)["next"].dtype == frame["day"].dtype
+    assert queue.map(kind, [float("nan"), 0.5])["result"].tolist() == ["float", "float"]
+
+    def text(day: str) -> str:
+        return day[:4]
+
+    assert queue.map(text, frame)["result"].tolist() == ["2013", "2014"]
+
+
+def test_frames_and_arrays_as_results(queue: ct.Queue) -> None:
+    """M10: they are what was returned."""
+    array, frame = queue.map(lambda n: np.arange(n) if n == 1 else pd.DataFrame({"n": [n]}), [1, 2])["result"]
+    np.testing.assert_array_equal(array, np.arange(1))
+    pd.testing.assert_frame_equal(frame, pd.DataFrame({"n": [2]}))
+
+
+def test_a_result_without_a_form(queue: ct.Queue) -> None:
+    """M11: a set is final at the first attempt, with what to return instead."""
+    batch = queue.fan_out([{"x": 1}], lambda x: {x})
+    batch.wait()
+    failed = batch.failed()
+    assert failed["attempts"].tolist() == [1]
+    assert "use sorted(value)" in batch.results()["error"].item()
