@@ -18,7 +18,7 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.types import LONGEST, describe, header_text, restore
 
-ZONES = st.sampled_from([None, dt.UTC, dt.timezone(dt.timedelta(hours=5)), ZoneInfo("Europe/Berlin")])
+ZONES: Any = st.sampled_from([None, dt.UTC, dt.timezone(dt.timedelta(hours=5)), ZoneInfo("Europe/Berlin")])
 EARLY, LATE = dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)  # noqa: DTZ001 - the zones come later
 MOMENTS = st.datetimes(EARLY, LATE, timezones=ZONES)
 STAMPS = MOMENTS.map(pd.Timestamp)
@@ -79,8 +79,9 @@ def test_every_value_comes_back(value: Any) -> None:
     assert same(back(value), value)
 
 
+DAYS: Any = ["2013", None]
 FRAMES = (
-    pd.DataFrame({"a": [1, 2], "day": pd.to_datetime(["2013", None]), "o": [dt.date(2013, 1, 1), b"a"]}),
+    pd.DataFrame({"a": [1, 2], "day": pd.to_datetime(DAYS), "o": [dt.date(2013, 1, 1), b"a"]}),
     pd.DataFrame({"f": [1.0, np.nan], "t": pd.to_timedelta([1, 2], "s"), "n": pd.array([1, None], "Int64")}),
     pd.DataFrame({"z": pd.to_datetime(["2013", "2014"]).tz_localize("Europe/Berlin")}, index=["x", "y"]),
     pd.DataFrame({1: [1]}, index=pd.date_range("2013", periods=1, name="day")),
