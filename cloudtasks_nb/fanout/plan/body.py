@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.store.encode import plain, to_json
+from cloudtasks_nb.store.types import describe
 
 __all__ = ["Body", "canonical", "check_literal", "compile_body", "suggest_body"]
 
@@ -109,7 +110,9 @@ def compile_body(body: Any, method: str, *, literal: bool = False, function: Cal
     if literal:
         content = constant(body, "body").source.encode() if isinstance(body, str) else body
         json = not isinstance(content, bytes)
-        return _constant(to_json(content) if json else content, json=json)
+        made = _constant(to_json(content) if json else content, json=json)
+        what = describe(content) if json else None
+        return made if what is None else replace(made, types=lambda _block: [what])
     text = parse(body, "body") if isinstance(body, str) else None
     if isinstance(body, Mapping) or (text is not None and text.lone is not None):
         return _template(body)

@@ -186,7 +186,7 @@ class _Renderer:
 
         They do not count in the identity of a row, which was the same before handlers could read them.
         """
-        found = self._recipe.body.types(block) if self._recipe.url.handler is not None else None
+        found = self._recipe.body.types(block) if self._recipe.url.reads_types else None
         if found is None:
             return None
         return [head + _types_header(header_text(one)) for head, one in zip(heads, found, strict=False)]

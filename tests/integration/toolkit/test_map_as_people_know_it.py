@@ -190,3 +190,12 @@ def test_a_result_without_a_form(queue: ct.Queue) -> None:
     failed = batch.failed()
     assert failed["attempts"].tolist() == [1]
     assert "use sorted(value)" in batch.results()["error"].item()
+
+
+def test_a_single_task_and_its_result(queue: ct.Queue) -> None:
+    """`enqueue` sends types as `map` does, and `wait` returns those of the result; its body is plain JSON."""
+    day = pd.Timestamp("2013-01-01", tz="Europe/Berlin")
+    task = queue.enqueue(same, {"value": {"day": day}})
+    assert queue.wait(task)["result"].tolist() == [{"day": day}]
+    queue.pause().enqueue(same, {"value": day})
+    assert queue.tasks(body=True)["body"].tolist() == [{"value": "2013-01-01T00:00:00+01:00"}]
