@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal, assert_series_equal
 
 from cloudtasks_nb.store.encode import to_json
+from cloudtasks_nb.store.results import pack_result, unpack_result
 from cloudtasks_nb.store.types import LONGEST, describe, header_text, restore
 
 ZONES: Any = st.sampled_from([None, dt.UTC, dt.timezone(dt.timedelta(hours=5)), ZoneInfo("Europe/Berlin")])
@@ -137,3 +138,17 @@ def test_single_values() -> None:
     assert back(uuid.UUID(int=1)) == uuid.UUID(int=1)
     assert math.isnan(back(math.nan))
     assert back(pd.NaT) is pd.NaT
+
+
+def test_a_result_of_an_earlier_version() -> None:
+    """A line that commit 75eaff4a has written is read as before: dates are text, tuples are lists."""
+    line = (
+        b'{"task":"390c14ae7f5104a9e75f-8b6bc87d-1","attempt":1,"status":200,'
+        b'"started":"2026-12-07T11:44:24.843420+00:00","duration":0.00001523200080555398,'
+        b'"tag":"db39a01560cacafc37eb9260daeb3686","version":"cd194484733a",'
+        b'"result":{"day":"2013-01-01","price":"1.10","pair":[1,1]}}'
+    )
+    found = unpack_result(line)
+    assert found.types is None
+    assert restore(found.result, found.types) == {"day": "2013-01-01", "price": "1.10", "pair": [1, 1]}
+    assert pack_result(found) == line  # and a result without types is written as before
