@@ -21,6 +21,7 @@ __all__ = [
     "TAG_HEADER",
     "TASK_ID",
     "TOKEN_METADATA",
+    "TYPES_HEADER",
     "QueueName",
     "TaskName",
     "account_project",
@@ -77,6 +78,8 @@ ROW_TASK = re.compile(r"(?P<head>[0-9a-f]{20})-(?P<batch>[0-9a-f]{8})-(?P<try>[1
 
 #: Header with the tag of a row's task: by it a result shows that it is one of this task.
 TAG_HEADER = "Batch-Tag"
+#: The header that says what the values of a body are, where JSON does not; only our handlers read it.
+TYPES_HEADER = "Value-Types"
 
 _ACCOUNT = re.compile(r"[^@]+@(?P<id>[^@.]+)(\.(?P<domain>.+))?\.iam\.gserviceaccount\.com")
 

@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -254,23 +254,38 @@ def named(function: _Function) -> _Function:
         try:
             signature.bind(*args, **given)
         except TypeError as error:
-            raise _wrong_call(function.__name__, signature, given, error) from None
+            raise _wrong_call(function.__name__, signature, args, given, error) from None
         return function(*args, **given)
 
     return cast("_Function", checked)
 
 
-def _wrong_call(name: str, signature: inspect.Signature, given: Mapping[str, Any], error: TypeError) -> ArgumentError:
+def _wrong_call(
+    name: str, signature: inspect.Signature, args: Sequence[Any], given: Mapping[str, Any], error: TypeError
+) -> ArgumentError:
     parameters = {name: one for name, one in signature.parameters.items() if name != "self"}
     unknown = [word for word in given if word not in parameters]
     shown = [f"{one.name}=" if one.kind is one.KEYWORD_ONLY else str(one.name) for one in parameters.values()]
     every = f"{name}({', '.join(shown)})"
     if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
         word = unknown[0]
+        if fixed := _fixed(word, args, given):
+            return ArgumentError(f'{name}() has no argument "{word}", the function has', resource=word, hint=fixed)
         setting = f"; it is a setting of the queue: queue.update({word}={given[word]!r})"
         near = setting if word in QUEUE_SETTINGS else did_you_mean(word, parameters)
         return ArgumentError(f'{name}() has no argument "{word}"{near}', resource=word, hint=None if near else every)
     return ArgumentError(f"{name}(): {error}", hint=every)
+
+
+def _fixed(word: str, args: Sequence[Any], given: Mapping[str, Any]) -> str | None:
+    """Return as code the function among the arguments in which a parameter has a fixed value; None if none has it."""
+    for one in (*args, given.get("fn")):
+        if inspect.isfunction(one) and word in inspect.signature(one).parameters:
+            values = ", ".join(
+                f"{name}={value!r}" for name, value in given.items() if name in inspect.signature(one).parameters
+            )
+            return f"functools.partial({one.__name__}, {values})"
+    return None
 
 
 def is_count(value: Any) -> bool:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from cloudtasks_nb._names import QueueName
 from cloudtasks_nb._settings import QueueKeywords, near_names
+from cloudtasks_nb.client import mapping
 from cloudtasks_nb.client.create_task import create_task
-from cloudtasks_nb.client.mapping import body_for, callee, check_choice, finish, read_values, rows_for, short_interrupts
 from cloudtasks_nb.client.queue_card import queue_card
 from cloudtasks_nb.client.queue_settings import change_route, change_settings, check_settings, shows_settings
 from cloudtasks_nb.client.reads import queue_attempts, tasks_frame
@@ -85,8 +85,8 @@ class Queue:
 
         Parameters
         ----------
-        url : str or Handler
-            ``http(s)://…``, or what `ct.serve` returned.
+        url : str, Handler or callable
+            ``http(s)://…``, what `ct.serve` returned, or a function, which is served.
         body : optional
             A dict, list or number is sent as JSON, a str or bytes as they are; None is no body.
         method : str, optional
@@ -129,6 +129,7 @@ class Queue:
         task
         ...  https://svc.example/run  scheduled
         """
+        url = mapping.target(self._connection, url, options)
         return create_task(self._connection, self._name, {"url": url, "body": body, **options}, task_id=task_id)
 
     @takes(TaskKeywords)
@@ -197,10 +198,10 @@ class Queue:
             ``__arrow_c_stream__``, `to_arrow_iterable`, `to_arrow`, `to_dataframe_iterable` or `to_dataframe`, as
             those of BigQuery and DuckDB. Of a groupby each group is a row: its key, and `rows`, a list of the group's
             rows as dictionaries of the other columns.
-        url : str, Handler or UrlFunction
-            ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; ``ct.url(fn)`` for a
-            function that returns the URL of a row. A row whose path would have a part ``.`` or ``..`` cannot become a
-            task.
+        url : str, Handler, callable or UrlFunction
+            ``"https://svc/run/{origin}"``, values percent-encoded; what `ct.serve` returned; a function, which is
+            served; ``ct.url(fn)`` for a function that returns the URL of a row. A row whose path would have a part
+            ``.`` or ``..`` cannot become a task.
         body : optional
             None: the whole row as JSON, with the levels of its index that have names; a handler gets the index `row` of
             frames of a batch only if its function has this parameter. Else a list of columns; a dict with columns in
@@ -274,6 +275,7 @@ class Queue:
         >>> careful.resume().wait()
         3 rows: 2 succeeded, 1 failed
         """
+        url = mapping.target(self._connection, url, options)
         request = make_request(self._name, data, {"url": url, **options})
         self._connection.check_target(self._name, url, options["service_account"])
         self._connection.check_store(url)
@@ -284,7 +286,7 @@ class Queue:
         self,
         fn: Callable[..., Any] | Handler | Deployment,
         data: Any,
-        *,
+        *more: Any,
         workers: int | None = None,
         processes: int | None = None,
         give_up_on: type[BaseException] | Iterable[type[BaseException]] = (),
@@ -305,10 +307,14 @@ class Queue:
             A function, which is served; or what `ct.serve` or `ct.deploy` returned. Google cannot call a function of
             this machine: there, it is what `ct.deploy` returned.
         data : DataFrame, Series, list, array, …
-            The columns are the arguments of the function, as for `fan_out`. A Series, a list, a set, an array or an
+            The columns are the arguments of the function, as for `fan_out`. Equal rows are computed once, and each of
+            them has the result; rows with the same `key=` are an error. A Series, a list, a set, an array or an
             iterator of values becomes the column of the first parameter; a function whose parameters have no names,
             such as `len`, gets the value itself. What `map` and `Batch.results` return can be mapped again: their index
-            `row` is an argument only of a function that has this parameter.
+            `row` is an argument only of a function that has this parameter. Where no column is named `row`, a parameter
+            of this name gets the whole row as a dict, as in ``df.apply(f, axis=1)``.
+        *more : iterable
+            With these, as for `map` of Python, each iterable has the values of one parameter; all are of one length.
         workers, processes : int, optional
             As for `ct.serve`: how many calls run at a time, in threads or in processes.
         give_up_on : class or several, optional
@@ -364,18 +370,17 @@ class Queue:
         >>> queue.map(halve, squares[["result"]])["half"].tolist()
         [0.5, 2.0, 4.5]
         """
-        check_choice("stale", stale)
-        check_choice("failed", failed)
+        mapping.check_choice("stale", stale)
+        mapping.check_choice("failed", failed)
         served: dict[str, Any] = {"workers": workers, "processes": processes, "give_up_on": give_up_on}
-        target = callee(self._connection, fn, options, **served)
-        function: Any = getattr(target, "function", fn)
-        data = read_values(data)
-        rows = rows_for(function, data)
-        options["body"] = body_for(function, rows, data, options["body"])
-        with short_interrupts():
+        handler = mapping.callee(self._connection, fn, options, **served)
+        function: Any = getattr(handler, "function", fn)
+        rows, options["body"] = mapping.arguments(function, (data, *more), options["body"])
+        with mapping.short_interrupts():
             with advise("", failed='failed="resend" sends {} again' if failed == "keep" else ""):
-                batch = self.fan_out(rows, url=target, **options)
-            return finish(batch, stale=stale, failed=failed)
+                batch, repeats = mapping.fan_out_once(self.fan_out, rows, {"url": handler, **options})
+            found = mapping.finish(batch, stale=stale, failed=failed)
+            return found if repeats is None else repeats.spread(found)
 
     @overload
     def backfill(
@@ -413,7 +418,7 @@ class Queue:
         freq : str or pandas offset
             ``"D"``, ``"h"``, ``"15min"``, ``"W"`` (from Sundays), ``"W-MON"``, ``"MS"``, ``"QS"``, ``"YS"`` or a
             multiple; ``"ME"``, ``"QE"`` and ``"YE"`` mean the same periods as ``"MS"``, ``"QS"`` and ``"YS"``.
-        url : str, Handler or UrlFunction
+        url : str, Handler, callable or UrlFunction
             As for `fan_out`: ``"https://svc/day/{partition}"``, ``"https://svc/{start:%Y}/{start:%j}"``.
         across : mapping of name to values, or DataFrame, optional
             Each period is crossed with each combination of these.
@@ -447,6 +452,7 @@ class Queue:
         batch backfill-... (...) has 12 of these rows already; 3 new ones will be sent
         15 rows: 15 succeeded
         """
+        url = mapping.target(self._connection, url, options)
         partitions = partition(start, end, freq=freq, tz=options["tz"])
         backfill = Backfill(self._catalog, self._name, partitions, {"url": url, **options})
         self._connection.check_target(self._name, url, options["service_account"])

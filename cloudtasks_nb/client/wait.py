@@ -21,6 +21,7 @@ from cloudtasks_nb.fanout.causes import message_of
 from cloudtasks_nb.fanout.evidence import status_name
 from cloudtasks_nb.fanout.states import State
 from cloudtasks_nb.service.connection import Connection
+from cloudtasks_nb.store.types import restore
 
 __all__ = ["wait_for_tasks"]
 
@@ -78,7 +79,7 @@ def _told(found: SingleTasks, task: str) -> dict[str, Any]:
         "state": State(row.state).word,
         "attempts": row.attempts,
         "last_status": status_name(row.status, row.http),
-        "result": None if result is None or row.state != State.SUCCEEDED else result.result,
+        "result": None if result is None or row.state != State.SUCCEEDED else restore(result.result, result.types),
         "error": error,
         "last_message": error,
         "last_attempt_time": row.began,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["LARGEST_BODY", "METHODS", "NO_FUNCTION", "Answer", "method_refusal", "refuse"]
 
@@ -19,6 +20,7 @@ class Answer:
 
     status: int  #: HTTP status: 500 for an exception of the function, unless that says how to answer
     result: bytes | None = None  #: what the function returned, as JSON
+    types: Any = None  #: what the result is, where JSON does not say it
     error: str | None = None  #: the whole traceback, or why the function was not called
     message: str | None = None  #: ``Type: message``; the sender gets only this, never the traceback
     duration: float | None = None  #: seconds in the function; None: it was not called

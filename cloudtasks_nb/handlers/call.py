@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import orjson
 
-from cloudtasks_nb._names import TAG_HEADER
+from cloudtasks_nb._names import TAG_HEADER, TYPES_HEADER
 from cloudtasks_nb.errors import HandlerError, NotSerializableError, StoreError
 from cloudtasks_nb.handlers.answer import Answer
 from cloudtasks_nb.handlers.convert import display_name, parameters_of
@@ -27,6 +27,7 @@ from cloudtasks_nb.handlers.verify import Verifier
 from cloudtasks_nb.handlers.version import Version
 from cloudtasks_nb.store.encode import to_json
 from cloudtasks_nb.store.results import ResultWriter, StoredResult
+from cloudtasks_nb.store.types import describe
 
 __all__ = ["ReceivedRequest", "TaskFunction", "call", "check_function", "decode", "mismatch", "name_cells"]
 
@@ -51,6 +52,7 @@ class ReceivedRequest:
     queue: str | None = None
     attempt: int | None = None  #: 1 for the first
     tag: str | None = None  #: header; it is stored with the result
+    types: str | None = None  #: header; what the values of the body are, where JSON does not say it
 
     @classmethod
     def received(cls, body: bytes, header: Callable[[str], str | None]) -> Self:
@@ -64,6 +66,7 @@ class ReceivedRequest:
             queue=header("X-CloudTasks-QueueName"),
             attempt=_attempt_of(header("X-CloudTasks-TaskRetryCount")),
             tag=header(TAG_HEADER),
+            types=header(TYPES_HEADER),
         )
 
 
@@ -85,8 +88,10 @@ class TaskFunction:
         if refusal is not None:
             return refusal
         started = dt.datetime.now(dt.UTC)
-        pool = self.processes
-        answer = pool.call(request.body) if pool else call(self.fn, request.body, run=run, give_up_on=self.give_up_on)
+        if self.processes:
+            answer = self.processes.call(request.body, request.types)
+        else:
+            answer = call(self.fn, request.body, types=request.types, run=run, give_up_on=self.give_up_on)
         if answer.error is not None:
             answer = replace(answer, error=name_cells(answer.error))
         try:
@@ -119,6 +124,7 @@ class TaskFunction:
             started=started,
             duration=answer.duration,
             result=None if answer.result is None else orjson.Fragment(answer.result),
+            types=answer.types,
             error=answer.error,
             gave_up=answer.message if answer.gave_up else None,
             upstream=answer.upstream,
@@ -164,6 +170,7 @@ def call(
     fn: Callable[..., Any],
     body: bytes,
     *,
+    types: str | None = None,
     run: Callable[[Coroutine[Any, Any, Any]], Any],
     give_up_on: Kinds = (),
     clock: Callable[[], float] = time.perf_counter,
@@ -175,8 +182,10 @@ def call(
     fn : callable
         A plain or an async function.
     body : bytes
-        A JSON object becomes keyword arguments, an empty body no argument, and anything else the only argument; then
-        as `Parameters` says.
+        A JSON object becomes keyword arguments, as `Parameters.fill` says, an empty body no argument, and anything else
+        the only argument; then as `Parameters` says.
+    types : str, optional
+        What the values are, where JSON does not say it, as `describe` returns it: JSON. Annotations win.
     run : callable
         Runs a coroutine to its end and returns its result.
     give_up_on : tuple of type
@@ -184,8 +193,11 @@ def call(
     clock : callable
         Seconds, for the duration.
     """
-    args, kwargs = _arguments(body)
     parameters = parameters_of(fn)
+    args, kwargs = _arguments(body)
+    if types is not None:
+        args, kwargs = parameters.restore(args, kwargs, decode(types.encode()))
+    kwargs = parameters.fill(kwargs)
     if (reason := parameters.mismatch(args, kwargs)) is not None:
         return _wrong_arguments(f"TypeError: {reason}")
     try:
@@ -202,10 +214,10 @@ def call(
         return _failure(error, clock() - began, give_up_on)
     duration = clock() - began
     try:
-        return Answer(status=_DONE, result=to_json(result), duration=duration)
+        return Answer(status=_DONE, result=to_json(result), types=describe(result), duration=duration)
     except Exception as error:  # noqa: BLE001 - an object of the user's may raise anything when it is read
         message = _no_json(fn, result, error)
-        return Answer(status=_RAISED, error=message, message=_bounded(message), duration=duration)
+        return Answer(status=_RAISED, error=message, message=_bounded(message), duration=duration, gave_up=True)
 
 
 def decode(body: bytes) -> Any:
@@ -225,7 +237,9 @@ def decode(body: bytes) -> Any:
 
 def mismatch(fn: Callable[..., Any], body: bytes) -> str | None:
     """Return why a function cannot be called with the names in a body; None if it can."""
-    return parameters_of(fn).mismatch(*_arguments(body))
+    parameters = parameters_of(fn)
+    args, kwargs = _arguments(body)
+    return parameters.mismatch(args, parameters.fill(kwargs))
 
 
 def _arguments(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -20,6 +20,8 @@ from collections import abc
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Union, get_args, get_origin
 
+from cloudtasks_nb.store.types import restore
+
 __all__ = ["Parameters", "display_name", "parameters_of", "signature"]
 
 #: A duration as ISO 8601 writes it, in weeks and shorter units: ``P1DT2H3M4.5S``. pandas writes ``P-1DT23H``.
@@ -28,6 +30,7 @@ _DURATION = re.compile(
 )
 #: Types of pandas that are made of text. They are known by name, because handlers need not have pandas.
 _OF_PANDAS = ("Timestamp", "Timedelta", "Period")
+_ROW = "row"  # the parameter for the whole row
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
 
 
@@ -74,6 +77,31 @@ class Parameters:
         self._name = display_name(fn)
         self._signature = signature(fn)
         self._types = {} if self._signature is None else _types(fn, self._signature)
+        self._typed = {*self._types} | (set() if self._signature is None else _texts(fn, self._signature))
+
+    def fill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a row as keyword arguments: a parameter `row` that is no field gets all of them.
+
+        Then the fields that the function does not name are left out, unless it has ``**kwargs``.
+        """
+        if not kwargs or _ROW in kwargs or self._signature is None:
+            return kwargs
+        parameters = self._signature.parameters
+        if _ROW not in parameters or parameters[_ROW].kind not in _NAMED[:2]:
+            return kwargs
+        every = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+        return {name: value for name, value in kwargs.items() if every or name in parameters} | {_ROW: dict(kwargs)}
+
+    def restore(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], types: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return arguments as what a description says they are, but for parameters whose annotation says it."""
+        if args:
+            return (args if self._typed else tuple(restore(value, types) for value in args)), {**kwargs}
+        fields = types.get("fields", {}) if isinstance(types, dict) else {}
+        return (), {
+            name: value if name in self._typed else restore(value, fields.get(name)) for name, value in kwargs.items()
+        }
 
     def mismatch(self, args: tuple[Any, ...], kwargs: Collection[str]) -> str | None:
         """Return why the function cannot be called with these arguments, of which only the names count; else None."""
@@ -135,6 +163,13 @@ def _types(fn: Callable[..., Any], found: inspect.Signature) -> dict[str, Any]:
             # A default of None allows None: ``day: date = None``.
             chosen[parameter.name] = Union[kind, None] if parameter.default is None else kind  # noqa: UP007 - not every kind has "|"
     return chosen
+
+
+def _texts(fn: Callable[..., Any], found: inspect.Signature) -> set[str]:
+    """Return the parameters that are annotated as text, with or without None."""
+    names = _globals(fn)
+    kinds = {name: _resolve(one.annotation, names) for name, one in found.parameters.items()}
+    return {name for name, kind in kinds.items() if kind is str or {*get_args(kind)} == {str, type(None)}}
 
 
 def _globals(fn: Any) -> dict[str, Any]:

@@ -29,14 +29,14 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # the process is killed at its end, with what it has not written
     function = _load(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
-    bodies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    bodies: queue.SimpleQueue[tuple[bytes, str | None]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, bodies), daemon=True).start()
     while True:
-        pickle.dump(function(bodies.get()), answers)
+        pickle.dump(function(*bodies.get()), answers)
         answers.flush()
 
 
-def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
+def _read(requests: BinaryIO, bodies: queue.SimpleQueue[tuple[bytes, str | None]]) -> None:
     try:
         while True:
             bodies.put(pickle.load(requests))  # noqa: S301 - from the kernel that started this process
@@ -44,12 +44,12 @@ def _read(requests: BinaryIO, bodies: queue.SimpleQueue[bytes]) -> None:
         os._exit(0)  # the kernel has ended, maybe in the middle of a body, or needs no answer any more
 
 
-def _load(copy: bytes) -> Callable[[bytes], Answer]:
+def _load(copy: bytes) -> Callable[[bytes, str | None], Answer]:
     """Return how a body is answered: by the function, or by why it cannot be loaded here."""
     try:
         fn, give_up_on = pickle.loads(copy)  # noqa: S301 - the copy of a function of the notebook
     except Exception as error:  # noqa: BLE001 - imports of the user's modules may raise anything
         message = f"the function cannot be loaded in a process: {type(error).__name__}: {error}"
         failure = Answer(status=500, error=f"{traceback.format_exc()}{message}", message=message)
-        return lambda _: failure
-    return lambda body: call(fn, body, run=asyncio.run, give_up_on=give_up_on)
+        return lambda *_: failure
+    return lambda body, types: call(fn, body, types=types, run=asyncio.run, give_up_on=give_up_on)

@@ -62,13 +62,13 @@ class ProcessPool:
         for worker in self._workers:
             self._idle.put(worker)
 
-    def call(self, body: bytes) -> Answer:
+    def call(self, body: bytes, types: str | None = None) -> Answer:
         """Call the function with the arguments in a body, as soon as a process is idle; never raises. Blocks."""
         worker = self._idle.get()
         with self._lock:
             worker.busy = not self._killed
         try:
-            return worker.call(body) if worker.busy else refuse(500, "the handler was closed")
+            return worker.call(body, types) if worker.busy else refuse(500, "the handler was closed")
         finally:
             with self._lock:
                 worker.busy = False
@@ -99,7 +99,7 @@ class _Worker:
         self._killed = False
         self.busy = False
 
-    def call(self, body: bytes) -> Answer:
+    def call(self, body: bytes, types: str | None) -> Answer:
         """Send a body to the process and wait for the answer."""
         try:
             if self._process is None or self._process.poll() is not None:
@@ -108,7 +108,7 @@ class _Worker:
                 if self._killed:  # while it was started
                     self._process.kill()
                 _send(self._process, self._copy)
-            _send(self._process, body)
+            _send(self._process, (body, types))
             answer: Answer = pickle.load(self._process.stdout or io.BytesIO())  # noqa: S301 - of our own process
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             return refuse(500, f"the process that called {self._name} ended: {self.close() or error}")
@@ -148,7 +148,7 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _send(process: subprocess.Popen[bytes], data: bytes) -> None:
+def _send(process: subprocess.Popen[bytes], data: Any) -> None:
     if process.stdin is not None:
         pickle.dump(data, process.stdin)
         process.stdin.flush()

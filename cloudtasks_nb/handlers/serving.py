@@ -211,9 +211,10 @@ def _replace(name: str, task_function: Callable[[str], TaskFunction], workers: i
     handler = _served.get((str(_settings.home()), name))
     if handler is None or handler.closed:
         return None
-    before = handler.function
+    before, known = handler.function, handler.version
     handler.replace(task_function(handler.url), workers)
-    if handler.function is before:
+    same = known is not None and known == handler.version and not handler.uncovered
+    if handler.function is before or same:
         return handler, ""
     return handler, f"{name} is served already: the function was replaced, the URL stays {handler.url}"
 

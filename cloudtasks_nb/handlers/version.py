@@ -43,13 +43,14 @@ _PACKAGE = __name__.partition(".")[0]
 class Version:
     """The version of a function."""
 
-    digits: str | None = None  #: 12 hexadecimal digits; None: its source is not known
+    digits: str | None = None  #: 12 hexadecimal digits; None: it is no function of Python
     uncovered: tuple[str, ...] = ()  #: what it uses that may change without a new version: ``shops (DataFrame)``
 
 
 def version_of(fn: Callable[..., Any]) -> Version:
-    """Return the version of a function; it is the same in each release of Python.
+    """Return the version of a function; it is the same in each release of Python if the source is known.
 
+    A function without source, such as one of ``exec`` or ``python -c``, has the version of its code object.
     It covers the function, the functions and classes of the notebook and of files that are not installed which it uses,
     and constants. Comments, docstrings and the layout do not count, nor what the function itself changes, such as a
     cache.
@@ -97,7 +98,13 @@ class _Parts:
             self._add_constant(name, value)
 
     def _add_definition(self, value: Any) -> None:
-        definition = Definition.of(value)
+        try:
+            definition = Definition.of(value)
+        except (OSError, TypeError, SyntaxError):
+            if not isinstance(value, types.FunctionType):
+                raise
+            self._add_function(value)
+            return
         self._known[id(value)] = len(self._known)
         self._write(_normalised(definition.tree))
         changed = set(_changed(definition.tree))
@@ -105,6 +112,27 @@ class _Parts:
             if used in definition.names and used not in changed:
                 with suppress(OSError, TypeError):  # it has no source that could be edited
                     self.add(used, definition.names[used])
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        """Add a function without source: its code, its defaults, and what it uses."""
+        self._known[id(function)] = len(self._known)
+        names = _names(function)
+        used = self._add_code(function.__code__)
+        self.add("defaults", [list(function.__defaults__ or ()), function.__kwdefaults__ or {}])
+        for name in sorted(used & names.keys()):
+            self.add(name, names[name])
+
+    def _add_code(self, code: types.CodeType) -> set[str]:
+        """Add the code of a function and of those in it; return the names that they use."""
+        self._write(code.co_code.hex())
+        self._write(repr((code.co_names, code.co_varnames, code.co_freevars)))
+        used = {*code.co_names, *code.co_freevars}
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                used |= self._add_code(constant)
+            else:
+                self.add("constant", constant)
+        return used
 
     def _add_constant(self, name: str, value: Any) -> None:
         try:

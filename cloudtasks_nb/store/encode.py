@@ -18,12 +18,14 @@ array, tuple, Series       list; a table of Polars or Arrow is a list of records
 DataFrame                  list of records; an index with a name, or of other than integers, is a field of each
 dataclass                  its fields
 path                       text
-bytes, set, infinity       refused: `NotSerializableError`
+bytes                      base64
+set, infinity              refused: `NotSerializableError`
 =========================  ====================================================================================
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime as dt
 import decimal
@@ -230,8 +232,8 @@ def _(value: object) -> Any:
 @plain.register(bytes)
 @plain.register(bytearray)
 @plain.register(memoryview)
-def _(value: object) -> Any:
-    raise _refusal(value, "use text: base64.b64encode(value).decode()")
+def _(value: Any) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _register_libraries() -> bool:

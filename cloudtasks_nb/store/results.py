@@ -67,6 +67,7 @@ class StoredResult:
     upstream: int | None = None  #: HTTP status with which a service made the function fail
     tag: str | None = None  #: what the task had in its header, to prove that the result is of this task
     version: str | None = None  #: of the function; None: not known
+    types: Any = None  #: what the result is, where JSON does not say it: a description
     revision: str | None = None  #: of the service of Cloud Run, if it was one
 
     @property
@@ -238,6 +239,7 @@ def pack_result(result: StoredResult) -> bytes:
             "tag": _text(result.tag),
             "version": result.version,
             **({"revision": result.revision} if result.revision else {}),
+            **({"types": result.types} if result.ok and result.types is not None else {}),
             **({"result": result.result} if result.ok else failure),
         }
     )
@@ -273,6 +275,7 @@ def result_of(fields: Mapping[str, Any]) -> StoredResult:
         started=datetime.fromisoformat(fields["started"]),
         duration=duration,
         result=fields.get("result"),
+        types=fields.get("types"),
         error=error,
         gave_up=gave_up,
         upstream=upstream,

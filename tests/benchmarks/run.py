@@ -47,10 +47,10 @@ from tests.benchmarks.states import STATES
 from tests.benchmarks.store import STORE
 from tests.benchmarks.sweep import STORED, SWEEP
 from tests.benchmarks.table import document, section, section_of, verdict, with_section
-from tests.benchmarks.waiting import AGE, WAIT
+from tests.benchmarks.waiting import AGE, ONE, WAIT
 
 CASES = (
-    *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, AGE, SWEEP, STORED),
+    *(FAN_OUT, WITHOUT_BATCH, LISTING, BATCH_CREATE, CREATE, DISPATCH, DELAY, WAIT, ONE, AGE, SWEEP, STORED),
     *(PENDING, MEMORY, FILES, OUTBOX, STATES, STORE, PANEL, RUN, PAINT, IMPORT, START, SOAK, PAIR),
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")

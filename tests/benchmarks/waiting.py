@@ -40,6 +40,24 @@ def _delay(target: Target, queue: ct.Queue, rows: pd.DataFrame, name: str) -> fl
     return (returned - max(target.arrivals()[f"/{name}"])) / _SECOND
 
 
+def _one(bench: Bench) -> None:
+    with home(bench.folder / "home"), connected(folder=bench.folder / "emulator") as (_, tasks):
+        queue = tasks.queue("one", create=True, rate=_RATE)
+        taken = []
+        for number in range(bench.size.pages):
+            began = time.perf_counter()
+            queue.map(_same, [number], progress=False)
+            taken.append(time.perf_counter() - began)
+    median, late = statistics.median(taken), statistics.quantiles(taken, n=100)[-1]
+    bench.report("median", median)
+    bench.report("99th percentile", late)
+    bench.report("ratio", late / median)
+
+
+def _same(value: int) -> int:
+    return value
+
+
 def _age(bench: Bench) -> None:
     with home(bench.folder / "home"), connected(folder=bench.folder / "emulator") as (_, tasks):
         queue = tasks.queue("age", create=True, rate=_RATE)
@@ -90,6 +108,20 @@ WAIT = case(
     """
     median | median | s | ≤ 0.3
     worst  | worst  | s | ≤ 1
+    """,
+    seconds=300,
+)
+
+ONE = case(
+    "one",
+    "A `map` of one row",
+    _one,
+    "`queue.map(f, [n])` in turn, 200 times, with a function that returns its argument; emulator and store in "
+    "folders, at 500 a second.",
+    """
+    median          | median          | s |
+    99th percentile | 99th percentile | s |
+    ratio           | their ratio     | | ≤ 2
     """,
     seconds=300,
 )

@@ -395,7 +395,8 @@ _LATE_ENTRY = 600 * _SECOND  # by which a log entry may arrive late
 _LINGER = 60.0  # seconds after the end in which a late log entry may still correct an outcome
 _NEAR_END = 2.0  # seconds before the expected end
 _FEW = 100  # rows that are left near the end, if no rate is known
-_EVERY, _EVERY_NEAR_END = 1.0, 0.2  # seconds between two reads of the queue
+_ONE_OR_TWO = 2  # rows that are left, for which somebody waits who called a function once
+_EVERY, _EVERY_NEAR_END, _EVERY_OF_ONE = 1.0, 0.2, 0.05  # seconds between two reads of the queue
 
 
 @dataclass(eq=False)
@@ -477,10 +478,14 @@ class Subscribed:
 
     def _pace(self, record: BatchRecord, rate: float | None) -> float:
         """Return the seconds between two reads: fewer near the end of what an emulator runs, which has no quota."""
-        opened, last = record.counts[State.UNSENT] + record.counts[State.SENT], self.outcomes.pace.last
+        opened = record.counts[State.UNSENT] + record.counts[State.SENT]
         near = max(_FEW, _NEAR_END * (rate or 0))
-        active = last is not None and self.connection.clock.micros() / 1e6 - last < _NEAR_END
-        return _EVERY_NEAR_END if self.connection.endpoint.local and active and opened <= near else _EVERY
+        # Rows that were just sent may end at once, before any of the batch has ended.
+        last = max(self.outcomes.pace.last or 0.0, record.changed.timestamp())
+        active = self.connection.clock.micros() / 1e6 - last < _NEAR_END
+        if not (self.connection.endpoint.local and active and opened <= near):
+            return _EVERY
+        return _EVERY_OF_ONE if opened <= _ONE_OR_TWO else _EVERY_NEAR_END
 
 
 def unread_since(created: dt.datetime, read: dt.datetime | None, now: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
 from math import comb
@@ -437,6 +438,9 @@ def _fields(results: Sequence[Any]) -> dict[str, list[Any]]:
 def _column(values: Sequence[Any]) -> Any:
     """Return values as a column of their own type; those of several types, or of none, have any type."""
     found = infer_dtype(values, skipna=True)
+    if found.startswith(("datetime", "timedelta")):
+        with suppress(ValueError, TypeError):  # of several zones
+            return pd.Series([*values]).array
     most = _INTEGERS.get(found)
     fits = most is None or all(-most <= value < most for value in values if type(value) is int)
     return column(values, _KINDS.get(found, "any") if fits else "any")

@@ -26,10 +26,12 @@ from cloudtasks_nb.fanout.plan.identity import batch_of
 from cloudtasks_nb.store.batches import claim_batch, read_claim
 from cloudtasks_nb.store.results import FAILURES, StoredResult, result_objects, result_of, tag_of
 from cloudtasks_nb.store.store import Range, Store
+from cloudtasks_nb.store.types import restore
 
 __all__ = ["Answers", "StoredResults", "batch_keys", "check_recipe", "claim", "is_claimed", "own_key"]
 
 _KEY_SIZE = 16  # bytes
+_TYPES = '"types":'  # in the fields of a result whose value is not what its JSON says
 
 
 def own_key(outbox: Outbox, batch: str) -> bytes:
@@ -234,6 +236,8 @@ class StoredResults:
         found = self._results.of(self._batch, tasks)
         values = parse_json(f"[{','.join(value for *_, value, ok in found if ok)}]")
         succeeded = [task for task, *_, ok in found if ok]
+        types = [parse_json(fields).get("types") if _TYPES in fields else None for _, fields, _, ok in found if ok]
+        values = [one if kind is None else restore(one, kind) for one, kind in zip(values, types, strict=True)]
         return Answers(
             results=dict(zip(succeeded, values, strict=True)),
             errors={task: _error(fields) for task, fields, _, ok in found if not ok},

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -15,10 +15,11 @@ import orjson
 
 from cloudtasks_nb._settings import did_you_mean, wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError, TemplateError
-from cloudtasks_nb.fanout.plan.columns import EXACT, Block
+from cloudtasks_nb.fanout.plan.columns import EXACT, Block, Column
 from cloudtasks_nb.fanout.plan.templates import Problems, Text, call_by_row, constant, function_name, parse
 from cloudtasks_nb.handlers.convert import display_name, signature
 from cloudtasks_nb.store.encode import plain, to_json
+from cloudtasks_nb.store.types import describe
 
 __all__ = ["Body", "canonical", "check_literal", "compile_body", "suggest_body"]
 
@@ -45,6 +46,8 @@ class Body:
     make: Callable[[Block, Problems], list[bytes]]
     json: bool = True  #: whether the bodies are JSON
     typed: bool = False  #: whether cells keep their type, so that its canonical bytes may differ
+    #: What the value of each row is, where JSON does not say it, as `describe` returns it; None: JSON says it of all.
+    types: Callable[[Block], list[Any] | None] = lambda _block: None
     uniform: bool = False  #: whether the bodies of a block are objects with the same names, or all of them are empty
 
     def render(self, block: Block, problems: Problems) -> tuple[Sequence[bytes], Sequence[bytes]]:
@@ -107,7 +110,9 @@ def compile_body(body: Any, method: str, *, literal: bool = False, function: Cal
     if literal:
         content = constant(body, "body").source.encode() if isinstance(body, str) else body
         json = not isinstance(content, bytes)
-        return _constant(to_json(content) if json else content, json=json)
+        made = _constant(to_json(content) if json else content, json=json)
+        what = describe(content) if json else None
+        return made if what is None else replace(made, types=lambda _block: [what])
     text = parse(body, "body") if isinstance(body, str) else None
     if isinstance(body, Mapping) or (text is not None and text.lone is not None):
         return _template(body)
@@ -148,7 +153,8 @@ def _constant(content: bytes, identity: Any = "", *, json: bool = True, uniform:
 def suggest_body(function: Callable[..., Any], columns: Sequence[str]) -> tuple[str, str]:
     """Return what a column may be meant to be, and as code the body with which a function can be called.
 
-    Parameters without a column of their name get one of a near name, or the only other one.
+    Parameters without a column of their name get one of a near name, or the next of the others. If there are too few
+    columns, the text is a sentence.
 
     Examples
     --------
@@ -168,11 +174,14 @@ def suggest_body(function: Callable[..., Any], columns: Sequence[str]) -> tuple[
         if name in columns:
             chosen[name] = name
         elif one.default is one.empty:
-            (column,) = get_close_matches(name, others, 1) or (others if len(others) == 1 else ["…"])
+            if not others:
+                given = f"{name} is fixed" if len(columns) else "arguments are fixed"
+                return "", f"add a column for {name}; functools.partial makes a function in which {given}"
+            (column,) = get_close_matches(name, others, 1) or others[:1]
             chosen[name], others = column, [other for other in others if other != column]
             meant = meant or did_you_mean(column, [name])
     if unnamed:
-        return "", f'body="{{{chosen.get(unnamed[0], "…")}}}"'
+        return "", f'body="{{{chosen.get(unnamed[0]) or columns[0]}}}"'
     same = chosen and all(name == column for name, column in chosen.items())
     body = [*chosen] if same else {name: f"{{{column}}}" for name, column in chosen.items()}
     return meant, f"body={json.dumps(body, ensure_ascii=False)}"
@@ -196,7 +205,20 @@ def _columns(chosen: tuple[str, ...] | None, unwanted: Sequence[str] = ()) -> Bo
         values = [problems.cells(column) for column in columns]
         return _objects(names, values, [column.lacking for column in columns], block.length)
 
-    return Body(identity=chosen and list(chosen), columns=chosen, make=make, typed=True, uniform=True)
+    def types(block: Block) -> list[Any] | None:
+        return _types({name: column for name, column in block.columns.items() if chosen is None or name in chosen})
+
+    return Body(identity=chosen and list(chosen), columns=chosen, make=make, types=types, typed=True, uniform=True)
+
+
+def _types(columns: Mapping[str, Column]) -> list[Any] | None:
+    """Return what the fields of each row are, by field; None if JSON says it of all."""
+    typed = {name: types for name, column in columns.items() if (types := column.types) is not None}
+    if not typed:
+        return None
+    rows = zip(*typed.values(), strict=True)
+    found = ({name: one for name, one in zip(typed, row, strict=True) if one is not None} for row in rows)
+    return [{"fields": fields} if fields else None for fields in found]
 
 
 def _objects(names: list[str], values: list[list[Any]], lacking: list[frozenset[int]], length: int) -> list[bytes]:
@@ -237,8 +259,14 @@ def _template(body: Any) -> Body:
         ]
         return [pattern % row for row in zip(*(map(_dumps, column) for column in cells), strict=True)]
 
+    def types(block: Block) -> list[Any] | None:
+        if isinstance(body, str):
+            return block.columns[placeholders[0][1] or ""].types
+        fields = {name: parse(one, "body").lone for name, one in body.items() if isinstance(one, str)}
+        return _types({str(name): block.columns[lone] for name, lone in fields.items() if lone is not None})
+
     names = tuple(name for text, _ in placeholders for name in text.columns)
-    return Body(identity=identity, columns=names, make=make, typed=True, uniform=uniform)
+    return Body(identity=identity, columns=names, make=make, types=types, typed=True, uniform=uniform)
 
 
 def _texts(text: Text, block: Block, problems: Problems) -> list[bytes]:

@@ -13,11 +13,14 @@ import pandas as pd
 
 from cloudtasks_nb.errors import InvalidInputError, NotSerializableError
 from cloudtasks_nb.store.encode import plain
+from cloudtasks_nb.store.types import describe
 
 __all__ = ["BLOCK", "EXACT", "LACKING", "Block", "Column", "Labels", "Source", "Table"]
 
 #: Rows that are encoded together: enough to make pandas' own cost per call small, few enough to stay in the cache.
 BLOCK = 2_000
+
+_NAN, _NAT = ["nan"], ["NaT"]
 
 T = TypeVar("T")
 
@@ -202,6 +205,22 @@ class Column:
     def json(self) -> list[Any]:
         """The values for a JSON body; None where missing or `bad`."""
         return _JSON.get(self.source.kind, _objects)(self)
+
+    @property
+    def types(self) -> list[Any] | None:
+        """What each cell is, where its JSON does not say it, as `describe` returns it; None: JSON says it of all."""
+        kind = self.source.kind
+        if kind in ("bool", "int", "text"):
+            return None
+        if kind == "float":
+            lacks = isinstance(self.series.dtype, np.dtype) and self.series.hasnans
+            return [_NAN if gone else None for gone in self.series.isna().tolist()] if lacks else None
+        if kind in ("datetime", "timedelta") and len(self.series):
+            one = self.series.dropna()
+            typed = describe(one.iloc[0]) if len(one) else _NAT
+            return [_NAT if gone else typed for gone in self.series.isna().tolist()]
+        found = [None if type(cell) is str else describe(cell) for cell in self.series.tolist()]
+        return found if any(one is not None for one in found) else None
 
     @cached_property
     def raw(self) -> list[Any]:

@@ -15,6 +15,7 @@ import orjson
 import pandas as pd
 from google.cloud.tasks_v2 import types
 
+from cloudtasks_nb._names import TYPES_HEADER
 from cloudtasks_nb._settings import wrong_argument
 from cloudtasks_nb.errors import InvalidInputError, RowsError
 from cloudtasks_nb.fanout.plan.body import canonical, suggest_body
@@ -25,6 +26,7 @@ from cloudtasks_nb.fanout.plan.recipe import BREAK, Recipe, compile_recipe
 from cloudtasks_nb.fanout.plan.templates import Problems
 from cloudtasks_nb.fanout.wire import TAG_BYTES, http_requests, split_task, tasks
 from cloudtasks_nb.service.convert import HTTP_METHODS, default_audience, micros, retry_message
+from cloudtasks_nb.store.types import header_text
 
 __all__ = ["Chunk", "Forecast", "literal_task", "plan_chunks", "plan_row", "read_message", "read_target", "read_task"]
 
@@ -105,8 +107,9 @@ class _Renderer:
         self._check_calls(bodies, block, problems)
         heads = self._heads(block, problems)
         moments = self._recipe.schedule.render(block, self._now, problems)
-        made = http_requests(urls, heads, bodies)
-        same = urls is stand_ins and bodies is identities
+        typed = self._typed(block, heads)
+        made = http_requests(urls, heads if typed is None else typed, bodies)
+        same = urls is stand_ins and bodies is identities and typed is None
         digests = list(map(_digest, made if same else http_requests(stand_ins, heads, identities)))
         times = repeat(b"") if moments is None else map(_schedule_time, moments)
         ready = tasks(made, self._tokens(urls), times, self._settings)
@@ -178,6 +181,16 @@ class _Renderer:
                     problems.add(index, f'the header "{name}" would have several lines')
         return list(map(self._head, zip(*columns, strict=True)))
 
+    def _typed(self, block: Block, heads: Iterable[bytes]) -> Iterable[bytes] | None:
+        """Return the heads with what the values of each row are, for a handler; None if JSON says it of all.
+
+        They do not count in the identity of a row, which was the same before handlers could read them.
+        """
+        found = self._recipe.body.types(block) if self._recipe.url.reads_types else None
+        if found is None:
+            return None
+        return [head + _types_header(header_text(one)) for head, one in zip(heads, found, strict=False)]
+
     def _head(self, values: Iterable[str]) -> bytes:
         for (name, _), value in zip(self._recipe.headers, values, strict=True):
             self._request.headers[name] = value
@@ -197,6 +210,12 @@ class _Renderer:
 def _token(account: str, audience: str) -> bytes:
     token = {"service_account_email": account, "audience": audience}
     return types.HttpRequest.pb()(oidc_token=token).SerializeToString()
+
+
+@lru_cache(maxsize=4_096)
+def _types_header(text: str) -> bytes:
+    """Return the field of an HttpRequest with the header that says what the values are."""
+    return types.HttpRequest.pb()(headers={TYPES_HEADER: text}).SerializeToString() if text else b""
 
 
 @lru_cache(maxsize=4_096)

@@ -36,6 +36,7 @@ class Url:
 
     source: Text | Callable[[dict[str, Any]], Any]  #: a template, or a function of the row
     identity: str  #: describes it; it is the same when the same cell runs again
+    reads_types: bool = False  #: whether a handler of this package is there, which reads what values are
     handler: Any = None  #: if given; then the identity is in that of the rows, because the address may change
 
     @property
@@ -136,14 +137,14 @@ def compile_url(given: Any, *, literal: bool = False) -> Url:
         If it is none of these, or no row could make it an http(s) URL.
     """
     if literal:
-        return Url(source=constant(literal_url(given), "url"), identity="")
+        return Url(source=constant(literal_url(given), "url"), identity="", reads_types=hasattr(given, "url"))
     if isinstance(given, str):
         text = parse_url(given)
         sent = text if text.fields else constant(literal_url(text.literals[0]), "url")
         return Url(source=sent, identity=given)
     address, name = getattr(given, "url", None), getattr(given, "name", None)
     if isinstance(address, str) and isinstance(name, str):
-        return Url(source=constant(address, "url"), identity=f"handler:{name}", handler=given)
+        return Url(source=constant(address, "url"), identity=f"handler:{name}", reads_types=True, handler=given)
     if isinstance(given, UrlFunction):
         return Url(source=given.function, identity=f"function:{function_name(given.function)}")
     raise _no_url(given, '"https://svc/run/{origin}"')
@@ -176,7 +177,7 @@ def _no_url(given: Any, example: str) -> InvalidInputError:
         return InvalidInputError(
             f"url={name} is a function that is not served",
             resource="url",
-            hint=f"url=ct.serve({name}) calls it for each task; url=ct.url({name}) if it returns the URL of a row",
+            hint="ct.serve makes a target of it; ct.url marks one that returns the URL of a row",
         )
     return InvalidInputError(
         f"url={mask_text(repr(given))} is not a URL",

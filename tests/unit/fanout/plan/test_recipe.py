@@ -70,7 +70,7 @@ def test_headers(arguments: dict[str, Any], headers: dict[str, str]) -> None:
     ({"url": "https://svc/" + "ü" * 400}, "2,412 characters", "InvalidInputError"),
     ({"url": "https://svc/\ud800"}, "surrogate", "InvalidInputError"),
     ({"url": None}, "not a URL", "InvalidInputError"),
-    ({"body": {"a": b"x"}}, "body: bytes", "NotSerializableError"),
+    ({"body": {"a": {1}}}, "body: set", "NotSerializableError"),
 )
 def test_refused(arguments: dict[str, Any], word: str, kind: str) -> None:
     """An argument that is wrong is named, and what it should be."""

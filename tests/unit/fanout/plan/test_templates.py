@@ -99,10 +99,10 @@ def test_missing(kind: str, series: pd.Series[Any], spec: str) -> None:
     assert problems.missing == {"x"}
 
 
-@cases(("{day:%Y}", "str"), ("{day:d}", "str"), ("{raw}", "base64"), ("{half:>3}", "surrogate"))
+@cases(("{day:%Y}", "str"), ("{day:d}", "str"), ("{raw}", "sorted"), ("{half:>3}", "surrogate"))
 def test_bad_format(template: str, word: str) -> None:
     """A cell that has no such format, or none at all, is a problem of its row."""
-    frame = pd.DataFrame({"day": ["2026-01-01"], "raw": [b"x"], "half": pd.Series(["\ud800"], dtype=object)})
+    frame = pd.DataFrame({"day": ["2026-01-01"], "raw": [{1}], "half": pd.Series(["\ud800"], dtype=object)})
     problems = Problems()
     parse(template, "url").render(block_of(frame), problems)
     assert word in problems.reasons[0]

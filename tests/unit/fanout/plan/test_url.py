@@ -39,9 +39,9 @@ def test_forms(given: Any, columns: tuple[str, ...] | None, identity: str, sent:
 
 def test_a_function_that_was_not_served_is_not_run() -> None:
     """A bare function could be a handler: it is refused, with the two things that may have been meant."""
-    with pytest.raises(InvalidInputError, match=r"_by_row is a function that is not served[\s\S]*ct.serve\(_by_row\)"):
+    with pytest.raises(InvalidInputError, match=r"_by_row is a function that is not served[\s\S]*ct.serve"):
         compile_recipe(TaskOptions(url=_by_row))
-    with pytest.raises(InvalidInputError, match=r"ct.url\(_by_row\)"):
+    with pytest.raises(InvalidInputError, match=r"ct.url"):
         literal_url(_by_row)
 
 
