@@ -16,7 +16,7 @@ import pandas as pd
 
 from cloudtasks_nb._frames import SUCCESSES
 from cloudtasks_nb._settings import wrong_argument
-from cloudtasks_nb.display.notify import notify
+from cloudtasks_nb.display.notify import Output, notify, redirect
 from cloudtasks_nb.display.plural import counted
 from cloudtasks_nb.errors import CloudTasksError, DuplicateRowsError, InvalidInputError, PreconditionError
 from cloudtasks_nb.fanout.batch.batch import Batch, batch_view
@@ -45,6 +45,7 @@ __all__ = [
 
 _SEVERAL = 2  # parameters
 _SHOWN = 300  # most characters of data in a hint
+_SILENT = Output(message=lambda _: None, progress=lambda *_: None)
 _MOST = 2  # times that a row of an earlier version is computed again
 _KEPT = 'stale="resend" computes {} again'
 _CHANGED = "computing {} again twice did not help: the function changed meanwhile, or another version of it answers too"
@@ -87,7 +88,8 @@ def callee(connection: Connection, fn: Any, options: Mapping[str, Any], **served
 
     given |= {one: options[one] for one in ("service_account", "audience") if options.get(one) is not None}
     named = None if _is_name(fn) else options.get("name") or _lasting_name(fn)
-    return serve(fn, name=named, tasks=connection, store=connection.store.url, **given)
+    with redirect(_SILENT):  # that the function replaces an earlier one is what the cell says
+        return serve(fn, name=named, tasks=connection, store=connection.store.url, **given)
 
 
 def target(connection: Connection, url: Any, options: Mapping[str, Any]) -> Any:
@@ -380,9 +382,10 @@ def finish(batch: Batch, *, stale: str, failed: str) -> pd.DataFrame:
         with Card(view) as card:
             if stale == "resend":
                 _resend_stale(batch, sent)
-            if failed == "resend" and (rows := batch.progress().failed):
-                notify(f"sending {counted(rows, 'failed rows')} again")
+            if failed == "resend" and batch.progress().failed:
+                before = view.before
                 batch.retry_failed()
+                view.before = before
             view.wait(card)
             while stale == "resend" and _resend_stale(batch, sent, ": an earlier version ended {} meanwhile"):
                 view.wait(card)

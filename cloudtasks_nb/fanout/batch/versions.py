@@ -160,11 +160,14 @@ def notify_spooled(result: Spooled, name: str | None, *, held: bool, shared: boo
 
 
 def computed_note(result: Spooled) -> str | None:
-    """Return for the card of `map` how many rows have succeeded before; None: there are none, or a line says more."""
+    """Return for the card of `map` how many rows have succeeded before; empty: none has; None: a line says more."""
+    stale, failed = _advice.get()
     before = sum(count for state, count in result.left.items() if state in SUCCESSES)
-    if _advice.get()[0] or result.created or before < result.known or not before:
+    again = 0 if failed else result.left.get(State.FAILED, 0)  # `map` sends them again
+    if stale or result.created or before + again < result.known or not result.known:
         return None
-    return f"{before:,} of {counted(before + result.added, 'rows')} {'was' if before == 1 else 'were'} computed before"
+    rows = counted(result.known + result.added, "rows")
+    return f"{before:,} of {rows} {'was' if before == 1 else 'were'} computed before" if before else ""
 
 
 def _are(count: int) -> str:
