@@ -213,8 +213,8 @@ def test_periods_arrive_whole_and_without_holes(
     handler = serve(lambda **body: bodies.append(body), name="periods")
     batch = queue.backfill(start, end, freq=freq, tz=tz, url=handler)
     assert batch.wait(PATIENCE).succeeded == count
-    bodies.sort(key=lambda body: pd.Timestamp(body["start"]))
+    bodies.sort(key=lambda body: body["start"])
     assert len(bodies) == count
-    assert bodies[0]["start"] == first
+    assert bodies[0]["start"].isoformat() == first
     assert [body["end"] for body in bodies[:-1]] == [body["start"] for body in bodies[1:]]
     assert str(batch.tasks()["start"].dtype) == f"datetime64[us, {tz}]"
