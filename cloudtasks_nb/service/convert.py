@@ -268,7 +268,7 @@ def _waiting(due: int, now: int) -> _Attempt:
 
 def _request_values(request: Any, *, secrets: bool) -> _Request:
     """Return method, URL, headers and service account of a request."""
-    headers, method = dict(request.headers), _enum_name(HTTP_METHODS, request.http_method)
+    headers, method = dict(sorted(request.headers.items())), _enum_name(HTTP_METHODS, request.http_method)
     if isinstance(request, _AppEngineRequest):
         url, email = f"appengine:{request.relative_uri}", ""
     else:
