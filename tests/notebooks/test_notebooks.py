@@ -260,18 +260,22 @@ def test_cards_tell_what_their_cell_did(tmp_path: Path) -> None:
         'slow = send([1000, 1001], name="slow")\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
         "try:\n    slow.wait()\nexcept KeyboardInterrupt:\n    print('interrupted')",
         "go.set()\nslow.wait()",
+        'come = send(range(20, 23), name="come")\nfor part in come.as_completed():\n    pass\ncome.progress()',
+        "queue.map(work, range(200, 204))",
     )
     after_restart = write_notebook(tmp_path / "b.ipynb", begin, 'tasks.batch("ten")', 'tasks.batch("ten").wait()')
     done = run("--inplace", first, after_restart, home=tmp_path / "home")
     assert done.returncode == 0, done.stderr[-5000:]
     code = cells(first, "code") + cells(after_restart, "code")
     check_cards(code, "a notebook")
-    found = [[outputs.counts(card) for card in outputs.cards(cell)] for cell in code[2:6] + code[-2:]]
+    found = [[outputs.counts(card) for card in outputs.cards(cell)] for cell in code[2:6] + code[9:11] + code[-2:]]
     assert found == [
         [{"succeeded": 9, "failed": 1}],
         [{"succeeded": 10}],
         [{"succeeded": 14}],
         [{"cancelled": 5}],
+        [{"succeeded": 3}],
+        [{"succeeded": 4}],
         [{"succeeded": 14}],
         [{"succeeded": 14}],
     ]
