@@ -1,6 +1,7 @@
 """Cards of batches in the cells of a real JupyterLab."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import expect
@@ -10,7 +11,7 @@ import os, signal, threading
 import pandas as pd
 import cloudtasks_nb as ct
 
-bad, go = {3, 100}, threading.Event()
+bad, go = {{3, 100}}, threading.Event()
 
 def work(n):
     if n >= 1000 and not go.wait(60):
@@ -19,19 +20,20 @@ def work(n):
         raise ValueError(n)
     return n
 
-tasks = ct.local()
+tasks = ct.local({folder!r})
 queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
 handler = ct.serve(work, name="work")
 
 def send(numbers, **options):
-    return queue.fan_out(pd.DataFrame({"n": numbers}), url=handler, **options)
+    return queue.fan_out(pd.DataFrame({{"n": numbers}}), url=handler, **options)
 """
 
 
-def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any]) -> None:
-    """A displayed batch goes on to its end; a retry, new rows, a canary and an interrupt are shown by their cells."""
+def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any], tmp_path: Path) -> None:
+    """A displayed batch goes on to its end; what later cells do, also after a restart, is shown by these."""
+    begin = BEGIN.format(folder=str(tmp_path / "folder"))
     book = notebook(
-        BEGIN,
+        begin,
         'queue.pause()\nbatch = send(range(10), name="ten")\nbatch',
         "queue.resume()\nbatch.wait()",
         "bad.remove(3)\nbatch.retry_failed().wait()",
@@ -41,6 +43,7 @@ def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any]) -> None:
         'slow = send([1000, 1001], name="slow")\nthreading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n'
         "try:\n    slow.wait()\nexcept KeyboardInterrupt:\n    print('interrupted')",
         "go.set()\nslow.wait()",
+        'queue.pause()\nstopped = send(range(50, 55), name="stopped").cancel().wait()\nqueue.resume()\nstopped',
     )
     cells = book.page.locator(".jp-Cell")
     for number, text in enumerate(("9 succeeded, 1 failed", "10 succeeded", "14 succeeded"), 2):
@@ -52,3 +55,8 @@ def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any]) -> None:
     for number in (5, 6):
         expect(cells.nth(number)).to_contain_text(" UTC, ")
     expect(cells.nth(7)).to_contain_text("succeeded 2")
+    expect(cells.nth(8)).to_contain_text("cancelled, 5 of 5 done")
+    before = [cells.nth(number).inner_text() for number in range(1, 9)]
+    book.restart_kernel()
+    assert "14 rows: 14 succeeded" in book.python(begin + "print(tasks.batch('ten').wait())")
+    assert [cells.nth(number).inner_text() for number in range(1, 9)] == before
