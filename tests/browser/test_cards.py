@@ -6,32 +6,12 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-BEGIN = """
-import os, signal, threading
-import pandas as pd
-import cloudtasks_nb as ct
-
-bad, go = {{3, 100}}, threading.Event()
-
-def work(n):
-    if n >= 1000 and not go.wait(60):
-        raise TimeoutError
-    if n in bad:
-        raise ValueError(n)
-    return n
-
-tasks = ct.local({folder!r})
-queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
-handler = ct.serve(work, name="work")
-
-def send(numbers, **options):
-    return queue.fan_out(pd.DataFrame({{"n": numbers}}), url=handler, **options)
-"""
+from tests.notebooks.outputs import BEGIN
 
 
 def test_cards_tell_what_their_cell_did(notebook: Callable[..., Any], tmp_path: Path) -> None:
     """A displayed batch goes on to its end; what later cells do, also after a restart, is shown by these."""
-    begin = BEGIN.format(folder=str(tmp_path / "folder"))
+    begin = BEGIN.format(home=str(tmp_path / "home"), folder=str(tmp_path / "folder"))
     book = notebook(
         begin,
         'queue.pause()\nbatch = send(range(10), name="ten")\nbatch',

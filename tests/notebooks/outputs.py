@@ -8,6 +8,30 @@ from typing import Any
 #: A cell with this tag shows what differs from run to run, such as counts of a batch that runs.
 VARIES = "varies"
 
+#: The first cell of notebooks about cards: rows that fail until they are mended, and rows that wait for `go`.
+BEGIN = """
+import os, signal, threading
+os.environ["CLOUDTASKS_NB_HOME"] = {home!r}
+import pandas as pd
+import cloudtasks_nb as ct
+
+bad, go = {{3, 100}}, threading.Event()
+
+def work(n):
+    if n >= 1000 and not go.wait(60):
+        raise TimeoutError
+    if n in bad:
+        raise ValueError(n)
+    return n
+
+tasks = ct.local({folder!r})
+queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
+handler = ct.serve(work, name="work")
+
+def send(numbers, **options):
+    return queue.fan_out(pd.DataFrame({{"n": numbers}}), url=handler, **options)
+"""
+
 _TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^>]*>", re.DOTALL)
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _NUMBER = r"\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"

@@ -224,29 +224,9 @@ def test_run_has_a_home_of_its_own(tmp_path: Path) -> None:
     assert not any(Path(home).parent.exists() for home in homes)
 
 
-_BEGIN = """
-import os, signal, threading
-os.environ["CLOUDTASKS_NB_HOME"] = {home!r}
-import pandas as pd
-import cloudtasks_nb as ct
-bad, go = {{3, 100}}, threading.Event()
-def work(n):
-    if n >= 1000 and not go.wait(60):
-        raise TimeoutError
-    if n in bad:
-        raise ValueError(n)
-    return n
-tasks = ct.local({folder!r})
-queue = tasks.queue("q", create=True, rate=500, max_attempts=1)
-handler = ct.serve(work, name="work")
-def send(numbers, **options):
-    return queue.fan_out(pd.DataFrame({{"n": numbers}}), url=handler, **options)
-"""
-
-
 def test_cards_tell_what_their_cell_did(tmp_path: Path) -> None:
     """Cards of a retry, new rows, a cancel, a canary, an interrupt and a restart: each agrees with its own cell."""
-    begin = _BEGIN.format(home=str(tmp_path / "shared"), folder=str(tmp_path / "folder"))
+    begin = outputs.BEGIN.format(home=str(tmp_path / "shared"), folder=str(tmp_path / "folder"))
     first = write_notebook(
         tmp_path / "a.ipynb",
         begin,
